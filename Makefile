@@ -1,0 +1,32 @@
+# Everything from a fresh clone, with python3 and make alone:
+#   make run     sets up and trains on the bundled digits (minutes on two cores)
+#   make test    sets up and runs lint, types and tests
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: run test lint types install clean
+
+run: $(VENV)/ready
+	$(BIN)/python -m experiments.digits --workdir runs/digits --resume
+
+test: lint types
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/ready
+	$(BIN)/mypy
+
+install: $(VENV)/ready
+
+$(VENV)/ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	touch $@
+
+clean:
+	rm -rf $(VENV)

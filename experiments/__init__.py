@@ -1,0 +1,1 @@
+"""Runnable experiments with Puppet-CNN; nothing here is imported by `puppet_jax`."""

@@ -1,0 +1,137 @@
+"""The configuration of a run. Imports no JAX, so that `--help` answers at once."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything that decides what a run computes; written to `config.json`."""
+
+    channels: tuple[int, ...] = (64, 128, 256, 512)
+    """Width of each stage of the puppet."""
+    max_channels: int | None = None
+    """Channels C of the puppeteer's state; the widest layer if not given."""
+    kernel_size: int = 3
+    """Size of the puppet's kernels, odd."""
+    depth_rule: Literal["per_stage", "total"] = "per_stage"
+    """Depth counts layers in each stage (first paper) or in total (second)."""
+    residual: bool = False
+    """Within a stage, add each layer to its input."""
+    affine: bool = False
+    """Trainable scale and bias in the puppet's batch norms; stored beside the puppeteer."""
+    classifier: Literal["linear", "generated"] = "linear"
+    """Store a linear classifier, or generate it with one more step (stores nothing)."""
+    initial_state: Literal["seeded", "constant", "learned"] = "seeded"
+    """How a trajectory starts; "constant" is the papers' and does not train."""
+    pattern_seed: int = 0
+    """Seed of the seeded pattern; part of the model."""
+    scale: float = 0.1
+    """Standard deviation of the seeded pattern."""
+    adaptation: Literal["level", "sample"] = "level"
+    """One set of kernels for each narrow slice of complexity, or for each image."""
+    spread: tuple[int, int] | None = None
+    """Calibrate complexity on the training images so that they spread over depths LOW to HIGH."""
+    num_slices: int = 16
+    """Slices of complexity in a depth bucket, at evaluation."""
+    num_levels: int = 4
+    """Sets of kernels that the images of a training batch share, neighbours in complexity together."""
+    num_images: int | None = None
+    """Training images drawn with the seed; all that validation leaves if not given."""
+    num_validation: int = 2000
+    """Images held out of the training set for validation, drawn with the seed."""
+    augment: Literal["none", "crop", "crop_flip"] = "none"
+    """Random shifts by up to an eighth of the image, with or without mirror images, on the device."""
+    epochs: int = 10
+    """Passes over the training images."""
+    batch_size: int = 64
+    """Images a step."""
+    learning_rate: float = 1e-3
+    """Peak of the schedule: short warm-up, cosine decay to zero."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay on matrices (AdamW); 0 is Adam."""
+    label_smoothing: float = 0.0
+    """In [0, 1)."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of activations and convolutions; trajectory and parameters stay float32."""
+    seed: int = 0
+    """Of the subset, the split, the initial parameters and the order of the batches."""
+
+    def __post_init__(self):
+        """Refuses values outside their range."""
+        at_least = {"num_slices": 1, "num_levels": 1, "epochs": 1, "batch_size": 1, "num_validation": 1, "seed": 0,
+                    "pattern_seed": 0, "kernel_size": 1}  # fmt: skip
+        for name, low in at_least.items():
+            _require(getattr(self, name) >= low, name, f"at least {low}", getattr(self, name))
+        for name in ("num_images", "max_channels"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, name, "at least 1", value)
+        _require(self.kernel_size % 2 == 1, "kernel_size", "odd", self.kernel_size)
+        _require(len(self.channels) > 0 and min(self.channels) >= 1, "channels", "positive", self.channels)
+        for name in ("scale", "learning_rate"):
+            value = getattr(self, name)
+            _require(0 < value < math.inf, name, "positive and finite", value)
+        _require(0 <= self.weight_decay < math.inf, "weight_decay", "at least 0 and finite", self.weight_decay)
+        _require(0 <= self.label_smoothing < 1, "label_smoothing", "in [0, 1)", self.label_smoothing)
+        low, high = self.spread or (1, 1)
+        _require(1 <= low <= high, "spread", "two depths, 1 <= LOW <= HIGH", self.spread)
+        divides = self.batch_size % self.num_levels == 0
+        _require(divides, "num_levels", f"a divisor of the batch size {self.batch_size}", self.num_levels)
+        _require(
+            max(self.seed, self.pattern_seed) < 2**32, "seeds", "less than 2**32", max(self.seed, self.pattern_seed)
+        )
+
+
+def _require(condition: bool, name: str, what: str, value: Any) -> None:
+    if not condition:
+        raise ValueError(f"--{name.replace('_', '-')} must be {what}, got {value}.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """Where a run reads and writes; nothing here changes what is computed."""
+
+    data_dir: Path | None = None
+    """Folder that holds the data: the official CIFAR binary layout, or class folders of images."""
+    data_source: Literal["auto", "tfds", "archive"] = "auto"
+    """Without --data-dir: what TensorFlow Datasets has prepared, or the official archive, downloaded once."""
+    workdir: Path | None = None
+    """Folder of the run; runs/EXPERIMENT-PRESET-seedSEED if not given."""
+    resume: bool = False
+    """Go on where the run in the folder stopped; start it if there is none."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Command:
+    """Command line of an experiment."""
+
+    preset: str
+    config: tyro.conf.OmitArgPrefixes[Config]
+    options: tyro.conf.OmitArgPrefixes[Options]
+
+
+PAPER = Config(num_images=8_000, num_validation=2_000, epochs=800, classifier="generated")
+"""The papers' protocol (v1 Secs. 4.1 and 4.2): 8,000 images, no augmentation, Adam, batches of 64, 800 epochs."""
+
+FULL = Config(num_validation=5_000, epochs=200, augment="crop_flip", weight_decay=0.01, affine=True, residual=True)
+"""All training images, crops and mirror images."""
+
+SMALL = Config(
+    channels=(16, 32, 64),
+    residual=True,
+    affine=True,
+    num_images=8_000,
+    num_validation=2_000,
+    num_levels=2,
+    epochs=26,
+    learning_rate=3e-3,
+    weight_decay=0.01,
+)
+"""The papers' 8,000 images and a 20 KB puppeteer, for two CPU cores."""
+
+PRESETS = {"small": SMALL, "paper": PAPER, "full": FULL}
+"""Presets of the experiments on photographs, the first the default."""

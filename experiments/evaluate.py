@@ -1,0 +1,52 @@
+"""Measures a trained run on its test set: accuracy, depths, sizes, multiply-accumulates, speed.
+
+    python -m experiments.evaluate RUN [--data-dir DIR] [--adaptation level|sample]
+
+Prints the figures and writes RUN/summary.json.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from experiments.cli import run_command
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Command:
+    """Command line of `experiments.evaluate`."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of a run."""
+    data_dir: Path | None = None
+    """Folder that holds the data; the one the run was trained from if not given."""
+    adaptation: Literal["level", "sample"] | None = None
+    """Shared kernels for each slice of complexity, or kernels of each image's own; as trained if not given."""
+
+
+def evaluate(command: Command) -> None:
+    """Carries out the command."""
+    from experiments import run_folder
+    from experiments.data import load_dataset
+    from experiments.errors import RunError
+    from experiments.model_file import load_model
+    from experiments.run import fingerprint, summarise, use_compilation_cache
+
+    use_compilation_cache()
+    config = run_folder.read_config(command.run)
+    model = load_model(command.run / run_folder.MODEL)
+    source = config["data"]["source"]
+    data_dir = command.data_dir or (source["data_dir"] and Path(source["data_dir"]))
+    dataset = load_dataset(config["experiment"], data_dir, source["data_source"])
+    if fingerprint(dataset) != config["data"]["sha256"]:
+        raise RunError(
+            f"the data ({dataset.source}) is not what {command.run} was trained on; give the right --data-dir."
+        )
+    overrides = {} if command.adaptation is None else {"adaptation": command.adaptation}
+    summarise(command.run, model, dataset, **overrides)
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command(Command, evaluate, "experiments.evaluate", __doc__))

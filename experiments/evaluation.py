@@ -1,0 +1,124 @@
+"""What a trained model is worth and what it costs: accuracy, sizes, multiply-accumulates, speed."""
+
+import statistics
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+import puppet_jax as pj
+from experiments.model_file import Model
+
+
+def accuracy(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """`top1` and `top5` (fractions) and `loss` (mean cross-entropy, nats) of logits (N, classes)."""
+    true = np.take_along_axis(logits, labels[:, None], axis=1)
+    rank = (logits > true).sum(axis=1)  # how many classes are ahead of the right one
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    return {"top1": float((rank < 1).mean()), "top5": float((rank < 5).mean()), "loss": float(loss)}
+
+
+def evaluate(
+    model: Model, images: np.ndarray, labels: np.ndarray, model_file: Path, **overrides: Any
+) -> dict[str, Any]:
+    """Measures a model on a test set.
+
+    Args:
+        model: what to measure.
+        images: (N, H, W, C) uint8.
+        labels: (N,) int32.
+        model_file: its file, whose size is reported.
+        **overrides: of the predictor, such as `adaptation`.
+
+    Returns:
+        A dictionary that JSON can hold; the names are those of `summary.json` (see README).
+    """
+    h = pj.complexities(images, model.complexity)
+    predictor = model.predictor(**overrides)
+    depths = pj.nearest_depths(h, predictor.depths)
+    logits = predictor(images, h)
+    correct = logits.argmax(axis=1) == labels
+    counts = Counter(depths.tolist())
+    macs = {
+        depth: (
+            pj.generator_macs(model.params.puppeteer, len(model.puppet.kernel_shapes(depth))),
+            pj.puppet_macs(model.puppet, depth, model.image_size),
+        )
+        for depth in counts
+    }
+    generator, puppet = (sum(macs[depth][i] * n for depth, n in counts.items()) / len(images) for i in (0, 1))
+    return {
+        **accuracy(logits, labels),
+        "test_images": len(images),
+        "depth_mean": float(depths.mean()),
+        "depth_std": float(depths.std()),
+        "depth_counts": {str(depth): counts[depth] for depth in sorted(counts)},
+        "depth_top1": {str(depth): float(correct[depths == depth].mean()) for depth in sorted(counts)},
+        "puppeteer_bytes": pj.num_bytes(model.params.puppeteer),
+        "trainable_bytes": pj.num_bytes(model.params),
+        "file_bytes": model_file.stat().st_size,
+        "generator_macs": round(generator),
+        "puppet_macs": round(puppet),
+        **speed(model, images, **overrides),
+    }
+
+
+def speed(model: Model, images: np.ndarray, repeats: int = 30, **overrides: Any) -> dict[str, float]:
+    """Seconds an image at batch 1 and images a second at batch 256: compiled, warmed up, medians.
+
+    From 8-bit image to logits, complexity and routing included. `latency_s` and `images_per_s` are those of the
+    predictor as it is used: for "level", kernels come from its bank. `latency_generating_s` generates the kernels of
+    every image anew, as the papers do.
+    """
+    predictor = model.predictor(max_sets=4096, **overrides)
+    generating = model.predictor(**(overrides | {"adaptation": "sample"}))
+    singles = [images[i : i + 1] for i in range(min(repeats, len(images)))]
+    batch = np.resize(images, (256, *images.shape[1:]))
+    return {
+        "latency_s": _median_seconds(predictor, singles),
+        "latency_generating_s": _median_seconds(generating, singles[:10]),
+        "images_per_s": len(batch) / _median_seconds(predictor, [batch] * 10),
+    }
+
+
+def _median_seconds(predictor: pj.Predictor, batches: list[np.ndarray]) -> float:
+    for batch in batches:  # compiles, and fills the bank
+        predictor(batch)
+    times = []
+    for batch in batches:
+        start = time.perf_counter()
+        predictor(batch)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def describe(summary: dict[str, Any]) -> str:
+    """The figures of a summary for a person, one a line."""
+    counts = ", ".join(f"depth {d}: {n}" for d, n in summary["depth_counts"].items())
+    return "\n".join(
+        [
+            f"top-1          {summary['top1']:.2%} of {summary['test_images']} test images",
+            f"top-5          {summary['top5']:.2%}",
+            f"loss           {summary['loss']:.4f}",
+            f"depth          {summary['depth_mean']:.2f} ± {summary['depth_std']:.2f} ({counts})",
+            f"puppeteer      {summary['puppeteer_bytes']:,} bytes",
+            f"all trainable  {summary['trainable_bytes']:,} bytes",
+            f"file           {summary['file_bytes']:,} bytes, running statistics included",
+            f"generator      {summary['generator_macs'] / 1e6:,.1f} M multiply-accumulates an image",
+            f"puppet         {summary['puppet_macs'] / 1e6:,.1f} M multiply-accumulates an image",
+            f"batch 1        {summary['latency_s']:.5f} s/img; {summary['latency_generating_s']:.5f} s/img if kernels "
+            "are generated for every image",
+            f"batch 256      {summary['images_per_s']:,.0f} images/s",
+            f"device         {summary['device']}",
+        ]
+    )
+
+
+def device_name() -> str:
+    """What the computation ran on."""
+    device = jax.devices()[0]
+    return f"{jax.device_count()} x {device.device_kind} ({device.platform})"

@@ -1,0 +1,231 @@
+"""Readers of a folder that the user names: the official CIFAR binary files, or class folders of images."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from experiments.cifar_binary import LAYOUTS, CifarLayout, read_binary
+from experiments.dataset import Dataset, held_out
+from experiments.errors import DataError
+
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+_EXPECTED = (
+    "expected the official CIFAR binary files, or class folders of images: train/CLASS/*.png with"
+    " test/CLASS/*.png, or CLASS/*.png"
+)
+
+
+def read_folder(data_dir: Path, layout: CifarLayout) -> Dataset:
+    """Reads a data set from a folder, by what lies in it.
+
+    Args:
+      data_dir: a folder in the official binary layout, or the one above it, or one of class folders.
+      layout: the data set that is wanted; decides which binary files are read.
+
+    Returns:
+      The data set.
+
+    Raises:
+      DataError: if the folder is missing, empty or of no known layout, or if a file in it is damaged.
+    """
+    data_dir = data_dir.expanduser()
+    if not data_dir.exists():
+        raise DataError(f"there is no folder {data_dir}; check --data-dir.")
+    if not data_dir.is_dir():
+        raise DataError(f"{data_dir} is a file, not a folder; give the folder of the data as --data-dir.")
+    if not _list(data_dir):
+        raise DataError(f"{data_dir} is empty; {_EXPECTED}.")
+    binary = _find_binary(data_dir, layout)
+    if binary is not None:
+        return _read_binary_folder(binary, layout)
+    _refuse_others(data_dir, layout)
+    return read_class_folders(data_dir, layout.name)
+
+
+def _list(folder: Path) -> list[Path]:
+    """Returns what a folder holds, sorted by name, without hidden files."""
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"the folder {folder} cannot be read ({error}); check its permissions.") from error
+
+
+def _find_binary(data_dir: Path, layout: CifarLayout) -> Path | None:
+    """Returns the folder that holds, or should hold, the binary files of a data set; None if none does."""
+    files = (*layout.train_files, layout.test_file)
+    if any((data_dir / name).is_file() for name in files):
+        return data_dir
+    below = data_dir / layout.folder
+    return below if below.is_dir() else None
+
+
+def _read_binary_folder(folder: Path, layout: CifarLayout) -> Dataset:
+    """Reads the official binary files in a folder."""
+    files = {}
+    for name in (*layout.train_files, layout.test_file, layout.names_file):
+        path = folder / name
+        try:
+            if path.is_file():
+                files[name] = path.read_bytes()
+        except OSError as error:
+            raise DataError(f"{path} cannot be read ({error}); check its permissions.") from error
+    return read_binary(files, layout, str(folder), f"folder {folder} (official CIFAR binary layout)")
+
+
+def _refuse_others(data_dir: Path, layout: CifarLayout) -> None:
+    """Says what to do about a folder that holds data in a form that is not read."""
+    for other in LAYOUTS.values():
+        if other.name != layout.name and _find_binary(data_dir, other) is not None:
+            raise DataError(f"{data_dir} holds {other.name}, but {layout.name} was asked for.")
+        pickles = [name for name in other.pickle_files if (data_dir / name).is_file()]
+        if (data_dir / other.pickle_folder).is_dir():
+            pickles.append(other.pickle_folder)
+        if pickles:
+            raise DataError(
+                f"{data_dir} holds the python version of CIFAR ({pickles[0]}), a pickle, which is never"
+                f" opened because it could run code; get the binary version, {other.archive.url}"
+            )
+    archives = [path.name for path in _list(data_dir) if path.name.endswith((".tar.gz", ".tgz", ".zip"))]
+    if archives and not any(path.is_dir() for path in _list(data_dir)):
+        raise DataError(f"{data_dir} holds only {archives[0]}; unpack it there first.")
+    prepared = sorted(data_dir.glob(f"{layout.name}/*/dataset_info.json"))
+    if prepared:
+        raise DataError(
+            f"{data_dir} is a folder of TensorFlow Datasets; set TFDS_DATA_DIR to it and use --data-source"
+            " tfds instead of --data-dir."
+        )
+
+
+def read_class_folders(data_dir: Path, name: str) -> Dataset:
+    """Reads images sorted into one folder per class.
+
+    Either `train/CLASS/*` and `test/CLASS/*`, or `CLASS/*`; of the latter, a fixed tenth of each class, at
+    least one image, becomes the test set. Grey images are converted to RGB. Images come in the order of
+    the names of their class and file.
+
+    Args:
+      data_dir: the folder that holds them.
+      name: the `Dataset.name` of the result.
+
+    Returns:
+      The data set, three channels.
+
+    Raises:
+      DataError: if there are fewer than two classes, a class without images, other classes in the test than
+        in the training set, an unreadable image, or one of another size than the first.
+    """
+    train_dir, test_dir = data_dir / "train", data_dir / "test"
+    # A class may itself be called "train", as one of CIFAR-100 is.
+    both = train_dir.is_dir() and test_dir.is_dir()
+    if both or any(_has_folders(folder) for folder in (train_dir, test_dir)):
+        if not both:
+            found, missing = ("train", "test") if train_dir.is_dir() else ("test", "train")
+            raise DataError(f"{data_dir} holds {found}/ but no {missing}/; {_EXPECTED}.")
+        return _read_train_and_test(data_dir, name)
+
+    classes = _list_classes(data_dir)
+    for class_name, paths in classes.items():
+        if len(paths) < 2:
+            raise DataError(
+                f"the class {data_dir / class_name} has a single image, but one is held out for testing;"
+                " add images, or lay the data out as train/CLASS/ and test/CLASS/."
+            )
+    images, labels = _read_images(list(classes.values()), None)
+    test = held_out(labels, lambda size: max(1, size // 10))
+    source = f"folder {data_dir} (class folders, a fixed tenth of each held out as test set)"
+    return Dataset(name, images[~test], labels[~test], images[test], labels[test], tuple(classes), source)
+
+
+def _read_train_and_test(data_dir: Path, name: str) -> Dataset:
+    """Reads the layout `train/CLASS/*` with `test/CLASS/*`."""
+    train, test = _list_classes(data_dir / "train"), _list_classes(data_dir / "test")
+    if train.keys() != test.keys():
+        differing = sorted(train.keys() ^ test.keys())
+        first = differing[0]
+        where = "train/" if first in train else "test/"
+        raise DataError(
+            f"{data_dir / 'train'} and {data_dir / 'test'} must hold the same classes, but {len(differing)}"
+            f" differ; the first, {first}, is only in {where}."
+        )
+    train_images, train_labels = _read_images(list(train.values()), None)
+    test_images, test_labels = _read_images(
+        list(test.values()), (next(iter(train.values()))[0], train_images.shape[1:3])
+    )
+    source = f"folder {data_dir} (class folders, train and test)"
+    return Dataset(name, train_images, train_labels, test_images, test_labels, tuple(train), source)
+
+
+def _has_folders(folder: Path) -> bool:
+    """Whether a path is a folder that holds folders."""
+    return folder.is_dir() and any(path.is_dir() for path in _list(folder))
+
+
+def _list_classes(folder: Path) -> dict[str, list[Path]]:
+    """Returns the image files of each class folder, both sorted by name."""
+    folders = [path for path in _list(folder) if path.is_dir()]
+    if len(folders) < 2:
+        names = ", ".join(path.name for path in folders) or "none"
+        raise DataError(f"{folder} must hold at least 2 class folders (found: {names}); {_EXPECTED}.")
+    classes = {}
+    for class_folder in folders:
+        entries = _list(class_folder)
+        paths = [path for path in entries if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()]
+        if not paths:
+            others = f"{len(entries)} other entries, such as {entries[0].name}" if entries else "nothing"
+            raise DataError(
+                f"the class folder {class_folder} has no image ending in {', '.join(IMAGE_SUFFIXES)} (found:"
+                f" {others}); add some or remove the folder."
+            )
+        classes[class_folder.name] = paths
+    return classes
+
+
+def _read_images(
+    classes: Sequence[Sequence[Path]], reference: tuple[Path, tuple[int, ...]] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Reads the images of each class.
+
+    Args:
+      classes: for each label, the paths of its images.
+      reference: the path and (height, width) of an image whose size all must have; None for the first.
+
+    Returns:
+      Images uint8 (N, H, W, 3) and labels int32 (N,), in the order given.
+    """
+    labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(paths) for paths in classes])
+    images = np.empty((0,), np.uint8)
+    for index, path in enumerate(path for paths in classes for path in paths):
+        image = _read_image(path)
+        reference = reference or (path, image.shape[:2])
+        if image.shape[:2] != reference[1]:
+            raise DataError(
+                f"all images must be of one size, but {path} has {_size(image.shape)} pixels and"
+                f" {reference[0]} has {_size(reference[1])} (width x height); resize or remove it."
+            )
+        if not index:
+            images = np.empty((len(labels), *image.shape), np.uint8)  # once: large sets would not fit twice
+        images[index] = image
+    return images, labels
+
+
+def _size(shape: Sequence[int]) -> str:
+    """Writes (height, width, ...) the way image viewers do."""
+    return f"{shape[1]}x{shape[0]}"
+
+
+def _read_image(path: Path) -> np.ndarray:
+    """Decodes an image file to uint8 (H, W, 3), RGB."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise DataError("reading class folders needs Pillow; run `pip install pillow`.") from error
+    try:
+        with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):
+                raise DataError(f"{path} has more than 8 bits a channel (mode {image.mode}); convert it.")
+            if "transparency" in image.info:  # Pillow warns about palettes with it unless told to keep it
+                return np.asarray(image.convert("RGBA").convert("RGB"))
+            return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} cannot be read as an image ({error}); replace or remove it.") from error

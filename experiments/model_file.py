@@ -1,0 +1,146 @@
+"""A trained model as one file (safetensors): what is stored, and the size that is claimed."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+import puppet_jax as pj
+from experiments.errors import RunError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Model:
+    """A trained Puppet-CNN with all that its use needs.
+
+    Attributes:
+        puppet: architecture.
+        params: trainable floats.
+        batch_stats: running statistics of each trained depth.
+        image_size: (height, width) of the images it was trained on.
+        class_names: one name a class.
+        adaptation: "level" or "sample".
+        num_slices: slices of complexity in a depth bucket.
+        complexity: the measure that it was trained with.
+        step: of training, at which it was taken.
+    """
+
+    puppet: pj.Puppet
+    params: pj.PuppetParams
+    batch_stats: dict[int, tuple[pj.BatchStats, ...]]
+    image_size: tuple[int, int]
+    class_names: tuple[str, ...]
+    adaptation: str
+    num_slices: int
+    complexity: pj.CalibratedComplexity
+    step: int
+
+    def predictor(self, **overrides: Any) -> pj.Predictor:
+        """A `Predictor` as the model was trained, save for `overrides`."""
+        settings: dict[str, Any] = {
+            "adaptation": self.adaptation,
+            "num_slices": self.num_slices,
+            "complexity": self.complexity,
+        }
+        settings.update(overrides)
+        return pj.Predictor(self.puppet, self.params, self.batch_stats, **settings)
+
+
+def pattern_hash(puppeteer: pj.Puppeteer) -> str:
+    """SHA-256 of the seeded pattern: a stored puppeteer means nothing with another pattern."""
+    pattern = pj.seeded_pattern(puppeteer.max_channels, puppeteer.kernel_size, puppeteer.seed)
+    return hashlib.sha256(np.asarray(pattern).tobytes()).hexdigest()
+
+
+def save_model(path: Path, model: Model) -> None:
+    """Writes `model` to `path` at once: a reader sees the old file or the new one, never half of one."""
+    puppeteer = model.params.puppeteer
+    meta = {
+        "puppet": dataclasses.asdict(model.puppet),
+        "puppeteer": {
+            "max_channels": puppeteer.max_channels,
+            "kernel_size": puppeteer.kernel_size,
+            "initial_state": puppeteer.initial_state_kind,
+            "seed": puppeteer.seed,
+            "scale": puppeteer.scale,
+        },
+        "pattern_sha256": pattern_hash(puppeteer),
+        "depths": sorted(model.batch_stats),
+        "image_size": model.image_size,
+        "class_names": model.class_names,
+        "adaptation": model.adaptation,
+        "num_slices": model.num_slices,
+        "complexity": dataclasses.asdict(model.complexity),
+        "step": model.step,
+    }
+    arrays = {name: np.ascontiguousarray(leaf) for name, leaf in _named(model.params, model.batch_stats)}
+    partial = path.with_name(path.name + ".partial")
+    save_file(arrays, partial, metadata={"puppet_jax": json.dumps(meta)})
+    os.replace(partial, path)
+
+
+def load_model(path: Path) -> Model:
+    """Reads what `save_model` wrote.
+
+    Raises:
+        RunError: if there is no such file, it is damaged or no model of ours, or this installation generates
+            another seeded pattern than the one it was trained with.
+    """
+    if not path.is_file():
+        raise RunError(f"{path} does not exist; a run writes it when its first epoch ends.")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            meta = json.loads((file.metadata() or {})["puppet_jax"])
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
+        meta["puppet"]["channels"] = tuple(meta["puppet"]["channels"])
+        puppet = pj.Puppet(**meta["puppet"])
+        complexity = pj.CalibratedComplexity(**meta["complexity"])
+        depths = [int(depth) for depth in meta["depths"]]
+        like = jax.eval_shape(lambda: _empty(puppet, meta["puppeteer"], depths))
+        leaves = [_checked(arrays, name, leaf) for name, leaf in _named(*like)]
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise RunError(f"{path} is damaged or no model of this project ({error}); train or copy it again.") from None
+    params, batch_stats = jax.tree.unflatten(jax.tree.structure(like), leaves)
+    if pattern_hash(params.puppeteer) != meta["pattern_sha256"]:
+        raise RunError(
+            f"{path} was trained with another seeded pattern than this installation generates, so its kernels cannot "
+            "be regenerated; use the version of puppet-jax that wrote it."
+        )
+    return Model(
+        puppet=puppet,
+        params=params,
+        batch_stats=batch_stats,
+        image_size=tuple(meta["image_size"]),
+        class_names=tuple(meta["class_names"]),
+        adaptation=meta["adaptation"],
+        num_slices=meta["num_slices"],
+        complexity=complexity,
+        step=meta["step"],
+    )
+
+
+def _empty(puppet: pj.Puppet, puppeteer: dict[str, Any], depths: list[int]):
+    key = jax.random.key(0)
+    params = pj.init_puppet(key, puppet, pj.init_puppeteer(key, **puppeteer), max(depths))
+    return params, {depth: pj.init_batch_stats(puppet, depth) for depth in depths}
+
+
+def _named(params: Any, batch_stats: Any) -> list[tuple[str, Any]]:
+    """Every array leaf with a readable name, in the order of `jax.tree.leaves`."""
+    leaves = jax.tree_util.tree_leaves_with_path((params, batch_stats))
+    return [(jax.tree_util.keystr(path[1:], simple=True, separator="."), leaf) for path, leaf in leaves]
+
+
+def _checked(arrays: dict[str, np.ndarray], name: str, like: jax.ShapeDtypeStruct) -> jax.Array:
+    array = arrays[name]
+    if array.shape != like.shape:
+        raise ValueError(f"{name} has shape {array.shape} where {like.shape} is expected")
+    return jnp.asarray(array, like.dtype)

@@ -1,0 +1,100 @@
+"""Classifies image files with a trained run, and says how complex each is and how deep its puppet.
+
+    python -m experiments.predict RUN IMAGE...
+
+An image is a file that Pillow reads, or an array in a .npy file: (height, width) or (height, width, channels), uint8
+or floating in [0, 1]. It is resized to the size of the images that the run was trained on.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from experiments.cli import run_command
+from experiments.errors import DataError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Command:
+    """Command line of `experiments.predict`."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of a run."""
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Image files."""
+
+
+def predict(command: Command) -> None:
+    """Carries out the command."""
+    import jax
+    import numpy as np
+
+    import puppet_jax as pj
+    from experiments import run_folder
+    from experiments.model_file import load_model
+    from experiments.run import use_compilation_cache
+
+    if not command.images:
+        raise DataError("no image was named; give at least one file after the run's folder.")
+    use_compilation_cache()
+    run_folder.read_config(command.run)
+    model = load_model(command.run / run_folder.MODEL)
+    images = np.stack([read_image(path, model.image_size, model.puppet.in_channels) for path in command.images])
+    predictor = model.predictor()
+    h = pj.complexities(images, model.complexity)
+    probabilities = np.asarray(jax.nn.softmax(predictor(images, h)))
+    for path, level, depth, row in zip(
+        command.images, h, pj.nearest_depths(h, predictor.depths), probabilities, strict=True
+    ):
+        best = int(row.argmax())
+        print(f"{path}: {model.class_names[best]} ({row[best]:.1%}), complexity {level:.3f} nats, depth {depth}")
+
+
+def read_image(path: Path, size: tuple[int, int], channels: int):
+    """An image file as (height, width, channels) uint8, resized to `size` = (height, width).
+
+    Raises:
+        DataError: if it cannot be read, or its values are not 8-bit or floating in [0, 1].
+    """
+    import numpy as np
+    from PIL import Image
+
+    if not path.is_file():
+        raise DataError(f"{path} does not exist or is no file.")
+    try:
+        if path.suffix == ".npy":
+            picture = Image.fromarray(_as_8_bit(path, np.load(path, allow_pickle=False)))
+        else:
+            with Image.open(path) as file:
+                picture = file.copy()
+            if picture.mode.startswith(("I", "F")):
+                raise DataError(f"{path} holds {picture.mode} pixels; convert it to 8 bits, or pass a .npy file.")
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(f"{path} is damaged or no image ({error}).") from None
+    picture = picture.convert("RGB" if channels == 3 else "L")
+    if picture.size != size[::-1]:
+        picture = picture.resize(size[::-1], Image.Resampling.LANCZOS)
+    return np.asarray(picture).reshape(*size, channels)
+
+
+def _as_8_bit(path: Path, array):
+    import numpy as np
+
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] != 3) or 0 in array.shape:
+        raise DataError(f"{path} has shape {array.shape}; an image is (height, width) or (height, width, 1 or 3).")
+    if array.dtype == np.uint8:
+        return array
+    if not np.issubdtype(array.dtype, np.floating):
+        raise DataError(f"{path} has dtype {array.dtype}; an image is uint8, or floating in [0, 1].")
+    bad = ~((array >= 0) & (array <= 1))
+    if bad.any():
+        raise DataError(f"{path} holds {array[bad][0]}; floating images must lie in [0, 1] and hold no NaN.")
+    return np.round(255 * array.astype(np.float64)).astype(np.uint8)
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command(Command, predict, "experiments.predict", __doc__))

@@ -1,0 +1,322 @@
+"""A run from start to end: data, buckets, the loop, what is saved, what is reported."""
+
+import hashlib
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+import puppet_jax as pj
+from experiments import plots, run_folder
+from experiments.batching import Bucket, epoch_batches, make_buckets, steps_per_epoch
+from experiments.checkpoint import Checkpoints
+from experiments.config import Config, Options
+from experiments.data import Dataset, load_dataset, split_indices
+from experiments.errors import Interrupted, RunError
+from experiments.evaluation import accuracy, describe, device_name, evaluate
+from experiments.model_file import Model, load_model, save_model
+from experiments.training import (
+    Data,
+    TrainState,
+    init_state,
+    make_optimizer,
+    make_puppet,
+    make_stats_estimator,
+    make_train_step,
+)
+
+CHECK_EVERY = 50
+"""Steps between two looks at the loss; each look fetches the losses of the window before the last."""
+
+
+def train(experiment: str, config: Config, options: Options) -> dict[str, Any]:
+    """Trains, keeps a run's folder, evaluates the best model on the test set.
+
+    Args:
+        experiment: name of the data set, see `experiments.data.DATASETS`.
+        config: what is computed.
+        options: where it is read and written; `options.workdir` must be set.
+
+    Returns:
+        The summary, as in `summary.json`.
+
+    Raises:
+        ExperimentError: if the data, the folder or the configuration do not allow it, or the loss is not finite.
+        Interrupted: after SIGINT or SIGTERM, once the state is saved.
+    """
+    assert options.workdir is not None
+    folder = options.workdir
+    use_compilation_cache()
+    dataset = load_dataset(experiment, options.data_dir, options.data_source)
+    train_indices, validation_indices = split_indices(
+        len(dataset.train_labels), config.num_images, config.num_validation, config.seed
+    )
+    run_folder.open_run(folder, experiment, config, _identity(dataset, options), options.resume)
+    run_folder.write_split(folder, train_indices, validation_indices)
+    print(f"data: {dataset.source}", flush=True)
+    print(f"run: {folder}", flush=True)
+
+    images, labels = dataset.train_images[train_indices], dataset.train_labels[train_indices]
+    measure = pj.CalibratedComplexity()
+    h = pj.complexities(images, measure)
+    if config.spread is not None:
+        measure = pj.calibrate(h, *config.spread)
+        h = pj.complexities(images, measure)
+    depths = np.asarray(pj.depth(h))
+    if config.batch_size > len(images):
+        raise RunError(f"--batch-size must be at most the {len(images)} training images, got {config.batch_size}.")
+    buckets = make_buckets(h, depths, config.batch_size)
+    print(_describe_buckets(buckets), flush=True)
+    plots.plot_depths(images, h, depths).savefig(folder / "depths.png")
+
+    validation = (dataset.train_images[validation_indices], dataset.train_labels[validation_indices])
+    run = _Run(config, folder, dataset, measure, buckets, Data(images, labels, h), validation)
+    with Checkpoints(folder / run_folder.CHECKPOINTS) as checkpoints:
+        run.loop(checkpoints)
+    plots.plot_curves(run_folder.read_metrics(folder)).savefig(folder / "curves.png")
+    return summarise(folder, load_model(folder / run_folder.MODEL), dataset)
+
+
+class _Run:
+    """The loop of one run, and what it needs at hand."""
+
+    def __init__(
+        self,
+        config: Config,
+        folder: Path,
+        dataset: Dataset,
+        measure: pj.CalibratedComplexity,
+        buckets: list[Bucket],
+        data: Data,
+        validation: tuple[np.ndarray, np.ndarray],
+    ):
+        self.config = config
+        self.folder = folder
+        self.dataset = dataset
+        self.measure = measure
+        self.buckets = buckets
+        self.h = np.asarray(data.h)
+        self.validation = validation
+        self.validation_h = pj.complexities(validation[0], measure)
+        self.data = Data(*map(jnp.asarray, data))  # on the device, once
+        self.per_epoch = steps_per_epoch(buckets, config.batch_size)
+        self.puppet = make_puppet(config, len(dataset.class_names), dataset.train_images.shape[-1])
+        self.puppet.check_image_size(*dataset.train_images.shape[1:3])
+        self.tx = make_optimizer(config, self.per_epoch * config.epochs)
+        self.train_step = make_train_step(config, self.puppet, self.tx)
+        self.estimate_stats = make_stats_estimator(config, self.puppet)
+
+    def loop(self, checkpoints: Checkpoints) -> None:
+        config = self.config
+        state = init_state(config, self.puppet, tuple(bucket.depth for bucket in self.buckets), self.tx)
+        if checkpoints.latest_step is not None:
+            state = checkpoints.restore(state)
+            print(f"resumed at step {int(state.step)} of {self.per_epoch * config.epochs}", flush=True)
+        step = int(state.step)
+        run_folder.drop_metrics_after(self.folder, step)
+        rows = run_folder.read_metrics(self.folder)
+        best = max((row["validation_top1"] for row in rows), default=-1.0)
+        with _Signals() as signals, _progress(self.per_epoch * config.epochs, step) as bar:
+            for epoch in range(step // self.per_epoch, config.epochs):
+                started, first = time.perf_counter(), step
+                batches = epoch_batches(self.buckets, self.h, config.batch_size, config.seed, epoch)
+                losses = _Losses(first, checkpoints)
+                for depth, indices in batches[step - epoch * self.per_epoch :]:
+                    state, metrics = self.train_step(state, self.data, indices, depth=depth)
+                    step += 1
+                    losses.add(metrics)
+                    bar.update()
+                    if signals.received:
+                        losses.check()
+                        self._stop(checkpoints, state, step, signals.received)
+                train_loss, train_top1 = losses.check()
+                seconds = time.perf_counter() - started
+                model = self._model(state, batches)
+                row = {
+                    "epoch": epoch + 1,
+                    "step": step,
+                    "train_loss": train_loss,
+                    "train_top1": train_top1,
+                    **{f"validation_{name}": value for name, value in self._validate(model).items()},
+                    "images_per_s": (step - first) * config.batch_size / seconds,
+                    "seconds": time.perf_counter() - started,
+                }
+                if row["validation_top1"] > best:
+                    best = row["validation_top1"]
+                    save_model(self.folder / run_folder.MODEL, model)
+                run_folder.append_metrics(self.folder, row)
+                checkpoints.save(step, state, row["validation_top1"])
+                bar.report(row, config.epochs)
+                if signals.received and epoch + 1 < config.epochs:
+                    self._stop(checkpoints, state, step, signals.received)
+
+    def _stop(self, checkpoints: Checkpoints, state: TrainState, step: int, signum: int) -> None:
+        checkpoints.save(step, state)
+        raise Interrupted(
+            signum,
+            f"stopped after step {step} of {self.per_epoch * self.config.epochs}; the state is saved. To go on, give "
+            f"the same command with --resume (its folder: --workdir {self.folder}).",
+        )
+
+    def _model(self, state: TrainState, batches: list[tuple[int, np.ndarray]]) -> Model:
+        return Model(
+            puppet=self.puppet,
+            params=state.params,
+            batch_stats=self.estimate_stats(state.params, self.data, batches),
+            image_size=(self.dataset.train_images.shape[1], self.dataset.train_images.shape[2]),
+            class_names=self.dataset.class_names,
+            adaptation=self.config.adaptation,
+            num_slices=self.config.num_slices,
+            complexity=self.measure,
+            step=int(state.step),
+        )
+
+    def _validate(self, model: Model) -> dict[str, float]:
+        images, labels = self.validation
+        predictor = model.predictor(max_sets=1, dtype=jnp.dtype(self.config.dtype))
+        return accuracy(predictor(images, self.validation_h), labels)
+
+
+class _Losses:
+    """Metrics of the steps of one epoch, left on the device; looked at late, so that the device is never idle."""
+
+    def __init__(self, first_step: int, checkpoints: Checkpoints):
+        self.first_step = first_step
+        self.checkpoints = checkpoints
+        self.metrics: list[dict[str, jax.Array]] = []
+        self.checked = 0
+
+    def add(self, metrics: dict[str, jax.Array]) -> None:
+        self.metrics.append(metrics)
+        if len(self.metrics) % CHECK_EVERY == 0:
+            self._look(len(self.metrics) - CHECK_EVERY)
+
+    def check(self) -> tuple[float, float]:
+        """Looks at all; returns mean loss and accuracy."""
+        self._look(len(self.metrics))
+        fetched = jax.device_get(self.metrics)
+        loss, correct = (float(np.mean([row[name] for row in fetched])) for name in ("loss", "correct"))
+        return loss, correct
+
+    def _look(self, stop: int) -> None:
+        losses = np.array(jax.device_get([row["loss"] for row in self.metrics[self.checked : stop]]))
+        bad = np.flatnonzero(~np.isfinite(losses))
+        if len(bad):
+            latest = self.checkpoints.latest_step
+            kept = "no checkpoint was saved yet" if latest is None else f"the checkpoint of step {latest} is kept"
+            raise RunError(
+                f"the loss became {losses[bad[0]]} at step {self.first_step + self.checked + int(bad[0]) + 1}; {kept}. "
+                "Lower --learning-rate, or use --dtype float32, in a new --workdir."
+            )
+        self.checked = max(self.checked, stop)
+
+
+class _Signals:
+    """Turns the first SIGINT or SIGTERM into a note that the loop reads; a second one acts at once."""
+
+    def __init__(self):
+        self.received = 0
+
+    def _note(self, signum, frame):
+        self.received = signum
+        self._restore()
+
+    def _restore(self):
+        for signum, handler in self.before.items():
+            signal.signal(signum, handler)
+
+    def __enter__(self):
+        self.before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+        for signum in self.before:
+            signal.signal(signum, self._note)
+        return self
+
+    def __exit__(self, *exception):
+        self._restore()
+
+
+class _progress:
+    """A bar with steps and time left on a terminal, and one line an epoch anywhere."""
+
+    def __init__(self, total: int, step: int):
+        self.bar = tqdm(
+            total=total, initial=step, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True, smoothing=0.05
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.bar.close()
+
+    def update(self) -> None:
+        self.bar.update()
+
+    def report(self, row: dict[str, Any], epochs: int) -> None:
+        self.bar.set_postfix_str(f"{row['images_per_s']:.0f} images/s")
+        line = (
+            f"epoch {row['epoch']}/{epochs}  loss {row['train_loss']:.3f}  train {row['train_top1']:.2%}  "
+            f"validation {row['validation_top1']:.2%}  {row['images_per_s']:.0f} images/s"
+        )
+        with tqdm.external_write_mode():
+            print(line, flush=True)
+
+
+def summarise(folder: Path, model: Model, dataset: Dataset, **overrides: Any) -> dict[str, Any]:
+    """Evaluates on the test set, writes `summary.json`, prints it, and returns it."""
+    config = run_folder.read_config(folder)
+    rows = run_folder.read_metrics(folder)
+    summary = {
+        "experiment": config["experiment"],
+        **evaluate(model, dataset.test_images, dataset.test_labels, folder / run_folder.MODEL, **overrides),
+        "validation_top1": max((row["validation_top1"] for row in rows), default=None),
+        "train_seconds": sum(row["seconds"] for row in rows),
+        "step": model.step,
+        "steps": rows[-1]["step"] if rows else model.step,
+        "seed": config["config"]["seed"],
+        "config": config["config"],
+        "versions": run_folder.versions(),
+        "device": device_name(),
+    }
+    run_folder.write_json(folder / run_folder.SUMMARY, summary)
+    print(describe(summary), flush=True)
+    return summary
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs between processes, unless the user has chosen where already."""
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "puppet-jax" / "compiled"))
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """SHA-256 of all images and labels."""
+    digest = hashlib.sha256()
+    for array in (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _identity(dataset: Dataset, options: Options) -> dict[str, Any]:
+    """What tells one data set from another, and where it was."""
+    source = {
+        "described": dataset.source,
+        "data_dir": None if options.data_dir is None else str(options.data_dir.resolve()),
+        "data_source": options.data_source,
+    }
+    return {"source": source, "sha256": fingerprint(dataset)}
+
+
+def _describe_buckets(buckets: list[Bucket]) -> str:
+    parts = [
+        f"depth {b.depth}: {len(b.indices) - b.borrowed} images" + (f" + {b.borrowed} borrowed" if b.borrowed else "")
+        for b in buckets
+    ]
+    return "buckets: " + ", ".join(parts)

@@ -1,0 +1,171 @@
+"""One training step of a Puppet-CNN: what evolves, how it evolves."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+import puppet_jax as pj
+from experiments.config import Config
+
+STATS_BATCHES = 8
+"""Batches of a depth bucket whose statistics are averaged for evaluation."""
+
+
+class Data(NamedTuple):
+    """A training set on the device: images (N, H, W, C) uint8, labels (N,) int32, h (N,) float32 nats."""
+
+    images: Array | np.ndarray
+    labels: Array | np.ndarray
+    h: Array | np.ndarray
+
+
+class TrainState(NamedTuple):
+    """Everything that evolves in training, and all that a checkpoint holds.
+
+    `step` counts updates; all randomness follows from it and the seed. Batch statistics do not evolve: they are
+    estimated where they are needed, see `make_stats_estimator`.
+    """
+
+    params: pj.PuppetParams
+    opt_state: optax.OptState
+    step: Array
+
+
+def make_puppet(config: Config, num_classes: int, in_channels: int) -> pj.Puppet:
+    """The architecture that a configuration describes."""
+    return pj.Puppet(
+        channels=config.channels,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        kernel_size=config.kernel_size,
+        depth_rule=config.depth_rule,
+        residual=config.residual,
+        affine=config.affine,
+        classifier=config.classifier,
+    )
+
+
+def make_optimizer(config: Config, num_steps: int) -> optax.GradientTransformation:
+    """Adam with a warm-up and a cosine decay to zero over `num_steps`, weight decay decoupled, on matrices only."""
+    warmup = min(num_steps // 20, 500)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, max(num_steps, warmup + 1))
+    return optax.adamw(
+        schedule,
+        weight_decay=config.weight_decay,
+        mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
+    )
+
+
+def init_state(config: Config, puppet: pj.Puppet, depths: tuple[int, ...], tx: optax.GradientTransformation):
+    """The state before the first step; a function of the configuration and the depths in use."""
+    puppeteer_key, puppet_key = jax.random.split(jax.random.key(config.seed))
+    puppeteer = pj.init_puppeteer(
+        puppeteer_key,
+        max_channels=max(config.max_channels or 0, puppet.max_channels),
+        kernel_size=config.kernel_size,
+        initial_state=config.initial_state,
+        seed=config.pattern_seed,
+        scale=config.scale,
+    )
+    params = pj.init_puppet(puppet_key, puppet, puppeteer, max_depth=max(depths))
+    return TrainState(params, tx.init(params), jnp.zeros((), jnp.int32))
+
+
+def _pick(config: Config, data: Data, indices: Array, step: Array) -> Data:
+    """The batch at `indices`, augmented if the configuration says so; randomness follows from seed and step."""
+    images, labels, h = (array[indices] for array in data)
+    if config.augment != "none":
+        key = jax.random.fold_in(jax.random.key(config.seed + 1), step)
+        images = shift(key, images, flip=config.augment == "crop_flip")
+    return Data(images, labels, h)
+
+
+def _forward(config: Config, puppet: pj.Puppet, params: pj.PuppetParams, images: Array, h: Array, depth: int):
+    """Logits and batch statistics of a batch of one depth bucket that is in order of complexity."""
+    h = jnp.clip(h, *pj.depth_interval(depth))  # borrowed images count as the bucket's nearest
+    # Neighbours share kernels, generated at their mean; batch norms see the whole batch, a sample of the whole bucket.
+    num_sets = config.num_levels if config.adaptation == "level" else len(images)
+    levels = h.reshape(num_sets, -1).mean(axis=1)
+    shapes = puppet.kernel_shapes(depth)
+    if num_sets == 1:
+        kernels = pj.generate_kernels(params.puppeteer, levels[0], shapes)
+    else:
+        kernels = jax.vmap(lambda level: pj.generate_kernels(params.puppeteer, level, shapes))(levels)
+    return pj.apply_puppet(puppet, params, None, kernels, images, depth, jnp.dtype(config.dtype))
+
+
+def make_train_step(config: Config, puppet: pj.Puppet, tx: optax.GradientTransformation) -> Callable:
+    """Returns a jitted `(state, data, indices, *, depth) -> (state, metrics)`.
+
+    `indices` (batch,) int32 pick a batch of one depth bucket, in order of complexity; metrics are scalars on the
+    device: `loss` (nats), `correct` (fraction).
+    """
+    def loss_fn(params, images, labels, h, depth):
+        logits, _ = _forward(config, puppet, params, images, h, depth)
+        targets = optax.smooth_labels(jax.nn.one_hot(labels, puppet.num_classes), config.label_smoothing)
+        return optax.softmax_cross_entropy(logits, targets).mean(), (logits.argmax(-1) == labels).mean()
+
+    @functools.partial(jax.jit, static_argnames="depth", donate_argnames="state")
+    def train_step(state: TrainState, data: Data, indices: Array, *, depth: int):
+        images, labels, h = _pick(config, data, indices, state.step)
+        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+        (loss, correct), grads = grad_fn(state.params, images, labels, h, depth)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(params, opt_state, state.step + 1), {"loss": loss, "correct": correct}
+
+    return train_step
+
+
+def make_stats_estimator(config: Config, puppet: pj.Puppet) -> Callable:
+    """Returns `(params, data, batches) -> {depth: one BatchStats a layer}` for evaluation.
+
+    Each depth's statistics are those of up to `STATS_BATCHES` of its training batches under the parameters as they
+    are now (precise batch norm). A running average would describe kernels that are gone: a step of the puppeteer
+    moves every kernel of the puppet, and a rare depth has one step an epoch.
+
+    References:
+        Wu and Johnson, Rethinking "Batch" in BatchNorm, 2021.
+    """
+
+    @functools.partial(jax.jit, static_argnames="depth")
+    def batch_moments(params, data: Data, indices, step, *, depth):
+        images, _, h = _pick(config, data, indices, step)
+        _, stats = _forward(config, puppet, params, images, h, depth)
+        return [(mean, variance + mean**2) for mean, variance in stats]
+
+    def estimate(params, data: Data, batches):
+        collected: dict[int, list] = {}
+        for step, (depth, indices) in enumerate(batches):
+            moments = collected.setdefault(depth, [])
+            if len(moments) < STATS_BATCHES:
+                moments.append(batch_moments(params, data, indices, step, depth=depth))
+        stats = {}
+        for depth, moments in collected.items():
+            averages = jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *moments)
+            stats[depth] = tuple(pj.BatchStats(mean, square - mean**2) for mean, square in averages)
+        return stats
+
+    return estimate
+
+
+def shift(key: Array, images: Array, *, flip: bool) -> Array:
+    """Each image moved by up to an eighth of its height either way (reflected border), mirrored half of the time."""
+    batch, height, width, channels = images.shape
+    padding = height // 8
+    shift_key, flip_key = jax.random.split(key)
+    corners = jax.random.randint(shift_key, (batch, 2), 0, 2 * padding + 1)
+    mirrored = jax.random.bernoulli(flip_key, shape=(batch,)) & flip
+    padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)), mode="reflect")
+
+    def one(image, corner, mirror):
+        crop = jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), (height, width, channels))
+        return jnp.where(mirror, crop[:, ::-1], crop)
+
+    return jax.vmap(one)(padded, corners, mirrored)

@@ -1,0 +1,60 @@
+"""Puppet-CNN in JAX: a small neural ODE generates every convolution kernel of a deep CNN.
+
+Everything named here is public; everything else may change at any time.
+"""
+
+from importlib.metadata import PackageNotFoundError as _PackageNotFoundError, version as _version
+
+from puppet_jax.accounting import (
+    generator_macs as generator_macs,
+    num_bytes as num_bytes,
+    num_floats as num_floats,
+    puppet_macs as puppet_macs,
+)
+from puppet_jax.adaptation import (
+    depth as depth,
+    depth_interval as depth_interval,
+    initial_level as initial_level,
+    slice_centre as slice_centre,
+    step_size as step_size,
+)
+from puppet_jax.complexity import (
+    CalibratedComplexity as CalibratedComplexity,
+    calibrate as calibrate,
+    complexity as complexity,
+)
+from puppet_jax.kernel_bank import KernelBank as KernelBank
+from puppet_jax.projection import (
+    adaptive_average_pool as adaptive_average_pool,
+    project as project,
+)
+from puppet_jax.puppet import (
+    BatchStats as BatchStats,
+    Puppet as Puppet,
+    PuppetParams as PuppetParams,
+    apply_puppet as apply_puppet,
+    init_batch_stats as init_batch_stats,
+    init_puppet as init_puppet,
+)
+from puppet_jax.puppeteer import (
+    Puppeteer as Puppeteer,
+    field as field,
+    init_puppeteer as init_puppeteer,
+)
+from puppet_jax.routing import (
+    Group as Group,
+    Predictor as Predictor,
+    complexities as complexities,
+    make_groups as make_groups,
+    nearest_depths as nearest_depths,
+)
+from puppet_jax.seeded import seeded_pattern as seeded_pattern
+from puppet_jax.trajectory import (
+    generate_kernels as generate_kernels,
+    trajectory as trajectory,
+)
+
+try:
+    __version__ = _version("puppet-jax")
+except _PackageNotFoundError:  # used from a checkout that is not installed
+    __version__ = "0.0.0"

@@ -1,0 +1,154 @@
+"""Complexity of an image: entropy of its pixels and of its spectrum (v1 Eqs. 8 and 9, v2 Eqs. 7 and 8)."""
+
+import dataclasses
+import math
+
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import xlogy
+from jaxtyping import Array, ArrayLike, Float, Int
+
+from puppet_jax._checks import is_concrete
+from puppet_jax.adaptation import depth_interval
+
+_BINS = 256
+
+
+def complexity(images: ArrayLike) -> Float[Array, " batch"]:
+    """Complexity `H(X) = E(X) / 2 + E(Y(X)) / 2` of each image, in nats (v1 Eqs. 8 and 9).
+
+    `E` is the entropy of the histogram of 256 bins over all pixels and channels; `Y` is `log1p` of the magnitude
+    of the 2-D Fourier transform of each channel of the 8-bit values, scaled from its minimum and maximum over the
+    image to 256 bins.
+
+    Args:
+        images: (batch, height, width, channels); uint8, or floating in [0, 1], which counts as `round(255 x)`.
+
+    Returns:
+        (batch,) float32, in [0, log 256], nats. Inside `jit`, an image with a pixel that is NaN or outside [0, 1]
+        gives NaN.
+
+    Raises:
+        ValueError: if the rank is not 4, a dimension is 0, the dtype is neither uint8 nor floating, or (outside
+            `jit`) a floating pixel is NaN or outside [0, 1].
+
+    Example:
+        >>> import numpy as np, puppet_jax as pj
+        >>> pj.complexity(np.zeros((1, 8, 8, 3), np.uint8)).tolist()
+        [0.0]
+
+    References:
+        Xing and Wang, Puppet-CNN: Input-Adaptive Convolutional Neural Networks with Model Compression using
+        Ordinary Differential Equation, Sec. 3.4.
+    """
+    pixels, valid = _to_8_bit(images)
+    h = 0.5 * _entropy(pixels) + 0.5 * _entropy(_spectrum_bins(pixels))
+    return jnp.where(valid, h, jnp.nan)
+
+
+@dataclasses.dataclass(frozen=True)
+class CalibratedComplexity:
+    """A complexity measure: `clip(scale * complexity(images) + offset, low, high)`.
+
+    The papers' measure puts nearly all images of a data set into one or two depths; a calibrated one spreads them
+    over as many as are wanted (see `calibrate`). Serves wherever `complexity` does (v2 Sec. 3.2).
+
+    Attributes:
+        scale: positive.
+        offset: nats.
+        low: least value, at least 0.
+        high: greatest value.
+    """
+
+    scale: float = 1.0
+    offset: float = 0.0
+    low: float = 0.0
+    high: float = math.inf
+
+    def __call__(self, images: ArrayLike) -> Float[Array, " batch"]:
+        """Calibrated complexity of each image, (batch,) float32; takes and refuses what `complexity` does."""
+        return jnp.clip(self.scale * complexity(images) + self.offset, self.low, self.high)
+
+
+def calibrate(h: ArrayLike, min_depth: int, max_depth: int, quantile: float = 0.01) -> CalibratedComplexity:
+    """The calibration that spreads images of complexities `h` over the depths `min_depth` to `max_depth`.
+
+    Linear, so that order and relative distances stay: the `quantile` of `h` goes to the low end of the interval of
+    `min_depth`, the `1 - quantile` to the high end of that of `max_depth`; what lies outside goes to the ends.
+
+    Args:
+        h: (images,) complexities of a training set, nats; at least two different values.
+        min_depth: at least 1.
+        max_depth: at least `min_depth`.
+        quantile: in [0, 0.5).
+
+    Returns:
+        A `CalibratedComplexity`.
+
+    Raises:
+        ValueError: if the depths or the quantile are out of range, or the quantiles of `h` do not differ.
+    """
+    if not 1 <= min_depth <= max_depth:
+        raise ValueError(f"depths must satisfy 1 <= min_depth <= max_depth, got {min_depth} and {max_depth}.")
+    if not 0 <= quantile < 0.5:
+        raise ValueError(f"quantile must be in [0, 0.5), got {quantile}.")
+    low, high = np.quantile(np.asarray(h, np.float64), [quantile, 1 - quantile])
+    if not low < high:
+        raise ValueError(f"h must spread for a calibration, but its quantiles are {low} and {high}.")
+    first, last = depth_interval(min_depth)[0], depth_interval(max_depth)[1]
+    scale = float((last - first) / (high - low))
+    inside = 1e-4 * (last - first)  # the ends themselves may round to the neighbouring depth
+    return CalibratedComplexity(scale, float(first - scale * low), first + inside, last - inside)
+
+
+def _to_8_bit(images: ArrayLike) -> tuple[Int[Array, "batch height width channels"], Array]:
+    if is_concrete(images) and not hasattr(images, "dtype"):
+        images = np.asarray(images)
+    shape, dtype = jnp.shape(images), jnp.result_type(images)
+    if len(shape) != 4:
+        raise ValueError(
+            f"images must have 4 axes (batch, height, width, channels), got shape {shape}. "
+            "A single image needs a leading axis: image[None]; a grey one a last axis: image[..., None]."
+        )
+    if 0 in shape:
+        raise ValueError(f"images must not be empty, got shape {shape}.")
+    if dtype == jnp.uint8:
+        return jnp.asarray(images).astype(jnp.int32), jnp.ones(shape[0], bool)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"images must be uint8, or floating in [0, 1], got dtype {dtype}.")
+    if is_concrete(images):
+        values = np.asarray(images, dtype=np.float32)
+        bad = ~((values >= 0) & (values <= 1))
+        if bad.any():
+            where = tuple(int(i) for i in np.argwhere(bad)[0])
+            raise ValueError(
+                f"floating images must lie in [0, 1] and hold no NaN, got {values[where]} at index {where} "
+                f"({int(bad.sum())} bad values). For 8-bit values pass dtype uint8; for others rescale first."
+            )
+    x = jnp.asarray(images).astype(jnp.float32)
+    inside = (x >= 0) & (x <= 1)
+    return jnp.round(255.0 * jnp.where(inside, x, 0.0)).astype(jnp.int32), inside.all(axis=(1, 2, 3))
+
+
+def _spectrum_bins(pixels: Int[Array, "batch height width channels"]) -> Int[Array, "batch height width channels"]:
+    """Y(X) of each image, in bins 0 to 255."""
+    # The mean is taken out before the transform and its coefficient put back exactly: rounding errors are relative
+    # to the largest coefficient, which for an image is the mean by two orders of magnitude.
+    x = pixels.astype(jnp.float32)
+    total = pixels.sum(axis=(1, 2)).astype(jnp.float32)
+    spectrum = jnp.fft.fft2(x - x.mean(axis=(1, 2), keepdims=True), axes=(1, 2))
+    y = jnp.log1p(jnp.abs(spectrum).at[:, 0, 0, :].set(total))
+    low = y.min(axis=(1, 2, 3), keepdims=True)
+    width = y.max(axis=(1, 2, 3), keepdims=True) - low
+    scaled = (y - low) / jnp.where(width > 0, width, 1.0)
+    return jnp.minimum(jnp.floor(scaled * _BINS), _BINS - 1).astype(jnp.int32)
+
+
+def _entropy(bins: Int[Array, "batch ..."]) -> Float[Array, " batch"]:
+    """-sum p log p of the histogram of each row (v1 Eq. 8)."""
+    batch = bins.shape[0]
+    rows = jnp.arange(batch)[:, None]
+    counts = jnp.zeros((batch, _BINS), jnp.float32).at[rows, bins.reshape(batch, -1)].add(1.0)
+    p = counts / (bins.size // batch)
+    # Kept from being -0 for an image of one value.
+    return jnp.maximum(-xlogy(p, p).sum(axis=1), 0.0)

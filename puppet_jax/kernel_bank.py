@@ -1,0 +1,50 @@
+"""Kernels once per level of complexity, reused: they depend on the image through the scalar H alone."""
+
+import functools
+from collections import OrderedDict
+
+import jax
+from jaxtyping import Array
+
+from puppet_jax.puppet import Puppet
+from puppet_jax.puppeteer import Puppeteer
+from puppet_jax.trajectory import generate_kernels
+
+
+@functools.partial(jax.jit, static_argnames="shapes")
+def _generate(puppeteer, h, *, shapes):
+    return generate_kernels(puppeteer, h, shapes)
+
+
+class KernelBank:
+    """Generated kernels by depth and complexity; the least recently used set makes room for a new one.
+
+    A cache is the one kind of state that a pure function cannot hold; this object holds it, and nothing else does.
+
+    Args:
+        puppet: the architecture.
+        puppeteer: the generator. A bank belongs to one set of parameters: make a new bank after an update.
+        max_sets: how many sets of kernels are kept, at least 1. A set of the papers' puppet takes 63 MB in float32.
+    """
+
+    def __init__(self, puppet: Puppet, puppeteer: Puppeteer, max_sets: int = 32):
+        if max_sets < 1:
+            raise ValueError(f"max_sets must be at least 1, got {max_sets}.")
+        self.puppet = puppet
+        self.puppeteer = puppeteer
+        self.max_sets = max_sets
+        self._sets: OrderedDict[tuple[int, float], tuple[Array, ...]] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Number of sets held."""
+        return len(self._sets)
+
+    def __call__(self, depth: int, h: float) -> tuple[Array, ...]:
+        """The kernels of the puppet of `depth`, generated at complexity `h` (nats), or found in the bank."""
+        key = (depth, float(h))
+        if key not in self._sets:
+            while len(self._sets) >= self.max_sets:
+                self._sets.popitem(last=False)
+            self._sets[key] = _generate(self.puppeteer, key[1], shapes=self.puppet.kernel_shapes(depth))
+        self._sets.move_to_end(key)
+        return self._sets[key]

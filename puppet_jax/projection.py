@@ -1,0 +1,92 @@
+"""From a state of the trajectory to a convolution kernel: adaptive average pooling (v1 Sec. 3.3)."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+
+def adaptive_average_pool(x: Float[Array, "..."], shape: tuple[int, ...]) -> Float[Array, "..."]:
+    """Averages `x` over bins along every axis, to `shape`.
+
+    Along an axis of length n that becomes m, bin i covers [floor(i n / m), ceil((i + 1) n / m)); bins overlap
+    where m does not divide n.
+
+    Args:
+        x: any rank.
+        shape: as many lengths as `x` has axes, each in [1, length of that axis].
+
+    Returns:
+        Array of `shape`, dtype of `x`.
+
+    Raises:
+        ValueError: if `shape` has another rank than `x`, or a length is out of range.
+
+    Example:
+        >>> import jax.numpy as jnp, puppet_jax as pj
+        >>> pj.adaptive_average_pool(jnp.arange(6.0), (4,)).tolist()
+        [0.5, 1.5, 3.5, 4.5]
+    """
+    shape = tuple(shape)
+    if len(shape) != x.ndim or any(not 1 <= m <= n for m, n in zip(shape, x.shape, strict=True)):
+        raise ValueError(
+            f"shape must give a length in [1, n] for each axis of x, got {shape} for x of shape {tuple(x.shape)}."
+        )
+    for axis, m in enumerate(shape):
+        n = x.shape[axis]
+        if n % m == 0:
+            x = x.reshape(*x.shape[:axis], m, n // m, *x.shape[axis + 1 :]).mean(axis=axis + 1)
+        else:
+            weights = jnp.asarray(_averaging_matrix(n, m), x.dtype)
+            x = jnp.moveaxis(jnp.tensordot(weights, x, (1, axis), precision=jax.lax.Precision.HIGHEST), 0, axis)
+    return x
+
+
+def project(state: Float[Array, "C C taps"], shape: tuple[int, ...]) -> Float[Array, "kh kw c_in c_out"]:
+    """The kernel of one layer: the state pooled to (c_out, c_in, kh kw), reshaped and transposed to HWIO.
+
+    Args:
+        state: (C, C, K**2), output channels by input channels by taps.
+        shape: HWIO, (kh, kw, c_in, c_out) with kh kw <= K**2 and channels <= C.
+
+    Returns:
+        Array of `shape`, dtype of `state`.
+
+    Raises:
+        ValueError: if `shape` is no HWIO shape or is larger than the state.
+    """
+    check_kernel_shape(shape, state.shape)
+    kh, kw, c_in, c_out = shape
+    pooled = adaptive_average_pool(state, (c_out, c_in, kh * kw))
+    return pooled.reshape(c_out, c_in, kh, kw).transpose(2, 3, 1, 0)
+
+
+def check_kernel_shape(shape: tuple[int, ...], state_shape: tuple[int, ...]) -> None:
+    """Raises a ValueError unless a kernel of HWIO `shape` can be pooled from a state of `state_shape`."""
+    if len(shape) != 4 or any(not isinstance(n, int | np.integer) or n < 1 for n in shape):
+        raise ValueError(f"A kernel shape must be HWIO, four positive integers, got {tuple(shape)}.")
+    kh, kw, c_in, c_out = shape
+    channels, _, taps = state_shape
+    if max(c_in, c_out) > channels or kh * kw > taps:
+        raise ValueError(
+            f"Kernel shape {tuple(shape)} (HWIO) is larger than the state: it has {c_out} x {c_in} channels and "
+            f"{kh * kw} taps, the state {channels} x {channels} and {taps}. Use a puppeteer with max_channels of at "
+            f"least {max(c_in, c_out, channels)} and kernel_size of at least "
+            f"{_odd_at_least(max(kh * kw, taps))}."
+        )
+
+
+def _odd_at_least(taps: int) -> int:
+    size = math.isqrt(taps - 1) + 1 if taps > 1 else 1
+    return size + 1 - size % 2
+
+
+def _averaging_matrix(n: int, m: int) -> np.ndarray:
+    """(m, n) weights of the bins [floor(i n / m), ceil((i + 1) n / m))."""
+    weights = np.zeros((m, n))
+    for i in range(m):
+        low, high = i * n // m, -(-(i + 1) * n // m)
+        weights[i, low:high] = 1.0 / (high - low)
+    return weights

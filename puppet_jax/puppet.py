@@ -1,0 +1,304 @@
+"""The puppet: the CNN whose kernels a puppeteer generates (v1 Sec. 3.5)."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+
+from puppet_jax.puppeteer import Puppeteer
+
+DepthRule = Literal["per_stage", "total"]
+Classifier = Literal["linear", "generated"]
+_EPSILON = 1e-5
+
+
+class Layer(NamedTuple):
+    """Place of one convolution in a puppet: its stage, its place in the stage, its width, whether pooling precedes."""
+
+    stage: int
+    place: int
+    channels: int
+    pool: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Puppet:
+    """Architecture of a puppet: static facts, hashable, no arrays.
+
+    Stages of equal width; a layer is a 'SAME' convolution, batch norm and ReLU; 2x2 max-pooling where the width
+    changes; global average pooling and a classifier at the end.
+
+    Attributes:
+        channels: width of each stage.
+        num_classes: number of logits.
+        in_channels: channels of the images.
+        kernel_size: size of every kernel, odd.
+        depth_rule: "per_stage" (v1): depth D means D layers in each stage. "total" (v2): D layers in all, at least
+            one a stage, spread as evenly as can be, later stages first.
+        residual: within a stage a layer is added to its input (v1 Eq. 3) instead of replacing it.
+        affine: batch norms have a trainable scale and bias, shared by all depths: two floats a channel of each layer
+            of the deepest puppet, stored beside the puppeteer. Without them only statistics are kept.
+        classifier: "linear" stores channels[-1] x num_classes + num_classes floats; "generated" stores nothing: one
+            more Euler step gives a 1x1 kernel, as the papers' 1.08 MB require.
+    """
+
+    channels: tuple[int, ...] = (64, 128, 256, 512)
+    num_classes: int = 10
+    in_channels: int = 3
+    kernel_size: int = 3
+    depth_rule: DepthRule = "per_stage"
+    residual: bool = False
+    affine: bool = False
+    classifier: Classifier = "linear"
+
+    def __post_init__(self):
+        """Refuses values outside their range."""
+        if not self.channels or min(self.channels) < 1:
+            raise ValueError(f"channels must be at least one positive integer, got {self.channels}.")
+        for name in ("num_classes", "in_channels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd and at least 1, got {self.kernel_size}.")
+        if self.depth_rule not in ("per_stage", "total"):
+            raise ValueError(f"depth_rule must be 'per_stage' or 'total', got {self.depth_rule!r}.")
+        if self.classifier not in ("linear", "generated"):
+            raise ValueError(f"classifier must be 'linear' or 'generated', got {self.classifier!r}.")
+
+    @property
+    def max_channels(self) -> int:
+        """The least C of a puppeteer that can generate every kernel."""
+        classes = self.num_classes if self.classifier == "generated" else 1
+        return max(*self.channels, self.in_channels, classes)
+
+    def layers_per_stage(self, depth: int) -> tuple[int, ...]:
+        """Number of convolutions in each stage at `depth`."""
+        if depth < 1:
+            raise ValueError(f"depth must be at least 1, got {depth}.")
+        stages = len(self.channels)
+        if self.depth_rule == "per_stage":
+            return (depth,) * stages
+        total = max(depth, stages)
+        return tuple(total // stages + (stage >= stages - total % stages) for stage in range(stages))
+
+    def layers(self, depth: int) -> tuple[Layer, ...]:
+        """The convolutions of the puppet of `depth`, in order."""
+        counts = self.layers_per_stage(depth)
+        return tuple(
+            Layer(stage, place, channels, pool=place == 0 and stage > 0 and channels != self.channels[stage - 1])
+            for stage, (channels, count) in enumerate(zip(self.channels, counts, strict=True))
+            for place in range(count)
+        )
+
+    def kernel_shapes(self, depth: int) -> tuple[tuple[int, int, int, int], ...]:
+        """HWIO shapes of the generated kernels of the puppet of `depth`, in order."""
+        size, previous, shapes = self.kernel_size, self.in_channels, []
+        for layer in self.layers(depth):
+            shapes.append((size, size, previous, layer.channels))
+            previous = layer.channels
+        if self.classifier == "generated":
+            shapes.append((1, 1, previous, self.num_classes))
+        return tuple(shapes)
+
+    def check_image_size(self, height: int, width: int) -> None:
+        """Raises a ValueError if images become smaller than one pixel before the last stage."""
+        pools = sum(layer.pool for layer in self.layers(1))
+        if min(height, width) >> pools < 1:
+            raise ValueError(
+                f"Images of {height} x {width} pixels are too small for {pools} poolings; use at least "
+                f"{1 << pools} x {1 << pools} or fewer stages than {self.channels}."
+            )
+
+
+class BatchStats(NamedTuple):
+    """Statistics of one batch norm, each (channels,) float32; the variance is the biased one."""
+
+    mean: Array
+    variance: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PuppetParams:
+    """All trainable floats of a Puppet-CNN: the puppeteer and what the options of `Puppet` store beside it.
+
+    Attributes:
+        puppeteer: the generator.
+        norm_scale: per stage (layers, channels), or None without `affine`.
+        norm_bias: likewise.
+        classifier_kernel: (channels, num_classes), or None where it is generated.
+        classifier_bias: (num_classes,), or None where the classifier is generated.
+    """
+
+    puppeteer: Puppeteer
+    norm_scale: tuple[Float[Array, "layers channels"], ...] | None = None
+    norm_bias: tuple[Float[Array, "layers channels"], ...] | None = None
+    classifier_kernel: Float[Array, "channels classes"] | None = None
+    classifier_bias: Float[Array, " classes"] | None = None
+
+
+def init_puppet(key: PRNGKeyArray, puppet: Puppet, puppeteer: Puppeteer, max_depth: int) -> PuppetParams:
+    """Trainable floats of a Puppet-CNN.
+
+    Args:
+        key: a JAX random key, for a linear classifier.
+        puppet: the architecture.
+        puppeteer: the generator; its `max_channels` and `kernel_size` must suffice for the puppet.
+        max_depth: the deepest bucket in use; decides how many affine batch norms are stored.
+
+    Returns:
+        `PuppetParams`.
+
+    Raises:
+        ValueError: if the puppeteer is too small.
+    """
+    if puppeteer.max_channels < puppet.max_channels or puppeteer.kernel_size < puppet.kernel_size:
+        raise ValueError(
+            f"The puppet needs max_channels of at least {puppet.max_channels} and kernel_size of at least "
+            f"{puppet.kernel_size}, got a puppeteer of {puppeteer.max_channels} and {puppeteer.kernel_size}."
+        )
+    scale = bias = kernel = logit_bias = None
+    if puppet.affine:
+        shapes = list(zip(puppet.layers_per_stage(max_depth), puppet.channels, strict=True))
+        scale, bias = tuple(map(jnp.ones, shapes)), tuple(map(jnp.zeros, shapes))
+    if puppet.classifier == "linear":
+        fan_in = puppet.channels[-1]
+        bound = fan_in**-0.5
+        kernel = jax.random.uniform(key, (fan_in, puppet.num_classes), minval=-bound, maxval=bound)
+        logit_bias = jnp.zeros(puppet.num_classes)
+    return PuppetParams(
+        puppeteer=puppeteer, norm_scale=scale, norm_bias=bias, classifier_kernel=kernel, classifier_bias=logit_bias
+    )
+
+
+def init_batch_stats(puppet: Puppet, depth: int) -> tuple[BatchStats, ...]:
+    """Zero means and unit variances for every layer of the puppet of `depth`.
+
+    Every depth bucket needs its own: layer n of a deeper puppet has another kernel and sees other activations.
+    """
+    return tuple(BatchStats(jnp.zeros(layer.channels), jnp.ones(layer.channels)) for layer in puppet.layers(depth))
+
+
+def apply_puppet(
+    puppet: Puppet,
+    params: PuppetParams,
+    batch_stats: Sequence[BatchStats] | None,
+    kernels: Sequence[Array],
+    images: ArrayLike,
+    depth: int,
+    dtype: jnp.dtype = jnp.float32,
+) -> tuple[Float[Array, "batch classes"], tuple[BatchStats, ...]]:
+    """Logits of a batch that shares one depth.
+
+    Args:
+        puppet: the architecture (static).
+        params: the trainable floats; the puppeteer among them is not used here.
+        batch_stats: running statistics, which normalise (evaluation); or None, then the statistics of this batch
+            normalise and are returned for the caller to average (training).
+        kernels: from `generate_kernels` with `puppet.kernel_shapes(depth)`: (kh, kw, c_in, c_out) each, shared by
+            the batch; or, from `generate_kernels` under `vmap`, (sets, kh, kw, c_in, c_out) each, where the number of
+            sets divides the batch and each set serves as many images, in order.
+        images: (batch, height, width, in_channels), uint8 or floating in [0, 1].
+        depth: the depth bucket (static).
+        dtype: of activations and convolutions; statistics and logits are float32.
+
+    Returns:
+        `(logits, stats)`: (batch, num_classes) float32, and the statistics used, one `BatchStats` a layer.
+
+    Raises:
+        ValueError: if images or kernels do not fit the architecture.
+    """
+    layers = puppet.layers(depth)
+    if jnp.ndim(images) != 4 or jnp.shape(images)[-1] != puppet.in_channels:
+        raise ValueError(
+            f"images must have shape (batch, height, width, {puppet.in_channels}), got {jnp.shape(images)}."
+        )
+    if tuple(kernel.shape[-4:] for kernel in kernels) != puppet.kernel_shapes(depth):
+        raise ValueError(
+            f"kernels must have the {len(puppet.kernel_shapes(depth))} shapes of puppet.kernel_shapes({depth}), "
+            f"got {[kernel.shape for kernel in kernels]}."
+        )
+    if kernels[0].ndim > 4 and jnp.shape(images)[0] % len(kernels[0]):
+        raise ValueError(
+            f"the number of kernel sets must divide the batch, got {len(kernels[0])} for {jnp.shape(images)[0]} images."
+        )
+    puppet.check_image_size(*jnp.shape(images)[1:3])
+    x = _centred(images).astype(dtype)
+    used = []
+    for n, layer in enumerate(layers):
+        if layer.pool:
+            x = _max_pool(x)
+        y = _conv(x, kernels[n].astype(dtype))
+        stats = _statistics(y) if batch_stats is None else batch_stats[n]
+        used.append(stats)
+        y = jax.nn.relu(_batch_norm(y, stats, *_affine(params, layer)))
+        x = x + y if puppet.residual and layer.place > 0 else y
+    features = x.astype(jnp.float32).mean(axis=(1, 2))
+    precision = lax.Precision.HIGHEST
+    if puppet.classifier == "linear":
+        assert params.classifier_kernel is not None and params.classifier_bias is not None
+        return jnp.dot(features, params.classifier_kernel, precision=precision) + params.classifier_bias, tuple(used)
+    weights = kernels[-1].reshape(-1, *kernels[-1].shape[-2:])  # (sets, channels, classes)
+    by_set = features.reshape(len(weights), -1, features.shape[-1])
+    logits = jnp.einsum("sbi,sio->sbo", by_set, weights, precision=precision)
+    return logits.reshape(-1, puppet.num_classes), tuple(used)
+
+
+def _centred(images: ArrayLike) -> Float[Array, "batch height width channels"]:
+    """Images of 8 bits or in [0, 1], to about zero mean and unit variance: 4 x - 2."""
+    x = jnp.asarray(images)
+    return x.astype(jnp.float32) * (4 / 255 if x.dtype == jnp.uint8 else 4) - 2
+
+
+def _affine(params: PuppetParams, layer: Layer) -> tuple[Array | float, Array | float]:
+    if params.norm_scale is None or params.norm_bias is None:
+        return 1.0, 0.0
+    return params.norm_scale[layer.stage][layer.place], params.norm_bias[layer.stage][layer.place]
+
+
+def _statistics(x: Float[Array, "batch height width channels"]) -> BatchStats:
+    x = x.astype(jnp.float32)
+    mean = x.mean(axis=(0, 1, 2))
+    return BatchStats(mean, jnp.square(x - mean).mean(axis=(0, 1, 2)))
+
+
+def _batch_norm(x: Array, stats: BatchStats, scale: Array | float, bias: Array | float) -> Array:
+    factor = scale * lax.rsqrt(stats.variance + _EPSILON)
+    return x * factor.astype(x.dtype) + (bias - stats.mean * factor).astype(x.dtype)
+
+
+def _max_pool(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch h w channels"]:
+    """2x2 max-pooling; an odd last row or column is dropped. Reshape and max: both directions fast on a CPU."""
+    batch, height, width, channels = x.shape
+    x = x[:, : height // 2 * 2, : width // 2 * 2]
+    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).max(axis=(2, 4))
+
+
+def _conv(x: Float[Array, "batch height width c_in"], kernel: Array) -> Float[Array, "batch height width c_out"]:
+    """'SAME' convolution, stride 1; one kernel (rank 4) or several that serve equal parts of the batch (rank 5)."""
+    if kernel.ndim == 4:
+        return lax.conv_general_dilated(
+            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), precision=_precision(x.dtype)
+        )
+    if len(kernel) < len(x):
+        # A loop in Python: under `vmap` or `scan` the gradient of a convolution is 50 times slower on a CPU.
+        parts = jnp.split(x, len(kernel))
+        return jnp.concatenate([_conv(part, one) for part, one in zip(parts, kernel, strict=True)])
+    # A kernel for each image: shifted slices and one product.
+    kh, kw = kernel.shape[1:3]
+    height, width = x.shape[1:3]
+    padded = jnp.pad(x, ((0, 0), (kh // 2, kh // 2), (kw // 2, kw // 2), (0, 0)))
+    patches = jnp.concatenate([padded[:, i : i + height, j : j + width] for i in range(kh) for j in range(kw)], axis=-1)
+    flat = kernel.reshape(kernel.shape[0], -1, kernel.shape[-1])
+    return jnp.einsum("bhwi,bio->bhwo", patches, flat, precision=_precision(x.dtype))
+
+
+@functools.cache
+def _precision(dtype: jnp.dtype) -> lax.Precision:
+    # float32 means float32: GPUs round the factors to ten bits by default. Who wants speed asks for bfloat16.
+    return lax.Precision.HIGHEST if dtype == jnp.float32 else lax.Precision.DEFAULT

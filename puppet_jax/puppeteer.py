@@ -1,0 +1,189 @@
+"""The puppeteer: the trainable vector field G and the initial state of its trajectory (v1 Secs. 3.3 and 3.5)."""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from puppet_jax.adaptation import initial_level
+from puppet_jax.seeded import seeded_pattern
+
+InitialState = Literal["seeded", "constant", "learned"]
+_INITIAL_STATES = ("seeded", "constant", "learned")
+_EPSILON = 1e-5
+
+
+def _static(**kwargs):
+    return dataclasses.field(metadata={"static": True}, **kwargs)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Puppeteer:
+    """Parameters of the generator; the array leaves are exactly the trainable floats, C**2 + 15 C of them.
+
+    A pytree: `jax.grad` with respect to a puppeteer is again a puppeteer. C is the largest number of channels and K
+    the largest kernel size of the puppet; a state of the trajectory has shape (C, C, K**2), output channels by input
+    channels by taps (row-major).
+
+    Attributes:
+        depthwise_kernel: (3, 3, C); axes are the shift along input channels, the shift along taps, output channel.
+        depthwise_bias: (C,).
+        norm1_scale: (C,).
+        norm1_bias: (C,).
+        pointwise_kernel: (C, C), produced channel by consumed channel.
+        pointwise_bias: (C,).
+        norm2_scale: (C,).
+        norm2_bias: (C,).
+        initial_state: (C, C, K**2) for `initial_state_kind == "learned"`, else None.
+        initial_state_kind: "seeded", "constant" or "learned".
+        kernel_size: K.
+        seed: seed of the pattern of the seeded initial state.
+        scale: standard deviation of the seeded initial state at level 1.
+    """
+
+    depthwise_kernel: Float[Array, "3 3 C"]
+    depthwise_bias: Float[Array, " C"]
+    norm1_scale: Float[Array, " C"]
+    norm1_bias: Float[Array, " C"]
+    pointwise_kernel: Float[Array, "C C"]
+    pointwise_bias: Float[Array, " C"]
+    norm2_scale: Float[Array, " C"]
+    norm2_bias: Float[Array, " C"]
+    initial_state: Float[Array, "C C taps"] | None = None
+    initial_state_kind: InitialState = _static(default="seeded")
+    kernel_size: int = _static(default=3)
+    seed: int = _static(default=0)
+    scale: float = _static(default=0.1)
+
+    @property
+    def max_channels(self) -> int:
+        """C, the number of channels of a state."""
+        return self.depthwise_bias.shape[0]
+
+    @property
+    def state_shape(self) -> tuple[int, int, int]:
+        """Shape (C, C, K**2) of a state."""
+        return (self.max_channels, self.max_channels, self.kernel_size**2)
+
+    @property
+    def state_dtype(self) -> jnp.dtype:
+        """Dtype of a state: that of the parameters, but never less than float32."""
+        return jnp.promote_types(self.pointwise_kernel.dtype, jnp.float32)
+
+
+def init_puppeteer(
+    key: PRNGKeyArray,
+    max_channels: int = 512,
+    kernel_size: int = 3,
+    initial_state: InitialState = "seeded",
+    seed: int = 0,
+    scale: float = 0.1,
+) -> Puppeteer:
+    """A puppeteer with random kernels, zero biases and unit scales.
+
+    Both kernels are uniform with variance 1 / (3 fan-in); norms follow them, so their scale matters little.
+
+    Args:
+        key: a JAX random key.
+        max_channels: C, the largest number of channels of any kernel to be generated, at least 1.
+        kernel_size: K, the largest kernel size, odd.
+        initial_state: how a trajectory starts, times the level p0(h) of v1 Eq. 11. "constant" is Eq. 11 to the
+            letter (every entry 1), "seeded" a fixed pseudo-random pattern of standard deviation `scale` that stores
+            nothing (see `seeded_pattern`), "learned" 9 C**2 more trainable floats, which start as the seeded ones.
+        seed: of the pattern, in [0, 2**64).
+        scale: of the pattern, positive and finite.
+
+    Returns:
+        A `Puppeteer` of float32 leaves.
+
+    Raises:
+        ValueError: if an argument is outside its range.
+
+    Example:
+        >>> import jax, puppet_jax as pj
+        >>> pj.num_floats(pj.init_puppeteer(jax.random.key(0), max_channels=512))
+        269824
+    """
+    if max_channels < 1:
+        raise ValueError(f"max_channels must be at least 1, got {max_channels}.")
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size must be odd and at least 1, got {kernel_size}.")
+    if initial_state not in _INITIAL_STATES:
+        raise ValueError(f"initial_state must be one of {', '.join(_INITIAL_STATES)}, got {initial_state!r}.")
+    if not 0 < scale < float("inf"):
+        raise ValueError(f"scale must be positive and finite, got {scale}.")
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed must be in [0, 2**64), got {seed}.")
+    depthwise_key, pointwise_key = jax.random.split(key)
+    bound = max_channels**-0.5
+    learned = None
+    if initial_state == "learned":
+        learned = scale * seeded_pattern(max_channels, kernel_size, seed)
+    return Puppeteer(
+        depthwise_kernel=jax.random.uniform(depthwise_key, (3, 3, max_channels), minval=-1 / 3, maxval=1 / 3),
+        depthwise_bias=jnp.zeros(max_channels),
+        norm1_scale=jnp.ones(max_channels),
+        norm1_bias=jnp.zeros(max_channels),
+        pointwise_kernel=jax.random.uniform(pointwise_key, (max_channels, max_channels), minval=-bound, maxval=bound),
+        pointwise_bias=jnp.zeros(max_channels),
+        norm2_scale=jnp.ones(max_channels),
+        norm2_bias=jnp.zeros(max_channels),
+        initial_state=learned,
+        initial_state_kind=initial_state,
+        kernel_size=kernel_size,
+        seed=seed,
+        scale=scale,
+    )
+
+
+def start(puppeteer: Puppeteer, h: Float[Array, ""]) -> Float[Array, "C C taps"]:
+    """The initial state S_0 at complexity `h`: the level p0(h) (v1 Eq. 11) times the puppeteer's pattern."""
+    level = initial_level(h).astype(puppeteer.state_dtype)
+    if puppeteer.initial_state_kind == "constant":
+        return jnp.broadcast_to(level, puppeteer.state_shape)
+    if puppeteer.initial_state_kind == "learned":
+        assert puppeteer.initial_state is not None
+        return level * puppeteer.initial_state.astype(puppeteer.state_dtype)
+    pattern = seeded_pattern(puppeteer.max_channels, puppeteer.kernel_size, puppeteer.seed)
+    return (puppeteer.scale * level) * pattern.astype(puppeteer.state_dtype)
+
+
+def field(puppeteer: Puppeteer, state: Float[Array, "C C taps"]) -> Float[Array, "C C taps"]:
+    """The vector field G (v1 Eq. 6 and Sec. 3.5): a depthwise-separable convolution, norms and tanh.
+
+    Depthwise 3x3 over the (input channels, taps) plane of each output channel, zero padding, bias; norm; pointwise
+    C x C over the output channels, bias; norm; tanh. A norm takes mean and biased variance of each channel's plane
+    from the state itself (epsilon 1e-5), so that the field is a pure function without running statistics.
+
+    Args:
+        puppeteer: parameters.
+        state: (C, C, K**2).
+
+    Returns:
+        dS/dl, same shape and dtype as `state`, in (-1, 1).
+    """
+    x = _depthwise(state, puppeteer.depthwise_kernel) + puppeteer.depthwise_bias[:, None, None]
+    x = _norm(x, puppeteer.norm1_scale, puppeteer.norm1_bias)
+    # HIGHEST: float32 means float32 on a GPU too, where the default rounds the factors to ten bits
+    x = jnp.einsum("oi,ijk->ojk", puppeteer.pointwise_kernel, x, precision=jax.lax.Precision.HIGHEST)
+    x = x + puppeteer.pointwise_bias[:, None, None]
+    return jnp.tanh(_norm(x, puppeteer.norm2_scale, puppeteer.norm2_bias))
+
+
+def _depthwise(state: Float[Array, "C I T"], kernel: Float[Array, "3 3 C"]) -> Float[Array, "C I T"]:
+    # Nine shifted multiply-adds: a convolution inside a loop is up to 60 times slower backwards on a CPU.
+    _, rows, columns = state.shape
+    padded = jnp.pad(state, ((0, 0), (1, 1), (1, 1)))
+    shifts = [(i, j) for i in range(3) for j in range(3)]
+    terms = [kernel[i, j, :, None, None] * padded[:, i : i + rows, j : j + columns] for i, j in shifts]
+    return sum(terms[1:], start=terms[0])
+
+
+def _norm(x: Float[Array, "C I T"], scale: Float[Array, " C"], bias: Float[Array, " C"]) -> Float[Array, "C I T"]:
+    mean = x.mean(axis=(1, 2), keepdims=True)
+    centred = x - mean
+    variance = jnp.square(centred).mean(axis=(1, 2), keepdims=True)
+    return centred * (scale[:, None, None] * jax.lax.rsqrt(variance + _EPSILON)) + bias[:, None, None]

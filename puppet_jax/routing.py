@@ -1,0 +1,230 @@
+"""Depth buckets: images are grouped by depth, groups are padded to few sizes, results return in order."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from puppet_jax.adaptation import depth as depth_of, depth_interval, slice_centre
+from puppet_jax.complexity import complexity as entropy_complexity
+from puppet_jax.kernel_bank import KernelBank
+from puppet_jax.puppet import BatchStats, Puppet, PuppetParams, apply_puppet
+from puppet_jax.trajectory import generate_kernels
+
+Adaptation = Literal["level", "sample"]
+GROUP_SIZES = (1, 4, 16, 64, 256)
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Images that run through one compiled program together.
+
+    Attributes:
+        depth: their depth bucket.
+        h: the complexity (nats) that their shared kernels are generated at, or None if each image has its own.
+        indices: (n,) their places in the caller's batch.
+        size: the padded size, at least n.
+    """
+
+    depth: int
+    h: float | None
+    indices: np.ndarray
+    size: int
+
+    def padded_indices(self) -> np.ndarray:
+        """(size,) the indices, the last repeated: padding rows are real images whose results are dropped."""
+        return np.pad(self.indices, (0, self.size - len(self.indices)), mode="edge")
+
+
+def complexities(
+    images: ArrayLike,
+    measure: Callable[[ArrayLike], ArrayLike] = entropy_complexity,
+    sizes: Sequence[int] = GROUP_SIZES,
+) -> np.ndarray:
+    """Complexity of any number of images, padded to few sizes so that few programs are compiled.
+
+    Args:
+        images: (batch, height, width, channels), uint8 or floating in [0, 1].
+        measure: any function of images to (batch,) values at least 0 that JAX can trace (v2 Sec. 3.2).
+        sizes: that pieces of the batch are padded to.
+
+    Returns:
+        (batch,) float32.
+
+    Raises:
+        ValueError: if the batch is empty, `measure` refuses it, or a value is negative, infinite or NaN: which image.
+    """
+    images = np.asarray(images)
+    if not images.size:
+        raise ValueError(f"images must not be empty, got shape {images.shape}.")
+    sizes = sorted(sizes)
+    compiled = jax.jit(measure)
+    parts = []
+    for first in range(0, len(images), sizes[-1]):
+        part = images[first : first + sizes[-1]]
+        size = next(s for s in sizes if s >= len(part))
+        padded = part[np.minimum(np.arange(size), len(part) - 1)]
+        parts.append((len(part), compiled(padded)))
+    h = np.concatenate([np.asarray(values, np.float32)[:n] for n, values in parts])
+    bad = np.flatnonzero(~(np.isfinite(h) & (h >= 0)))
+    if len(bad):
+        raise ValueError(
+            f"The complexity of image {bad[0]} is {h[bad[0]]} ({len(bad)} of {len(h)} images are bad): it must be "
+            "finite and at least 0. Floating images must lie in [0, 1] and hold no NaN."
+        )
+    return h
+
+
+def nearest_depths(h: np.ndarray, depths: Sequence[int]) -> np.ndarray:
+    """For each complexity the depth D(h), or the nearest of `depths` (the shallower of two) if it is not one.
+
+    Args:
+        h: (batch,) nats.
+        depths: the depths a puppet was trained at.
+
+    Returns:
+        (batch,) int64, each one of `depths`.
+    """
+    available = np.array(sorted(depths))
+    wanted = np.asarray(depth_of(h))
+    return available[np.abs(wanted[:, None] - available[None]).argmin(axis=1)]
+
+
+def make_groups(
+    h: ArrayLike,
+    depths: Sequence[int],
+    num_slices: int | None = None,
+    sizes: Sequence[int] = GROUP_SIZES,
+) -> list[Group]:
+    """Groups a batch by depth, and by slice of complexity where kernels are shared.
+
+    Args:
+        h: (batch,) complexities, nats.
+        depths: the depths in use; an image of another depth goes to the nearest.
+        num_slices: slices of complexity in each bucket whose images share kernels (see `slice_centre`), or None for
+            kernels of each image's own.
+        sizes: sizes that groups are padded to; a group larger than the largest is cut.
+
+    Returns:
+        Groups that hold every index of the batch once; the number of different (depth, size) pairs, and so of
+        compiled programs, is at most len(depths) x len(sizes).
+
+    Raises:
+        ValueError: if the batch is empty, `h` has another rank than 1 or bad values, or `depths` is empty.
+    """
+    h = np.asarray(h)
+    if h.ndim != 1 or not len(h):
+        raise ValueError(f"h must hold one complexity per image of a batch that is not empty, got shape {h.shape}.")
+    if not len(depths):
+        raise ValueError("depths must name at least one depth, got none.")
+    sizes = sorted(sizes)
+    assigned = nearest_depths(h, depths)
+    groups = []
+    for depth in sorted(set(assigned.tolist())):
+        members = np.flatnonzero(assigned == depth)
+        parts: list[tuple[float | None, np.ndarray]]
+        if num_slices is None:
+            parts = [(None, members)]
+        else:
+            centres = np.asarray(slice_centre(h[members], depth, num_slices))
+            parts = [(float(c), members[centres == c]) for c in np.unique(centres)]
+        for centre, indices in parts:
+            for first in range(0, len(indices), sizes[-1]):
+                chunk = indices[first : first + sizes[-1]]
+                size = next(s for s in sizes if s >= len(chunk))
+                groups.append(Group(depth=depth, h=centre, indices=chunk, size=size))
+    return groups
+
+
+@functools.partial(jax.jit, static_argnames=("puppet", "depth", "dtype"))
+def _forward_shared(puppet, params, batch_stats, kernels, images, *, depth, dtype):
+    return apply_puppet(puppet, params, batch_stats, kernels, images, depth, dtype)[0]
+
+
+@functools.partial(jax.jit, static_argnames=("puppet", "depth", "dtype"))
+def _forward_own(puppet, params, batch_stats, h, images, *, depth, dtype):
+    shapes = puppet.kernel_shapes(depth)
+    # an image that was routed to the nearest trained depth counts as the nearest complexity of that depth
+    low, high = depth_interval(depth)
+    h = jnp.clip(h, low, high)
+    kernels = jax.vmap(lambda one: generate_kernels(params.puppeteer, one, shapes))(h)
+    return apply_puppet(puppet, params, batch_stats, kernels, images, depth, dtype)[0]
+
+
+class Predictor:
+    """Logits of images of any complexities: routes, generates, runs and puts back in order.
+
+    One compiled program per (depth, padded size), and one generator per depth. An image's logits do not depend on
+    the other images of its batch.
+
+    Args:
+        puppet: the architecture.
+        params: its trainable floats.
+        batch_stats: running statistics of each trained depth; its keys are the depths in use.
+        adaptation: "level": images of a slice of complexity share the kernels of its centre, generated once and kept
+            in a bank. "sample": every image has kernels of its own, generated each time.
+        num_slices: slices in each depth bucket, for "level".
+        complexity: the measure, see `complexities`.
+        dtype: of activations and convolutions.
+        max_sets: capacity of the bank.
+    """
+
+    def __init__(
+        self,
+        puppet: Puppet,
+        params: PuppetParams,
+        batch_stats: Mapping[int, Sequence[BatchStats]],
+        *,
+        adaptation: Adaptation = "level",
+        num_slices: int = 16,
+        complexity: Callable[[ArrayLike], ArrayLike] = entropy_complexity,
+        dtype: jnp.dtype = jnp.float32,
+        max_sets: int = 32,
+    ):
+        if adaptation not in ("level", "sample"):
+            raise ValueError(f"adaptation must be 'level' or 'sample', got {adaptation!r}.")
+        self.puppet = puppet
+        self.params = params
+        self.batch_stats = {int(depth): tuple(stats) for depth, stats in batch_stats.items()}
+        self.num_slices = num_slices if adaptation == "level" else None
+        self.complexity = complexity
+        self.dtype = dtype
+        self.bank = KernelBank(puppet, params.puppeteer, max_sets)
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """The depths in use."""
+        return tuple(sorted(self.batch_stats))
+
+    def __call__(self, images: ArrayLike, h: ArrayLike | None = None) -> np.ndarray:
+        """Logits of a batch.
+
+        Args:
+            images: (batch, height, width, channels), uint8 or floating in [0, 1].
+            h: (batch,) complexities where they are known already, else they are computed.
+
+        Returns:
+            (batch, num_classes) float32, in the order of `images`.
+        """
+        images = np.asarray(images)
+        h = complexities(images, self.complexity) if h is None else np.asarray(h)
+        groups = make_groups(h, self.depths, self.num_slices)
+        outputs = [self._run(group, images, h) for group in groups]  # all dispatched before the first is awaited
+        logits = np.empty((len(images), self.puppet.num_classes), np.float32)
+        for group, output in zip(groups, outputs, strict=True):
+            logits[group.indices] = np.asarray(output)[: len(group.indices)]
+        return logits
+
+    def _run(self, group: Group, images: np.ndarray, h: np.ndarray) -> jax.Array:
+        padded = group.padded_indices()
+        stats = self.batch_stats[group.depth]
+        static = {"depth": group.depth, "dtype": self.dtype}
+        if group.h is None:
+            return _forward_own(self.puppet, self.params, stats, h[padded], images[padded], **static)
+        kernels = self.bank(group.depth, group.h)
+        return _forward_shared(self.puppet, self.params, stats, kernels, images[padded], **static)

@@ -1,0 +1,46 @@
+"""The fixed pseudo-random pattern of the seeded initial state, part of the model though never stored."""
+
+import jax.numpy as jnp
+from jax.extend.random import threefry_2x32
+from jaxtyping import Array, Float, UInt32
+
+
+def seeded_pattern(max_channels: int, kernel_size: int, seed: int) -> Float[Array, "C C taps"]:
+    """Standard normal pattern of shape (C, C, K**2), float32, the same bits everywhere and for good.
+
+    Each value is the classical sum of twelve uniform numbers less six: twelve integers of ten bits from four words
+    of Threefry-2x32-20 (counter: the value's place in C order; key: the seed), so that every operation is on
+    integers but the last, an exact division by 1024. No library's sampler, no transcendental function, no flag,
+    device or dtype has a say. Mean 0, variance 1 - 2**-20, excess kurtosis -0.1, |value| < 6.
+
+    Args:
+        max_channels: C, at least 1.
+        kernel_size: K, at least 1.
+        seed: in [0, 2**64).
+
+    Returns:
+        (C, C, K**2) float32.
+
+    Raises:
+        ValueError: if `seed` is outside its range.
+
+    References:
+        Salmon, Moraes, Dror and Shaw, Parallel random numbers: as easy as 1, 2, 3, 2011.
+    """
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed must be in [0, 2**64), got {seed}.")
+    shape = (max_channels, max_channels, kernel_size**2)
+    size = max_channels**2 * kernel_size**2
+    key = jnp.array([seed & 0xFFFFFFFF, seed >> 32], jnp.uint32)
+    place = jnp.arange(size, dtype=jnp.uint32)
+    total = jnp.zeros(size, jnp.uint32)
+    for draw in range(2):
+        words = threefry_2x32(key, jnp.concatenate([place, jnp.full(size, draw, jnp.uint32)]))
+        total = total + _sum_of_fields(words[:size]) + _sum_of_fields(words[size:])
+    centred = total.astype(jnp.int32) - 6 * 1023
+    return (centred.astype(jnp.float32) / 1024).reshape(shape)
+
+
+def _sum_of_fields(words: UInt32[Array, " n"]) -> UInt32[Array, " n"]:
+    """The sum of three ten-bit fields of each word."""
+    return (words & 1023) + ((words >> 10) & 1023) + ((words >> 20) & 1023)

@@ -1,0 +1,104 @@
+"""The trajectory through parameter space (v1 Eqs. 7 and 12), and the kernels read from it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import diffrax as dfx
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from puppet_jax._checks import check_complexity
+from puppet_jax.adaptation import step_size
+from puppet_jax.projection import check_kernel_shape, project
+from puppet_jax.puppeteer import Puppeteer, field, start
+
+
+def trajectory(puppeteer: Puppeteer, h: Float[ArrayLike, ""], num_steps: int) -> Float[Array, "N C C taps"]:
+    """The states S_0 ... S_N of the Euler scheme S_{n+1} = S_n + dl(h) G(S_n) (v1 Eqs. 7 and 12).
+
+    One call of `diffrax.diffeqsolve`. Time counts steps and dl multiplies the field, so that the number of steps is
+    static and `h` may be traced; gradients flow to the puppeteer and to `h`.
+
+    Args:
+        puppeteer: the parameters.
+        h: complexity in nats, a scalar, finite and at least 0. Use `jax.vmap` for several.
+        num_steps: N, at least 1, static.
+
+    Returns:
+        (N + 1, C, C, K**2) float32, `states[0]` the initial state.
+
+    Raises:
+        ValueError: if `num_steps` is less than 1, or `h` is no scalar or (outside `jit`) negative or not finite.
+
+    Example:
+        >>> import jax, puppet_jax as pj
+        >>> puppeteer = pj.init_puppeteer(jax.random.key(0), max_channels=8)
+        >>> pj.trajectory(puppeteer, 4.5, num_steps=10).shape
+        (11, 8, 8, 9)
+    """
+    if num_steps < 1:
+        raise ValueError(f"num_steps must be at least 1, got {num_steps}.")
+    if jnp.shape(h) != ():
+        raise ValueError(
+            f"h must be a scalar, got shape {jnp.shape(h)}. For one set of kernels per image use "
+            "jax.vmap(..., in_axes=(None, 0)); to share kernels pass one value, such as the mean."
+        )
+    check_complexity(h)
+    dtype = puppeteer.state_dtype
+    h = jnp.asarray(h, dtype)
+
+    def vector_field(t, y, args):
+        puppeteer, dl = args
+        return dl * field(puppeteer, y)
+
+    time_dtype = jnp.zeros((), dtype)
+    solution = dfx.diffeqsolve(
+        dfx.ODETerm(vector_field),
+        dfx.Euler(),
+        t0=time_dtype,
+        t1=time_dtype + num_steps,
+        dt0=time_dtype + 1,
+        y0=start(puppeteer, h),
+        args=(puppeteer, step_size(h)),
+        saveat=dfx.SaveAt(t0=True, steps=True),  # every state, no interpolation
+        adjoint=dfx.RecursiveCheckpointAdjoint(checkpoints=num_steps),  # keeps each state, redoes each step once
+        max_steps=num_steps,  # exact, so that there is no padding
+        throw=False,  # the grid cannot run out of steps; this keeps host callbacks out of the program
+    )
+    assert solution.ys is not None
+    return solution.ys
+
+
+def generate_kernels(
+    puppeteer: Puppeteer, h: Float[ArrayLike, ""], shapes: Sequence[Any]
+) -> tuple[Float[Array, "..."], ...]:
+    """The kernels of a CNN at complexity `h`, one Euler step each (v1 Eqs. 12 and 13).
+
+    Layer n = 0, 1, ... uses the state S_{n+1}, average-pooled to the layer's shape.
+
+    Args:
+        puppeteer: the parameters.
+        h: complexity in nats, a scalar, finite and at least 0. Use `jax.vmap` for one set of kernels per image.
+        shapes: HWIO shapes in network order, tuples or anything with `.shape`; static.
+
+    Returns:
+        A tuple of float32 arrays of those shapes.
+
+    Raises:
+        ValueError: if `shapes` is empty, a shape is no HWIO shape or is larger than the state, or `h` is no scalar
+            or (outside `jit`) negative or not finite.
+
+    Example:
+        >>> import jax, puppet_jax as pj
+        >>> puppeteer = pj.init_puppeteer(jax.random.key(0), max_channels=16)
+        >>> kernels = pj.generate_kernels(puppeteer, 4.5, [(3, 3, 3, 8), (3, 3, 8, 16)])
+        >>> [kernel.shape for kernel in kernels]
+        [(3, 3, 3, 8), (3, 3, 8, 16)]
+    """
+    sizes = [tuple(getattr(shape, "shape", shape)) for shape in shapes]
+    if not sizes:
+        raise ValueError("shapes must name at least one kernel, got none.")
+    for size in sizes:
+        check_kernel_shape(size, puppeteer.state_shape)
+    states = trajectory(puppeteer, h, num_steps=len(sizes))
+    return tuple(project(states[n + 1], size) for n, size in enumerate(sizes))
