@@ -114,7 +114,7 @@ class Command:
     options: tyro.conf.OmitArgPrefixes[Options]
 
 
-PAPER = Config(num_images=8_000, num_validation=2_000, epochs=800, classifier="generated")
+PAPER = Config(num_images=8_000, num_validation=2_000, num_levels=2, epochs=800, classifier="generated")
 """The papers' protocol (v1 Secs. 4.1 and 4.2): 8,000 images, no augmentation, Adam, batches of 64, 800 epochs."""
 
 FULL = Config(num_validation=5_000, epochs=200, augment="crop_flip", weight_decay=0.01, affine=True, residual=True)

@@ -9,16 +9,17 @@ from experiments.cli import run_experiment
 from experiments.config import Config
 
 DIGITS = Config(
-    channels=(16, 32, 64),
+    channels=(32, 64),
     residual=True,
     affine=True,
+    spread=(3, 4),
+    num_levels=2,
     num_validation=137,
-    epochs=25,
-    learning_rate=3e-3,
-    weight_decay=0.01,
-    num_levels=1,
-    spread=(2, 3),
     augment="crop",
+    epochs=40,
+    learning_rate=3e-3,
+    weight_decay=0.05,
+    label_smoothing=0.1,
 )
 
 if __name__ == "__main__":

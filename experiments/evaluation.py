@@ -113,6 +113,7 @@ def describe(summary: dict[str, Any]) -> str:
             f"batch 1        {summary['latency_s']:.5f} s/img; {summary['latency_generating_s']:.5f} s/img if kernels "
             "are generated for every image",
             f"batch 256      {summary['images_per_s']:,.0f} images/s",
+            f"peak memory    {summary['host_peak_bytes'] / 1e9:.2f} GB on the host",
             f"device         {summary['device']}",
         ]
     )

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import resource
 import signal
 import sys
 import time
@@ -284,10 +285,19 @@ def summarise(folder: Path, model: Model, dataset: Dataset, **overrides: Any) ->
         "config": config["config"],
         "versions": run_folder.versions(),
         "device": device_name(),
+        **peak_memory(),
     }
     run_folder.write_json(folder / run_folder.SUMMARY, summary)
     print(describe(summary), flush=True)
     return summary
+
+
+def peak_memory() -> dict[str, int]:
+    """Most memory that this process has held so far, in bytes: on the host, and on the device where JAX tells."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    memory = {"host_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    device = jax.devices()[0].memory_stats()
+    return memory | ({"device_peak_bytes": device["peak_bytes_in_use"]} if device else {})
 
 
 def use_compilation_cache() -> None:

@@ -86,18 +86,18 @@ def _pick(config: Config, data: Data, indices: Array, step: Array) -> Data:
     return Data(images, labels, h)
 
 
-def _forward(config: Config, puppet: pj.Puppet, params: pj.PuppetParams, images: Array, h: Array, depth: int):
+def _forward(config: Config, puppet: pj.Puppet, params: pj.PuppetParams, batch: Data, depth: int):
     """Logits and batch statistics of a batch of one depth bucket that is in order of complexity."""
-    h = jnp.clip(h, *pj.depth_interval(depth))  # borrowed images count as the bucket's nearest
+    h = jnp.clip(batch.h, *pj.depth_interval(depth))  # borrowed images count as the bucket's nearest
     # Neighbours share kernels, generated at their mean; batch norms see the whole batch, a sample of the whole bucket.
-    num_sets = config.num_levels if config.adaptation == "level" else len(images)
+    num_sets = config.num_levels if config.adaptation == "level" else len(h)
     levels = h.reshape(num_sets, -1).mean(axis=1)
     shapes = puppet.kernel_shapes(depth)
     if num_sets == 1:
         kernels = pj.generate_kernels(params.puppeteer, levels[0], shapes)
     else:
         kernels = jax.vmap(lambda level: pj.generate_kernels(params.puppeteer, level, shapes))(levels)
-    return pj.apply_puppet(puppet, params, None, kernels, images, depth, jnp.dtype(config.dtype))
+    return pj.apply_puppet(puppet, params, None, kernels, batch.images, depth, jnp.dtype(config.dtype))
 
 
 def make_train_step(config: Config, puppet: pj.Puppet, tx: optax.GradientTransformation) -> Callable:
@@ -106,16 +106,17 @@ def make_train_step(config: Config, puppet: pj.Puppet, tx: optax.GradientTransfo
     `indices` (batch,) int32 pick a batch of one depth bucket, in order of complexity; metrics are scalars on the
     device: `loss` (nats), `correct` (fraction).
     """
-    def loss_fn(params, images, labels, h, depth):
-        logits, _ = _forward(config, puppet, params, images, h, depth)
-        targets = optax.smooth_labels(jax.nn.one_hot(labels, puppet.num_classes), config.label_smoothing)
-        return optax.softmax_cross_entropy(logits, targets).mean(), (logits.argmax(-1) == labels).mean()
+
+    def loss_fn(params, batch: Data, depth):
+        logits, _ = _forward(config, puppet, params, batch, depth)
+        targets = optax.smooth_labels(jax.nn.one_hot(batch.labels, puppet.num_classes), config.label_smoothing)
+        return optax.softmax_cross_entropy(logits, targets).mean(), (logits.argmax(-1) == batch.labels).mean()
 
     @functools.partial(jax.jit, static_argnames="depth", donate_argnames="state")
     def train_step(state: TrainState, data: Data, indices: Array, *, depth: int):
-        images, labels, h = _pick(config, data, indices, state.step)
+        batch = _pick(config, data, indices, state.step)
         grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-        (loss, correct), grads = grad_fn(state.params, images, labels, h, depth)
+        (loss, correct), grads = grad_fn(state.params, batch, depth)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         return TrainState(params, opt_state, state.step + 1), {"loss": loss, "correct": correct}
@@ -136,8 +137,7 @@ def make_stats_estimator(config: Config, puppet: pj.Puppet) -> Callable:
 
     @functools.partial(jax.jit, static_argnames="depth")
     def batch_moments(params, data: Data, indices, step, *, depth):
-        images, _, h = _pick(config, data, indices, step)
-        _, stats = _forward(config, puppet, params, images, h, depth)
+        _, stats = _forward(config, puppet, params, _pick(config, data, indices, step), depth)
         return [(mean, variance + mean**2) for mean, variance in stats]
 
     def estimate(params, data: Data, batches):

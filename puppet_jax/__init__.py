@@ -15,7 +15,6 @@ from puppet_jax.adaptation import (
     depth as depth,
     depth_interval as depth_interval,
     initial_level as initial_level,
-    slice_centre as slice_centre,
     step_size as step_size,
 )
 from puppet_jax.complexity import (
@@ -47,6 +46,7 @@ from puppet_jax.routing import (
     complexities as complexities,
     make_groups as make_groups,
     nearest_depths as nearest_depths,
+    slice_centre as slice_centre,
 )
 from puppet_jax.seeded import seeded_pattern as seeded_pattern
 from puppet_jax.trajectory import (

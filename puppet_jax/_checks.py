@@ -1,6 +1,7 @@
 """Checks of values that can be made only where the values are known, that is outside `jit`."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
@@ -12,10 +13,9 @@ def is_concrete(x: ArrayLike) -> bool:
 
 def check_complexity(h: ArrayLike) -> None:
     """Raises if a complexity is not a real number, or if a known value is negative, infinite or NaN."""
-    if not np.issubdtype(np.result_type(h), np.floating) and not np.issubdtype(np.result_type(h), np.integer):
-        # bfloat16 and its kin are no NumPy floating types but convert without loss
-        if not jax.numpy.issubdtype(jax.numpy.result_type(h), np.floating):
-            raise ValueError(f"The complexity h must be a real number (nats), got dtype {np.result_type(h)}.")
+    dtype = jnp.result_type(h)
+    if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
+        raise ValueError(f"The complexity h must be a real number (nats), got dtype {dtype}.")
     if is_concrete(h):
         values = np.asarray(h, dtype=np.float64)
         bad = ~(np.isfinite(values) & (values >= 0))

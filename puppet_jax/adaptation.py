@@ -36,8 +36,9 @@ def step_size(h: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
         0.2449
     """
     h = _as_float(h)
-    safe = jnp.where(h == 0, 1.0, h)  # keeps the unused branch finite, so that its gradient is no NaN
-    dl = jnp.where(h == 0, 1.0, jnp.tanh(1.0 / safe))
+    # tanh(100) is 1 to the last bit; the unused branch is kept finite, so that its gradient is no NaN
+    safe = jnp.where(h < 1e-2, 1.0, h)
+    dl = jnp.where(h < 1e-2, 1.0, jnp.tanh(1.0 / safe))
     return jnp.where(jnp.isfinite(h) & (h >= 0), dl, jnp.nan)
 
 
@@ -112,30 +113,3 @@ def depth_interval(depth: int) -> tuple[float, float]:
         raise ValueError(f"depth must be at least 1, got {depth}.")
     low = 0.0 if depth == 1 else 1.0 / math.atanh(1.0 / depth)
     return low, 1.0 / math.atanh(1.0 / (depth + 1))
-
-
-def slice_centre(h: Float[ArrayLike, "..."], depth: int, num_slices: int) -> Float[Array, "..."]:
-    """The centre of the slice of complexity that holds `h`, inside the bucket of one depth.
-
-    The interval of a depth is cut into `num_slices` equal slices; all images of a slice share the kernels that
-    are generated at its centre, the mean of the slice. The centre is a function of `h` alone, so that what an
-    image is classified as never depends on the other images of its batch. A complexity outside the interval
-    (an image routed to the nearest depth that was trained) counts as the nearest slice.
-
-    Args:
-        h: complexity in nats, any shape.
-        depth: the bucket, at least 1.
-        num_slices: at least 1.
-
-    Returns:
-        Centre of the slice in nats, same shape, float32.
-
-    Raises:
-        ValueError: if `num_slices` or `depth` is less than 1, or a concrete `h` is negative, infinite or NaN.
-    """
-    if num_slices < 1:
-        raise ValueError(f"num_slices must be at least 1, got {num_slices}.")
-    low, high = depth_interval(depth)
-    width = (high - low) / num_slices
-    index = jnp.clip(jnp.floor((_as_float(h) - low) / width), 0, num_slices - 1)
-    return low + (index + 0.5) * width

@@ -1,19 +1,12 @@
 """Kernels once per level of complexity, reused: they depend on the image through the scalar H alone."""
 
-import functools
 from collections import OrderedDict
 
-import jax
 from jaxtyping import Array
 
 from puppet_jax.puppet import Puppet
 from puppet_jax.puppeteer import Puppeteer
 from puppet_jax.trajectory import generate_kernels
-
-
-@functools.partial(jax.jit, static_argnames="shapes")
-def _generate(puppeteer, h, *, shapes):
-    return generate_kernels(puppeteer, h, shapes)
 
 
 class KernelBank:
@@ -45,6 +38,6 @@ class KernelBank:
         if key not in self._sets:
             while len(self._sets) >= self.max_sets:
                 self._sets.popitem(last=False)
-            self._sets[key] = _generate(self.puppeteer, key[1], shapes=self.puppet.kernel_shapes(depth))
+            self._sets[key] = generate_kernels(self.puppeteer, key[1], self.puppet.kernel_shapes(depth))
         self._sets.move_to_end(key)
         return self._sets[key]

@@ -68,6 +68,8 @@ def check_kernel_shape(shape: tuple[int, ...], state_shape: tuple[int, ...]) -> 
     if len(shape) != 4 or any(not isinstance(n, int | np.integer) or n < 1 for n in shape):
         raise ValueError(f"A kernel shape must be HWIO, four positive integers, got {tuple(shape)}.")
     kh, kw, c_in, c_out = shape
+    if len(state_shape) != 3:
+        raise ValueError(f"A state must have shape (C, C, K**2), got {tuple(state_shape)}.")
     channels, _, taps = state_shape
     if max(c_in, c_out) > channels or kh * kw > taps:
         raise ValueError(

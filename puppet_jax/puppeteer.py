@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from puppet_jax.adaptation import initial_level
-from puppet_jax.seeded import seeded_pattern
+from puppet_jax.seeded import check_state, seeded_pattern
 
 InitialState = Literal["seeded", "constant", "learned"]
 _INITIAL_STATES = ("seeded", "constant", "learned")
@@ -107,16 +107,11 @@ def init_puppeteer(
         >>> pj.num_floats(pj.init_puppeteer(jax.random.key(0), max_channels=512))
         269824
     """
-    if max_channels < 1:
-        raise ValueError(f"max_channels must be at least 1, got {max_channels}.")
-    if kernel_size < 1 or kernel_size % 2 == 0:
-        raise ValueError(f"kernel_size must be odd and at least 1, got {kernel_size}.")
+    check_state(max_channels, kernel_size, seed)
     if initial_state not in _INITIAL_STATES:
         raise ValueError(f"initial_state must be one of {', '.join(_INITIAL_STATES)}, got {initial_state!r}.")
     if not 0 < scale < float("inf"):
         raise ValueError(f"scale must be positive and finite, got {scale}.")
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed must be in [0, 2**64), got {seed}.")
     depthwise_key, pointwise_key = jax.random.split(key)
     bound = max_channels**-0.5
     learned = None

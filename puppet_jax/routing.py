@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from puppet_jax.adaptation import depth as depth_of, depth_interval, slice_centre
+from puppet_jax._checks import check_complexity
+from puppet_jax.adaptation import depth as depth_of, depth_interval
 from puppet_jax.complexity import complexity as entropy_complexity
 from puppet_jax.kernel_bank import KernelBank
 from puppet_jax.puppet import BatchStats, Puppet, PuppetParams, apply_puppet
@@ -80,6 +81,9 @@ def complexities(
     return h
 
 
+_depth_of = jax.jit(depth_of)
+
+
 def nearest_depths(h: np.ndarray, depths: Sequence[int]) -> np.ndarray:
     """For each complexity the depth D(h), or the nearest of `depths` (the shallower of two) if it is not one.
 
@@ -91,8 +95,37 @@ def nearest_depths(h: np.ndarray, depths: Sequence[int]) -> np.ndarray:
         (batch,) int64, each one of `depths`.
     """
     available = np.array(sorted(depths))
-    wanted = np.asarray(depth_of(h))
+    h = np.asarray(h, np.float32)
+    # padded to a power of two, so that batches of any size share a few programs
+    wanted = np.asarray(_depth_of(np.pad(h, (0, (1 << (len(h) - 1).bit_length()) - len(h)))))[: len(h)]
     return available[np.abs(wanted[:, None] - available[None]).argmin(axis=1)]
+
+
+def slice_centre(h: np.ndarray, depth: int, num_slices: int) -> np.ndarray:
+    """The centre of the slice of complexity that holds `h`, inside the bucket of one depth.
+
+    The interval of a depth is cut into `num_slices` equal slices; all images of a slice share the kernels that
+    are generated at its centre, the mean of the slice. The centre is a function of `h` alone, so that what an
+    image is classified as never depends on the other images of its batch. A complexity outside the interval
+    (an image routed to the nearest depth that was trained) counts as the nearest slice.
+
+    Args:
+        h: (batch,) complexities, nats.
+        depth: the bucket, at least 1.
+        num_slices: at least 1.
+
+    Returns:
+        (batch,) float64, nats.
+
+    Raises:
+        ValueError: if `num_slices` or `depth` is less than 1.
+    """
+    if num_slices < 1:
+        raise ValueError(f"num_slices must be at least 1, got {num_slices}.")
+    low, high = depth_interval(depth)
+    width = (high - low) / num_slices
+    index = np.clip(np.floor((np.asarray(h, np.float64) - low) / width), 0, num_slices - 1)
+    return low + (index + 0.5) * width
 
 
 def make_groups(
@@ -120,6 +153,7 @@ def make_groups(
     h = np.asarray(h)
     if h.ndim != 1 or not len(h):
         raise ValueError(f"h must hold one complexity per image of a batch that is not empty, got shape {h.shape}.")
+    check_complexity(h)
     if not len(depths):
         raise ValueError("depths must name at least one depth, got none.")
     sizes = sorted(sizes)
@@ -131,7 +165,7 @@ def make_groups(
         if num_slices is None:
             parts = [(None, members)]
         else:
-            centres = np.asarray(slice_centre(h[members], depth, num_slices))
+            centres = slice_centre(h[members], depth, num_slices)
             parts = [(float(c), members[centres == c]) for c in np.unique(centres)]
         for centre, indices in parts:
             for first in range(0, len(indices), sizes[-1]):

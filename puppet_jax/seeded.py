@@ -15,20 +15,19 @@ def seeded_pattern(max_channels: int, kernel_size: int, seed: int) -> Float[Arra
 
     Args:
         max_channels: C, at least 1.
-        kernel_size: K, at least 1.
+        kernel_size: K, odd.
         seed: in [0, 2**64).
 
     Returns:
         (C, C, K**2) float32.
 
     Raises:
-        ValueError: if `seed` is outside its range.
+        ValueError: if an argument is outside its range.
 
     References:
         Salmon, Moraes, Dror and Shaw, Parallel random numbers: as easy as 1, 2, 3, 2011.
     """
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed must be in [0, 2**64), got {seed}.")
+    check_state(max_channels, kernel_size, seed)
     shape = (max_channels, max_channels, kernel_size**2)
     size = max_channels**2 * kernel_size**2
     key = jnp.array([seed & 0xFFFFFFFF, seed >> 32], jnp.uint32)
@@ -39,6 +38,16 @@ def seeded_pattern(max_channels: int, kernel_size: int, seed: int) -> Float[Arra
         total = total + _sum_of_fields(words[:size]) + _sum_of_fields(words[size:])
     centred = total.astype(jnp.int32) - 6 * 1023
     return (centred.astype(jnp.float32) / 1024).reshape(shape)
+
+
+def check_state(max_channels: int, kernel_size: int, seed: int) -> None:
+    """Raises a ValueError unless the arguments describe a state and its pattern."""
+    if max_channels < 1:
+        raise ValueError(f"max_channels must be at least 1, got {max_channels}.")
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size must be odd and at least 1, got {kernel_size}.")
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed must be in [0, 2**64), got {seed}.")
 
 
 def _sum_of_fields(words: UInt32[Array, " n"]) -> UInt32[Array, " n"]:

@@ -1,9 +1,11 @@
 """The trajectory through parameter space (v1 Eqs. 7 and 12), and the kernels read from it."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import diffrax as dfx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
@@ -38,26 +40,23 @@ def trajectory(puppeteer: Puppeteer, h: Float[ArrayLike, ""], num_steps: int) ->
     """
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {num_steps}.")
-    if jnp.shape(h) != ():
-        raise ValueError(
-            f"h must be a scalar, got shape {jnp.shape(h)}. For one set of kernels per image use "
-            "jax.vmap(..., in_axes=(None, 0)); to share kernels pass one value, such as the mean."
-        )
-    check_complexity(h)
-    dtype = puppeteer.state_dtype
-    h = jnp.asarray(h, dtype)
+    check_scalar(h)
+    return _solve(puppeteer, jnp.asarray(h, puppeteer.state_dtype), num_steps=num_steps)
 
+
+@functools.partial(jax.jit, static_argnames="num_steps")  # so that calls outside `jit` compile once too
+def _solve(puppeteer: Puppeteer, h: Float[Array, ""], *, num_steps: int) -> Float[Array, "N C C taps"]:
     def vector_field(t, y, args):
         puppeteer, dl = args
         return dl * field(puppeteer, y)
 
-    time_dtype = jnp.zeros((), dtype)
+    zero = jnp.zeros((), puppeteer.state_dtype)
     solution = dfx.diffeqsolve(
         dfx.ODETerm(vector_field),
         dfx.Euler(),
-        t0=time_dtype,
-        t1=time_dtype + num_steps,
-        dt0=time_dtype + 1,
+        t0=zero,
+        t1=zero + num_steps,
+        dt0=zero + 1,
         y0=start(puppeteer, h),
         args=(puppeteer, step_size(h)),
         saveat=dfx.SaveAt(t0=True, steps=True),  # every state, no interpolation
@@ -95,10 +94,26 @@ def generate_kernels(
         >>> [kernel.shape for kernel in kernels]
         [(3, 3, 3, 8), (3, 3, 8, 16)]
     """
-    sizes = [tuple(getattr(shape, "shape", shape)) for shape in shapes]
+    sizes = tuple(tuple(getattr(shape, "shape", shape)) for shape in shapes)
     if not sizes:
         raise ValueError("shapes must name at least one kernel, got none.")
     for size in sizes:
         check_kernel_shape(size, puppeteer.state_shape)
-    states = trajectory(puppeteer, h, num_steps=len(sizes))
+    check_scalar(h)
+    return _generate(puppeteer, jnp.asarray(h, puppeteer.state_dtype), sizes=sizes)
+
+
+@functools.partial(jax.jit, static_argnames="sizes")
+def _generate(puppeteer: Puppeteer, h: Float[Array, ""], *, sizes: tuple) -> tuple[Float[Array, "..."], ...]:
+    states = _solve(puppeteer, h, num_steps=len(sizes))
     return tuple(project(states[n + 1], size) for n, size in enumerate(sizes))
+
+
+def check_scalar(h: ArrayLike) -> None:
+    """Raises a ValueError unless `h` can be the complexity of one trajectory."""
+    if jnp.shape(h) != ():
+        raise ValueError(
+            f"h must be a scalar, got shape {jnp.shape(h)}. For one set of kernels per image use "
+            "jax.vmap(..., in_axes=(None, 0)); to share kernels pass one value, such as the mean."
+        )
+    check_complexity(h)

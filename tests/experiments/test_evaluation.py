@@ -1,0 +1,174 @@
+"""Accuracy by hand, and what a model costs by hand."""
+
+import math
+
+import jax
+import numpy as np
+import pytest
+
+import puppet_jax as pj
+from experiments import evaluation
+from experiments.evaluation import accuracy, describe, evaluate, speed
+from experiments.model_file import Model, save_model
+
+N = 12
+
+
+class TestAccuracy:
+    def test_by_hand(self):
+        """Class 1 is right, is second and is last, of six."""
+        logits = np.array([[0, 5, 1, 2, 3, 4], [0, 4, 1, 2, 3, 5], [1, 0, 2, 3, 4, 5]], np.float32)
+        result = accuracy(logits, np.array([1, 1, 1], np.int32))
+        total = math.log(sum(math.exp(x) for x in range(6)))
+        assert set(result) == {"top1", "top5", "loss"}
+        assert result["top1"] == pytest.approx(1 / 3)
+        assert result["top5"] == pytest.approx(2 / 3)
+        assert result["loss"] == pytest.approx(total - (5 + 4 + 0) / 3, rel=1e-6)
+        assert all(type(value) is float for value in result.values())
+
+    def test_top5_of_five_classes_is_all(self):
+        logits = np.random.Generator(np.random.PCG64(0)).standard_normal((20, 5)).astype(np.float32)
+        assert accuracy(logits, np.zeros(20, np.int32))["top5"] == 1
+
+    def test_top5_counts_the_fifth_but_not_the_sixth(self):
+        logits = np.arange(10, 0, -1, dtype=np.float32)[None]
+        assert [accuracy(logits, np.array([label], np.int32))["top5"] for label in (4, 5)] == [1, 0]
+
+    def test_is_that_of_the_greatest_logit(self):
+        """Ties count as `argmax` decides them: a model that says the same of every class is at chance."""
+        logits = np.zeros((100, 10), np.float32)
+        labels = (np.arange(100) % 10).astype(np.int32)
+        result = accuracy(logits, labels)
+        assert result["top1"] == pytest.approx(0.1)
+        assert result["top5"] == pytest.approx(0.5)
+        assert result["loss"] == pytest.approx(math.log(10))
+
+    def test_nan_is_never_right(self):
+        logits = np.full((10, 10), np.nan, np.float32)
+        result = accuracy(logits, np.arange(10, dtype=np.int32))
+        assert result["top1"] <= 0.1
+        assert result["top5"] <= 0.5
+
+
+def make_model(images, classifier="linear"):
+    """Of a puppet whose depths 1 and 2 hold a part of the images each."""
+    puppet = pj.Puppet(channels=(4, 8), num_classes=10, in_channels=1, classifier=classifier)
+    key = jax.random.key(0)
+    return Model(
+        puppet=puppet,
+        params=pj.init_puppet(key, puppet, pj.init_puppeteer(key, max_channels=puppet.max_channels), max_depth=2),
+        batch_stats={depth: pj.init_batch_stats(puppet, depth) for depth in (1, 2)},
+        image_size=(8, 8),
+        class_names=tuple("0123456789"),
+        adaptation="level",
+        num_slices=1,
+        complexity=pj.calibrate(pj.complexities(images), 1, 2),
+        step=7,
+    )
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Of one grey value to 24 of them, the least complex first."""
+    rng = np.random.Generator(np.random.PCG64(0))
+    return np.stack([rng.integers(0, 2 * i + 1, (8, 8, 1), np.uint8) * 8 for i in range(N)])
+
+
+@pytest.fixture(scope="module")
+def measured(images, tmp_path_factory):
+    """A model, its file, the labels, and what was measured (but for the speed)."""
+    model = make_model(images)
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    save_model(path, model)
+    labels = (np.arange(N) % 10).astype(np.int32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "speed", lambda *arguments, **overrides: {"latency_s": 1.0})
+        return model, path, labels, evaluate(model, images, labels, path)
+
+
+class TestEvaluate:
+    def test_depths(self, measured, images):
+        model, _, _, result = measured
+        expected = np.asarray(pj.depth(pj.complexities(images, model.complexity)))
+        assert set(result["depth_counts"]) == {"1", "2"}
+        assert result["depth_counts"] == {str(depth): int((expected == depth).sum()) for depth in (1, 2)}
+        assert sum(result["depth_counts"].values()) == N == result["test_images"]
+        assert result["depth_mean"] == pytest.approx(expected.mean())
+        assert result["depth_std"] == pytest.approx(expected.std())
+
+    def test_accuracy_is_that_of_the_predictor(self, measured, images):
+        model, _, labels, result = measured
+        logits = model.predictor()(images)
+        assert {name: result[name] for name in ("top1", "top5", "loss")} == pytest.approx(accuracy(logits, labels))
+        counts = result["depth_counts"]
+        weighted = sum(result["depth_top1"][depth] * n for depth, n in counts.items()) / N
+        assert result["top1"] == pytest.approx(weighted)
+
+    def test_macs(self, measured):
+        """Two 3x3 stages, 8 x 8 pixels and then 4 x 4; one or two layers in each; ten classes of eight features."""
+        result = measured[3]
+        one = 9 * 1 * 4 * 64 + 9 * 4 * 8 * 16 + 80
+        two = 9 * 1 * 4 * 64 + 9 * 4 * 4 * 64 + 9 * 4 * 8 * 16 + 9 * 8 * 8 * 16 + 80
+        share = result["depth_counts"]["2"] / N
+        assert result["puppet_macs"] == round(one + share * (two - one))
+        step = (8**2 + 11 * 8) * 8 * 9  # a state of 8 x 8 x 9
+        assert result["generator_macs"] == round(2 * step * (1 + share))
+
+    def test_bytes(self, measured):
+        _, path, _, result = measured
+        puppeteer = 9 * 8 + 8 + 8 * 8 + 8 + 4 * 8  # depthwise and pointwise with biases, two norms
+        assert result["puppeteer_bytes"] == 4 * puppeteer
+        assert result["trainable_bytes"] == 4 * (puppeteer + 80 + 10)
+        assert result["file_bytes"] == path.stat().st_size
+
+    def test_speed_is_included(self, measured):
+        assert measured[3]["latency_s"] == 1.0
+
+    def test_a_generated_classifier_is_one_more_step_and_stores_nothing(self, images, tmp_path, monkeypatch):
+        monkeypatch.setattr(evaluation, "speed", lambda *arguments, **overrides: {})
+        model = make_model(images, "generated")
+        save_model(tmp_path / "model", model)
+        monkeypatch.setattr(Model, "predictor", lambda self, **overrides: Fixed())
+        result = evaluate(model, images, np.zeros(N, np.int32), tmp_path / "model")
+        assert result["trainable_bytes"] == result["puppeteer_bytes"]
+        step = (10**2 + 11 * 10) * 10 * 9
+        share = result["depth_counts"]["2"] / N
+        assert result["generator_macs"] == round(step * (3 + 2 * share))
+        assert result["top1"] == 1
+
+
+class Fixed:
+    """Says class 0 of every image."""
+
+    depths = (1, 2)
+
+    def __call__(self, images, h=None):
+        return np.eye(10, dtype=np.float32)[np.zeros(len(images), int)]
+
+
+def test_speed_measures_each_kind_of_call(images, monkeypatch):
+    batches, settings = [], []
+
+    class Counting(Fixed):
+        def __call__(self, images, h=None):
+            batches.append(len(images))
+            return super().__call__(images)
+
+    def predictor(self, **overrides):
+        settings.append(overrides)
+        return Counting()
+
+    monkeypatch.setattr(Model, "predictor", predictor)
+    result = speed(make_model(images), images, adaptation="level")
+    assert set(result) == {"latency_s", "latency_generating_s", "images_per_s"}
+    assert all(value > 0 for value in result.values())
+    assert set(batches) == {1, 256}
+    assert [setting["adaptation"] for setting in settings] == ["level", "sample"]
+
+
+def test_description_names_every_figure(measured):
+    _, _, _, result = measured
+    extra = {"latency_s": 0.001, "latency_generating_s": 0.002, "images_per_s": 1234.5, "device": "one abacus"}
+    text = describe(result | extra)
+    for part in (f"{result['top1']:.2%}", f"of {N} test images", "depth 1: ", "0.00100 s/img", "1,234", "one abacus"):
+        assert part in text

@@ -1,0 +1,182 @@
+"""The model file: round trips, and refusals of what is no model."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+import puppet_jax as pj
+from experiments.errors import RunError
+from experiments.model_file import Model, load_model, save_model
+
+PUPPET = pj.Puppet(channels=(4, 8), num_classes=3, in_channels=1, affine=True)
+
+
+def make_model(puppet=PUPPET, depths=(1, 2), **puppeteer):
+    """Of random floats everywhere."""
+    key = jax.random.key(0)
+    params = pj.init_puppet(key, puppet, pj.init_puppeteer(key, max_channels=8, **puppeteer), max(depths))
+    rng = np.random.Generator(np.random.PCG64(0))
+    params, batch_stats = jax.tree.map(
+        lambda leaf: rng.standard_normal(leaf.shape, np.float32),
+        (params, {depth: pj.init_batch_stats(puppet, depth) for depth in depths}),
+    )
+    return Model(
+        puppet=puppet,
+        params=params,
+        batch_stats=batch_stats,
+        image_size=(8, 6),
+        class_names=("zero", "one", "zwö"),
+        adaptation="sample",
+        num_slices=5,
+        complexity=pj.CalibratedComplexity(1.1, -0.3, 0.2, 1 / 3),
+        step=42,
+    )
+
+
+def contents(path):
+    with safe_open(path, framework="numpy") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_model(path, make_model())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("puppet", "puppeteer"),
+    [
+        (PUPPET, {}),
+        (pj.Puppet(channels=(4, 8), num_classes=3, in_channels=1, residual=True, depth_rule="total"), {"scale": 0.3}),
+        (pj.Puppet(channels=(4, 8), num_classes=3, in_channels=1, classifier="generated"), {"seed": 2**32 + 1}),
+        (PUPPET, {"initial_state": "learned", "kernel_size": 5}),
+        (PUPPET, {"initial_state": "constant"}),
+    ],
+    ids=["affine", "total", "generated", "learned", "constant"],
+)
+def test_round_trip_is_exact(tmp_path, puppet, puppeteer):
+    model = make_model(puppet, **puppeteer)
+    save_model(tmp_path / "model", model)
+    loaded = load_model(tmp_path / "model")
+    for field in ("puppet", "image_size", "class_names", "adaptation", "num_slices", "complexity", "step"):
+        assert getattr(loaded, field) == getattr(model, field)
+    for field in ("params", "batch_stats"):
+        got, expected = getattr(loaded, field), getattr(model, field)
+        assert jax.tree.structure(got) == jax.tree.structure(expected)
+        for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+            assert one.dtype == np.float32
+            assert np.asarray(one).tobytes() == other.tobytes()
+    assert [file.name for file in tmp_path.iterdir()] == ["model"]
+
+
+def test_an_unbounded_measure_survives(tmp_path):
+    model = make_model()
+    object.__setattr__(model, "complexity", pj.CalibratedComplexity())  # its upper bound is infinite
+    save_model(tmp_path / "model", model)
+    assert load_model(tmp_path / "model").complexity == pj.CalibratedComplexity()
+
+
+def test_size_is_a_header_and_four_bytes_a_float(path):
+    model = make_model()
+    header = int.from_bytes(path.read_bytes()[:8], "little")
+    assert path.stat().st_size == 8 + header + 4 * pj.num_floats((model.params, model.batch_stats))
+
+
+def test_holds_no_pattern(path):
+    """What a seed gives is not stored."""
+    arrays, _ = contents(path)
+    assert not any("initial" in name or "pattern" in name for name in arrays)
+    assert {"puppeteer.pointwise_kernel", "norm_scale.0", "classifier_bias"} <= set(arrays)
+
+
+def test_predicts_as_before(tmp_path):
+    images = np.random.Generator(np.random.PCG64(0)).integers(0, 256, (2, 8, 6, 1), np.uint8)
+    model = make_model(depths=(1,))
+    model.batch_stats[1] = pj.init_batch_stats(PUPPET, 1)
+    save_model(tmp_path / "model", model)
+    before, after = model.predictor(), load_model(tmp_path / "model").predictor()
+    assert (before.num_slices, before.depths) == (None, (1,))
+    np.testing.assert_array_equal(after(images), before(images))
+
+
+def test_writing_replaces_at_once(path, monkeypatch):
+    """A failure while writing leaves the old file."""
+    from experiments import model_file
+
+    before = path.read_bytes()
+
+    def fail(arrays, partial, metadata):
+        partial.write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(model_file, "save_file", fail)
+    with pytest.raises(OSError, match="no space"):
+        save_model(path, make_model())
+    assert path.read_bytes() == before
+
+
+class TestRefusals:
+    def test_missing(self, tmp_path):
+        with pytest.raises(RunError, match="nothing.* does not exist"):
+            load_model(tmp_path / "nothing")
+
+    @pytest.mark.parametrize("keep", [0, 4, 100, -1, -100])
+    def test_truncated(self, path, keep):
+        path.write_bytes(path.read_bytes()[:keep])
+        with pytest.raises(RunError, match="damaged or no model"):
+            load_model(path)
+
+    @pytest.mark.parametrize("content", [b"PNG" * 100, b"\xff" * 64, b"\x02\0\0\0\0\0\0\0{}", b"{}"])
+    def test_something_else(self, path, content):
+        path.write_bytes(content)
+        with pytest.raises(RunError, match="damaged or no model"):
+            load_model(path)
+
+    def test_damaged_header(self, path):
+        content = bytearray(path.read_bytes())
+        content[20] ^= 0xFF
+        path.write_bytes(content)
+        with pytest.raises(RunError, match="damaged or no model"):
+            load_model(path)
+
+    @pytest.mark.parametrize("metadata", [None, {}, {"format": "pt"}, {"puppet_jax": "[]"}, {"puppet_jax": "{"}])
+    def test_of_another_project(self, path, metadata):
+        save_file({"weight": np.zeros(3, np.float32)}, path, metadata=metadata)
+        with pytest.raises(RunError, match="damaged or no model"):
+            load_model(path)
+
+    def test_each_missing_tensor(self, path):
+        arrays, metadata = contents(path)
+        for name in arrays:
+            save_file({key: value for key, value in arrays.items() if key != name}, path, metadata=metadata)
+            with pytest.raises(RunError, match=name):
+                load_model(path)
+
+    def test_tensor_of_another_shape(self, path):
+        arrays, metadata = contents(path)
+        save_file(arrays | {"classifier_bias": np.zeros(4, np.float32)}, path, metadata=metadata)
+        with pytest.raises(RunError, match=r"classifier_bias has shape \(4,\) where \(3,\) is expected"):
+            load_model(path)
+
+    def test_each_missing_field(self, path):
+        arrays, metadata = contents(path)
+        meta = json.loads(metadata["puppet_jax"])
+        for name in meta:
+            rest = {key: value for key, value in meta.items() if key != name}
+            save_file(arrays, path, metadata={"puppet_jax": json.dumps(rest)})
+            with pytest.raises(RunError, match="damaged or no model"):
+                load_model(path)
+
+    def test_another_pattern(self, path):
+        arrays, metadata = contents(path)
+        meta = json.loads(metadata["puppet_jax"])
+        meta["pattern_sha256"] = "0" * 64
+        save_file(arrays, path, metadata={"puppet_jax": json.dumps(meta)})
+        with pytest.raises(RunError, match="another seeded pattern"):
+            load_model(path)

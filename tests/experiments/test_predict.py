@@ -1,0 +1,207 @@
+"""Reading image files, and what is printed of each."""
+
+import io
+import re
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import puppet_jax as pj
+from experiments import run_folder
+from experiments.cli import run_command
+from experiments.config import Config
+from experiments.errors import DataError, RunError
+from experiments.model_file import Model, load_model, save_model
+from experiments.predict import Command, predict, read_image
+
+RNG = np.random.Generator(np.random.PCG64(0))
+GREY = RNG.integers(0, 256, (8, 8), np.uint8)
+COLOUR = RNG.integers(0, 256, (8, 8, 3), np.uint8)
+SIZE = (8, 8)
+
+
+def saved(path, array):
+    if path.suffix == ".npy":
+        np.save(path, array)
+    else:
+        Image.fromarray(array).save(path)
+    return path
+
+
+class TestReadImage:
+    def test_png_of_the_right_size_is_taken_as_it_is(self, tmp_path):
+        np.testing.assert_array_equal(read_image(saved(tmp_path / "c.png", COLOUR), SIZE, 3), COLOUR)
+        np.testing.assert_array_equal(read_image(saved(tmp_path / "g.png", GREY), SIZE, 1), GREY[..., None])
+
+    def test_grey_serves_as_colour_and_colour_as_grey(self, tmp_path):
+        as_colour = read_image(saved(tmp_path / "g.png", GREY), SIZE, 3)
+        np.testing.assert_array_equal(as_colour, np.repeat(GREY[..., None], 3, axis=2))
+        as_grey = read_image(saved(tmp_path / "c.png", COLOUR), SIZE, 1)
+        luma = COLOUR @ [0.299, 0.587, 0.114]
+        assert np.abs(as_grey[..., 0] - luma).max() <= 1
+
+    @pytest.mark.parametrize("shape", [(20, 12), (4, 4), (8, 16), (1, 1)])
+    def test_another_size_is_resized(self, tmp_path, shape):
+        halves = np.zeros(shape, np.uint8)
+        halves[shape[0] // 2 :] = 200
+        image = read_image(saved(tmp_path / "a.png", halves), (8, 6), 1)
+        assert image.shape == (8, 6, 1)
+        assert image.dtype == np.uint8
+        assert image[-1].min() > 190
+        assert image[0].max() < 10 or shape[0] == 1
+
+    @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "1", "CMYK"])
+    def test_other_modes_of_8_bits(self, tmp_path, mode):
+        path = tmp_path / ("a.tiff" if mode == "CMYK" else "a.png")
+        Image.fromarray(COLOUR).convert(mode).save(path)
+        assert read_image(path, SIZE, 3).shape == (8, 8, 3)
+
+    @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+    def test_floating_array_counts_as_8_bits(self, tmp_path, dtype):
+        path = saved(tmp_path / "a.npy", (COLOUR / 255).astype(dtype))
+        np.testing.assert_array_equal(read_image(path, SIZE, 3), COLOUR)
+
+    @pytest.mark.parametrize("array", [GREY, GREY[..., None], COLOUR, np.asfortranarray(GREY)], ids=str)
+    def test_8_bit_array(self, tmp_path, array):
+        image = read_image(saved(tmp_path / "a.npy", array), SIZE, 3)
+        np.testing.assert_array_equal(image, np.broadcast_to(array.reshape(8, 8, -1), (8, 8, 3)))
+
+    @pytest.mark.parametrize("bad", [np.nan, np.inf, -0.01, 1.01, 255.0])
+    def test_floating_array_out_of_range(self, tmp_path, bad):
+        array = np.zeros((8, 8), np.float32)
+        array[3, 4] = bad
+        with pytest.raises(DataError, match=rf"a\.npy holds {np.float32(bad)}; .*\[0, 1\]"):
+            read_image(saved(tmp_path / "a.npy", array), SIZE, 1)
+
+    @pytest.mark.parametrize("shape", [(8,), (2, 8, 8, 3), (8, 8, 2), (3, 8, 8), (0, 8), ()])
+    def test_array_of_another_shape(self, tmp_path, shape):
+        with pytest.raises(DataError, match=r"a\.npy has shape .*; an image is \(height, width\)"):
+            read_image(saved(tmp_path / "a.npy", np.zeros(shape, np.uint8)), SIZE, 1)
+
+    @pytest.mark.parametrize("dtype", [np.int64, np.uint16, bool, np.complex64])
+    def test_array_of_another_dtype(self, tmp_path, dtype):
+        with pytest.raises(DataError, match=rf"has dtype {np.dtype(dtype)}; an image is uint8, or floating"):
+            read_image(saved(tmp_path / "a.npy", GREY.astype(dtype)), SIZE, 1)
+
+    def test_16_bit_file(self, tmp_path):
+        path = saved(tmp_path / "a.png", GREY.astype(np.uint16) * 257)
+        with pytest.raises(DataError, match="convert it to 8 bits"):
+            read_image(path, SIZE, 1)
+
+    def test_missing(self, tmp_path):
+        for path in (tmp_path / "nothing.png", tmp_path / "nothing.npy", tmp_path):
+            with pytest.raises(DataError, match="does not exist or is no file"):
+                read_image(path, SIZE, 1)
+
+    @pytest.mark.parametrize("suffix", [".png", ".npy", ".jpg"])
+    def test_damaged(self, tmp_path, suffix):
+        whole = saved(tmp_path / f"whole{suffix}", RNG.integers(0, 256, (32, 32), np.uint8)).read_bytes()
+        path = tmp_path / f"a{suffix}"
+        for content in (b"", b"no image", whole[:4], whole[:60], whole[: len(whole) // 2]):
+            path.write_bytes(content)
+            with pytest.raises(DataError, match="damaged or no image"):
+                read_image(path, SIZE, 1)
+
+    def test_array_of_objects_is_never_unpickled(self, tmp_path):
+        np.save(tmp_path / "a.npy", np.array([[print]], object), allow_pickle=True)
+        with pytest.raises(DataError, match="damaged or no image"):
+            read_image(tmp_path / "a.npy", SIZE, 1)
+
+    def test_archive_of_arrays_under_the_name_of_an_array(self, tmp_path):
+        buffer = io.BytesIO()
+        np.savez(buffer, a=GREY)
+        for content in (buffer.getvalue(), buffer.getvalue()[:50]):
+            (tmp_path / "a.npy").write_bytes(content)
+            with pytest.raises(DataError):
+                read_image(tmp_path / "a.npy", SIZE, 1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Of a run whose model has random floats."""
+    folder = tmp_path_factory.mktemp("run")
+    puppet = pj.Puppet(channels=(4,), num_classes=3, in_channels=1)
+    key = jax.random.key(0)
+    params = pj.init_puppet(key, puppet, pj.init_puppeteer(key, max_channels=4), max_depth=1)
+    model = Model(
+        puppet=puppet,
+        params=params,
+        batch_stats={1: pj.init_batch_stats(puppet, 1)},
+        image_size=SIZE,
+        class_names=("zero", "one", "two"),
+        adaptation="sample",
+        num_slices=1,
+        complexity=pj.CalibratedComplexity(0.1),
+        step=1,
+    )
+    run_folder.open_run(folder, "digits", Config(), {"source": {}, "sha256": ""}, resume=False)
+    save_model(folder / run_folder.MODEL, model)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_cache_outside(monkeypatch, tmp_path):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
+
+
+class TestPredict:
+    def test_one_line_an_image_in_their_order(self, folder, tmp_path, capsys):
+        paths = (
+            saved(tmp_path / "z.png", COLOUR),
+            saved(tmp_path / "a.npy", GREY / 255),
+            saved(tmp_path / "m.png", RNG.integers(0, 256, (20, 30), np.uint8)),
+        )
+        predict(Command(run=folder, images=paths))
+        lines = capsys.readouterr().out.splitlines()
+        pattern = r"(zero|one|two) \(\d+\.\d%\), complexity \d\.\d{3} nats, depth 1"
+        for path, line in zip(paths, lines, strict=True):
+            assert re.fullmatch(f"{re.escape(str(path))}: {pattern}", line)
+
+        predict(Command(run=folder, images=paths[::-1]))
+        assert capsys.readouterr().out.splitlines() == lines[::-1]
+
+        predict(Command(run=folder, images=paths[1:]))
+        assert capsys.readouterr().out.splitlines() == lines[1:]
+
+    def test_probabilities_are_those_of_the_puppet(self, folder, tmp_path, capsys):
+        model = load_model(folder / run_folder.MODEL)
+        image = GREY[None, ..., None]
+        h = float(0.1 * pj.complexity(image)[0])
+        kernels = pj.generate_kernels(model.params.puppeteer, h, model.puppet.kernel_shapes(1))
+        apply = jax.jit(lambda *arguments: pj.apply_puppet(model.puppet, *arguments, depth=1))
+        logits, _ = apply(model.params, model.batch_stats[1], kernels, image)
+        best = int(logits.argmax())
+        percent = float(jax.nn.softmax(logits).max())
+        predict(Command(run=folder, images=(saved(tmp_path / "a.png", GREY),) * 2))
+        expected = f"a.png: {model.class_names[best]} ({percent:.1%}), complexity {h:.3f} nats, depth 1\n"
+        assert capsys.readouterr().out.endswith(expected)
+
+    def test_no_image(self, folder):
+        with pytest.raises(DataError, match="no image was named"):
+            predict(Command(run=folder, images=()))
+
+    def test_no_run(self, tmp_path):
+        image = saved(tmp_path / "a.png", GREY)
+        with pytest.raises(RunError, match="does not exist"):
+            predict(Command(run=tmp_path / "nothing", images=(image,)))
+        with pytest.raises(RunError, match=r"holds no config\.json"):
+            predict(Command(run=tmp_path, images=(image,)))
+
+    def test_a_run_without_a_model_yet(self, folder, tmp_path):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / run_folder.CONFIG).write_bytes((folder / run_folder.CONFIG).read_bytes())
+        with pytest.raises(RunError, match="does not exist; a run writes it when its first epoch ends"):
+            predict(Command(run=tmp_path / "run", images=(saved(tmp_path / "a.png", GREY),)))
+
+    @pytest.mark.parametrize("names", [["nothing.png"], ["good.png", "bad.png"], []])
+    def test_on_the_command_line(self, folder, tmp_path, capsys, names):
+        saved(tmp_path / "good.png", GREY)
+        (tmp_path / "bad.png").write_bytes(b"no image")
+        argv = [str(folder), *(str(tmp_path / name) for name in names)]
+        assert run_command(Command, predict, "experiments.predict", "Classifies.", argv) == 1
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1

@@ -1,0 +1,176 @@
+"""Equations 8 and 9 against the NumPy reference, closed forms, and the refusals."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+
+import puppet_jax as pj
+
+SIZES = [(32, 32, 3), (28, 28, 1), (17, 23, 4), (84, 84, 3), (5, 1, 2), (1, 1, 1)]
+
+
+def random_images(size, batch=3):
+    return np.random.default_rng(0).integers(0, 256, (batch, *size), dtype=np.uint8)
+
+
+def smooth_images(size, batch=3):
+    """A few low waves and a little noise: broad histograms and decaying spectra, as photographs have."""
+    rng = np.random.default_rng(1)
+    y, x = np.meshgrid(np.linspace(0, 1, size[0]), np.linspace(0, 1, size[1]), indexing="ij")
+    images = np.zeros((batch, *size))
+    for b in range(batch):
+        for c in range(size[2]):
+            for _ in range(4):
+                fy, fx, phase = rng.uniform(0.2, 3, 3)
+                images[b, :, :, c] += np.sin(2 * np.pi * (fy * y + fx * x) + phase) / (fy + fx)
+    images += 0.05 * rng.standard_normal(images.shape)
+    low, high = images.min(), images.max()
+    return ((images - low) / (high - low) * 255).astype(np.uint8)
+
+
+def constant_images(size, values=(1, 100, 254)):
+    return np.stack([np.full(size, value, np.uint8) for value in values])
+
+
+IMAGES = {
+    "random": random_images,
+    "smooth": smooth_images,
+    "constant": constant_images,
+    "black": lambda size: np.zeros((3, *size), np.uint8),
+    "white": lambda size: np.full((3, *size), 255, np.uint8),
+    "colour": lambda size: np.broadcast_to(np.arange(40, 40 + size[2], dtype=np.uint8), (3, *size)).copy(),
+}
+
+
+def show_size(size):
+    return "x".join(map(str, size))
+
+
+def is_decidable(image):
+    """Whether single precision puts every magnitude of the spectrum in its own bin.
+
+    The rounding of the transform is of the order of the channel's norm, that of the logarithm of its value.
+    The least and the greatest magnitude, which are their bins' outer borders, shift all others with them.
+    """
+    spectrum = reference.log_spectrum(image)
+    norms = np.linalg.norm(np.moveaxis(image.astype(np.float64), 2, 0), axis=(1, 2))[:, None, None]
+    rounding = np.finfo(np.float32).eps * (norms * np.exp(-spectrum) + spectrum)
+    low, high = spectrum.argmin(), spectrum.argmax()
+    width = (spectrum.flat[high] - spectrum.flat[low]) / 256
+    position = (spectrum - spectrum.flat[low]) / width
+    distance = width * np.abs(position - np.round(position))
+    inner = (position > 0.5) & (position < 255.5)
+    return np.all((distance > rounding + rounding.flat[low] + rounding.flat[high])[inner])
+
+
+def assert_close_to_reference(images, tolerance):
+    actual, expected = pj.complexity(images), reference.complexity(images)
+    assert actual.shape == (len(images),)
+    assert actual.dtype == jnp.float32
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * max(expected.max(), 1e-2))
+
+
+@pytest.mark.parametrize("size", [(28, 28, 1), (17, 23, 4)], ids=show_size)
+@pytest.mark.parametrize("kind", ["random", "smooth"])
+def test_matches_reference(kind, size):
+    images = np.stack([image for image in IMAGES[kind](size, batch=300) if is_decidable(image)][:3])
+    assert len(images) == 3
+    assert_close_to_reference(images, 1e-5)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=show_size)
+@pytest.mark.parametrize("kind", IMAGES)
+def test_matches_reference_at_any_size(kind, size):
+    # Among thousands of magnitudes some lie on a border of two bins, where rounding decides.
+    assert_close_to_reference(IMAGES[kind](size), 5e-4 if kind in ("random", "smooth") else 1e-5)
+
+
+@pytest.mark.parametrize("kind", IMAGES)
+def test_floats_count_as_their_bytes(kind):
+    images = IMAGES[kind]((32, 32, 3))
+    floats = images.astype(np.float32) / np.float32(255)
+    np.testing.assert_array_equal(pj.complexity(floats), pj.complexity(images))
+    np.testing.assert_array_equal(pj.complexity(jnp.asarray(floats)), pj.complexity(images))
+    np.testing.assert_array_equal(pj.complexity(images / 255.0), pj.complexity(images))
+
+
+def test_floats_between_bytes_are_rounded():
+    floats = np.random.default_rng(2).uniform(size=(20, 28, 28, 1)).astype(np.float32)
+    floats = floats[[is_decidable(image) for image in np.round(floats * 255.0)]][:3]
+    assert len(floats) == 3
+    assert_close_to_reference(floats, 1e-5)
+
+
+def test_jit_vmap_and_batching_change_nothing():
+    images = np.stack([*random_images((28, 28, 1), batch=1), *smooth_images((28, 28, 1), batch=2)])
+    h = pj.complexity(images)
+    np.testing.assert_allclose(jax.jit(pj.complexity)(images), h, rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(pj.complexity)(images.astype(np.float32) / 255), h, rtol=1e-5)
+    np.testing.assert_allclose([pj.complexity(image[None])[0] for image in images], h, rtol=1e-5)
+    mapped = jax.vmap(lambda image: pj.complexity(image[None])[0])(jnp.asarray(images))
+    np.testing.assert_allclose(mapped, h, rtol=1e-5)
+
+
+def test_closed_form_of_one_colour():
+    """The pixels say nothing; of the H·W magnitudes, one is not zero."""
+    p = 1 / (16 * 16)
+    spectral = -(p * math.log(p) + (1 - p) * math.log(1 - p))
+    np.testing.assert_allclose(pj.complexity(np.full((1, 16, 16, 1), 77, np.uint8)), 0.5 * spectral, rtol=1e-5)
+
+
+def test_closed_form_of_a_chessboard():
+    """Two values of pixels, and two equal magnitudes, of wave numbers zero and a half, among zeros."""
+    board = (255 * (np.indices((16, 16)).sum(0) % 2)).astype(np.uint8)[None, :, :, None]
+    p = 2 / 256
+    spectral = -(p * math.log(p) + (1 - p) * math.log(1 - p))
+    np.testing.assert_allclose(pj.complexity(board), 0.5 * math.log(2) + 0.5 * spectral, rtol=1e-5)
+
+
+def test_black_is_zero_and_noise_is_above_smooth():
+    black, smooth, noise = (pj.complexity(IMAGES[kind]((32, 32, 3)))[0] for kind in ("black", "smooth", "random"))
+    assert black == 0
+    assert black < smooth < noise <= math.log(256)
+
+
+def test_does_not_depend_on_orientation_or_order_of_channels():
+    images = smooth_images((32, 32, 3))
+    h = pj.complexity(images)
+    for changed in (images[:, ::-1], images[:, :, ::-1], images.transpose(0, 2, 1, 3), images[..., ::-1]):
+        # A magnitude on the border of two bins may fall into the other one.
+        np.testing.assert_allclose(pj.complexity(changed), h, rtol=5e-4)
+
+
+def with_value(value):
+    images = np.full((2, 4, 4, 3), 0.5, np.float32)
+    images[1, 2, 3, 0] = value
+    return images
+
+
+@pytest.mark.parametrize(
+    ("images", "match"),
+    [
+        pytest.param(np.zeros((32, 32), np.uint8), "batch, height, width, channels", id="rank-2"),
+        pytest.param(np.zeros((32, 32, 3), np.uint8), "batch, height, width, channels", id="rank-3"),
+        pytest.param(np.zeros((1, 2, 8, 8, 3), np.uint8), "batch, height, width, channels", id="rank-5"),
+        pytest.param(np.zeros((2, 8, 8, 3), np.int32), "int32", id="int32"),
+        pytest.param(np.zeros((2, 8, 8, 3), bool), "bool", id="bool"),
+        pytest.param(np.zeros((2, 8, 8, 3), np.complex64), "complex64", id="complex"),
+        pytest.param(np.zeros((0, 8, 8, 3), np.uint8), "empty", id="empty-batch"),
+        pytest.param(np.zeros((2, 0, 8, 3), np.uint8), "empty", id="no-rows"),
+        pytest.param(np.zeros((2, 8, 8, 0), np.uint8), "empty", id="no-channels"),
+        pytest.param(with_value(np.nan), "NaN", id="nan"),
+        pytest.param(with_value(np.inf), r"\[0, 1\]", id="infinite"),
+        pytest.param(with_value(1.5), r"\[0, 1\]", id="above"),
+        pytest.param(with_value(-0.1), r"\[0, 1\]", id="below"),
+        pytest.param(255 * with_value(1.0), r"\[0, 1\]", id="bytes-as-floats"),
+    ],
+)
+def test_refuses(images, match):
+    with pytest.raises(ValueError, match=match):
+        pj.complexity(images)
+    with pytest.raises(ValueError, match=match):
+        pj.complexity(jnp.asarray(images))

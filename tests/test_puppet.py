@@ -1,0 +1,210 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import puppet_jax as pj
+
+PAPER = pj.Puppet()
+
+
+def make(puppet, depth=3, seed=0):
+    puppeteer = pj.init_puppeteer(jax.random.key(seed), puppet.max_channels)
+    params = pj.init_puppet(jax.random.key(seed + 1), puppet, puppeteer, depth)
+    return params, pj.generate_kernels(puppeteer, 4.2, puppet.kernel_shapes(depth))
+
+
+def images(n=4, size=8, channels=3, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (n, size, size, channels), dtype=np.uint8)
+
+
+def reference(puppet, params, kernels, x, stats, depth):
+    """A plain NumPy forward pass, float64: shifted products, no library convolution."""
+    x = 4 * x.astype(np.float64) / 255 - 2
+    n, previous = 0, None
+    for stage, width in enumerate(puppet.channels):
+        for place in range(puppet.layers_per_stage(depth)[stage]):
+            if place == 0 and previous is not None and previous != width:
+                b, h, w, c = x.shape
+                x = x[:, : h // 2 * 2, : w // 2 * 2].reshape(b, h // 2, 2, w // 2, 2, c).max((2, 4))
+            k = np.asarray(kernels[n], np.float64)
+            r = k.shape[0] // 2
+            p = np.pad(x, ((0, 0), (r, r), (r, r), (0, 0)))
+            y = sum(
+                p[:, i : i + x.shape[1], j : j + x.shape[2]] @ k[i, j]
+                for i in range(k.shape[0])
+                for j in range(k.shape[1])
+            )
+            mean, variance = (y.mean((0, 1, 2)), y.var((0, 1, 2))) if stats is None else stats[n]
+            y = (y - np.asarray(mean)) / np.sqrt(np.asarray(variance) + 1e-5)
+            if puppet.affine:
+                y = y * np.asarray(params.norm_scale[stage][place]) + np.asarray(params.norm_bias[stage][place])
+            y = np.maximum(y, 0)
+            x = x + y if puppet.residual and place else y
+            n, previous = n + 1, width
+    features = x.mean((1, 2))
+    if puppet.classifier == "generated":
+        return features @ np.asarray(kernels[-1], np.float64)[0, 0]
+    return features @ np.asarray(params.classifier_kernel) + np.asarray(params.classifier_bias)
+
+
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("classifier", ["linear", "generated"])
+def test_matches_a_plain_loop_in_both_modes(affine, residual, classifier):
+    puppet = pj.Puppet(channels=(4, 6), num_classes=5, affine=affine, residual=residual, classifier=classifier)
+    params, kernels = make(puppet, 2)
+    if affine:
+        noise = lambda leaf: leaf + 0.3 * jax.random.normal(jax.random.key(7), leaf.shape)  # noqa: E731
+        params = dataclasses.replace(
+            params, norm_scale=jax.tree.map(noise, params.norm_scale), norm_bias=jax.tree.map(noise, params.norm_bias)
+        )
+    x = images(size=9)  # odd: the last row and column are dropped by pooling
+    logits, stats = pj.apply_puppet(puppet, params, None, kernels, x, 2)
+    np.testing.assert_allclose(logits, reference(puppet, params, kernels, x, None, 2), rtol=1e-4, atol=1e-5)
+    again, used = pj.apply_puppet(puppet, params, stats, kernels, x, 2)
+    np.testing.assert_allclose(again, logits, rtol=1e-5, atol=1e-6)
+    other = [pj.BatchStats(s.mean + 0.1, s.variance * 1.5) for s in stats]
+    logits, _ = pj.apply_puppet(puppet, params, other, kernels, x, 2)
+    np.testing.assert_allclose(logits, reference(puppet, params, kernels, x, other, 2), rtol=1e-4, atol=1e-5)
+    assert used == stats
+
+
+def test_uint8_and_floats_are_the_same_image():
+    puppet = pj.Puppet(channels=(4,))
+    params, kernels = make(puppet, 2)
+    x = images()
+    a, _ = pj.apply_puppet(puppet, params, None, kernels, x, 2)
+    b, _ = pj.apply_puppet(puppet, params, None, kernels, (x / 255).astype(np.float32), 2)
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("classifier", ["linear", "generated"])
+@pytest.mark.parametrize("sets", [1, 2, 4])
+def test_sets_of_kernels_serve_their_part_of_the_batch(classifier, sets):
+    puppet = pj.Puppet(channels=(4, 6), num_classes=5, classifier=classifier)
+    params, _ = make(puppet, 1)
+    shapes = puppet.kernel_shapes(1)
+    levels = jnp.linspace(2.0, 5.0, sets)
+    kernels = jax.vmap(lambda h: pj.generate_kernels(params.puppeteer, h, shapes))(levels)
+    x = images(4)
+    stats = pj.init_batch_stats(puppet, 1)
+    logits, _ = pj.apply_puppet(puppet, params, stats, kernels, x, 1)
+    parts = [
+        pj.apply_puppet(puppet, params, stats, [kernel[i] for kernel in kernels], part, 1)[0]
+        for i, part in enumerate(np.split(x, sets))
+    ]
+    np.testing.assert_allclose(logits, np.concatenate(parts), rtol=1e-4, atol=1e-5)
+
+
+def test_bfloat16_changes_activations_only():
+    puppet = pj.Puppet(channels=(8,))
+    params, kernels = make(puppet, 2)
+    exact, _ = pj.apply_puppet(puppet, params, None, kernels, images(), 2)
+    rough, stats = pj.apply_puppet(puppet, params, None, kernels, images(), 2, jnp.bfloat16)
+    assert rough.dtype == jnp.float32 and stats[0].mean.dtype == jnp.float32
+    assert 0 < np.abs(np.asarray(exact - rough)).max() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("rule", "depth", "expected"),
+    [
+        ("per_stage", 3, (3, 3, 3, 3)),
+        ("per_stage", 1, (1, 1, 1, 1)),
+        ("total", 1, (1, 1, 1, 1)),
+        ("total", 4, (1, 1, 1, 1)),
+        ("total", 5, (1, 1, 1, 2)),
+        ("total", 10, (2, 2, 3, 3)),
+        ("total", 19, (4, 5, 5, 5)),
+    ],
+)
+def test_depth_rules(rule, depth, expected):
+    puppet = pj.Puppet(depth_rule=rule)
+    assert puppet.layers_per_stage(depth) == expected
+    assert len(puppet.kernel_shapes(depth)) == sum(expected)
+
+
+def test_shapes_of_the_papers_puppet():
+    shapes = PAPER.kernel_shapes(5)
+    assert shapes[0] == (3, 3, 3, 64) and shapes[5] == (3, 3, 64, 128) and shapes[-1] == (3, 3, 512, 512)
+    weights = sum(int(np.prod(shape)) for shape in shapes)
+    assert len(shapes) == 20 and 14e6 < weights < 17e6
+    assert dataclasses.replace(PAPER, classifier="generated").kernel_shapes(5)[-1] == (1, 1, 512, 10)
+
+
+def test_macs_by_hand():
+    puppet = pj.Puppet(channels=(4, 8), num_classes=10)
+    # 3->4 and 4->4 at 8x8; 4->8 and 8->8 at 4x4; classifier
+    expected = 9 * (3 * 4 + 4 * 4) * 64 + 9 * (4 * 8 + 8 * 8) * 16 + 80
+    assert pj.puppet_macs(puppet, 2, (8, 8)) == expected
+    puppeteer = jax.eval_shape(lambda: pj.init_puppeteer(jax.random.key(0), 512))
+    assert round(pj.generator_macs(puppeteer, 10) / 1e9, 2) == 12.34  # the papers' Puppet-CNN
+    assert round(pj.generator_macs(puppeteer, 19) / 1e9, 2) == 23.44  # the papers' Puppet-ResNet
+
+
+def test_stored_bytes_of_each_option():
+    bare = pj.Puppet(classifier="generated")
+    linear = pj.Puppet()
+    affine = pj.Puppet(classifier="generated", affine=True)
+
+    def stored(puppet):
+        def init():
+            return pj.init_puppet(jax.random.key(0), puppet, pj.init_puppeteer(jax.random.key(0), 512), 5)
+
+        return pj.num_floats(jax.eval_shape(init))
+
+    assert stored(bare) == 269_824  # the papers' 1.08 MB: nothing but the puppeteer
+    assert stored(linear) == 269_824 + 512 * 10 + 10
+    assert stored(affine) == 269_824 + 2 * 5 * (64 + 128 + 256 + 512)
+
+
+def test_gradient_is_of_the_same_class_and_reaches_every_leaf():
+    puppet = pj.Puppet(channels=(4, 6), num_classes=5, affine=True)
+    params, _ = make(puppet, 2)
+
+    def loss(params):
+        kernels = pj.generate_kernels(params.puppeteer, 4.2, puppet.kernel_shapes(2))
+        return jnp.square(pj.apply_puppet(puppet, params, None, kernels, images(), 2)[0]).sum()
+
+    grads = jax.jit(jax.grad(loss))(params)
+    assert isinstance(grads, pj.PuppetParams) and isinstance(grads.puppeteer, pj.Puppeteer)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
+        name = jax.tree_util.keystr(path)
+        # a norm takes out any bias before it
+        if "depthwise_bias" not in name and "pointwise_bias" not in name and "norm1_bias" not in name:
+            assert np.abs(leaf).max() > 0, name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"channels": ()}, "channels"),
+        ({"channels": (4, 0)}, "channels"),
+        ({"num_classes": 0}, "num_classes"),
+        ({"kernel_size": 2}, "kernel_size"),
+        ({"depth_rule": "each"}, "depth_rule"),
+        ({"classifier": "none"}, "classifier"),
+    ],
+)
+def test_refuses_bad_architectures(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        pj.Puppet(**arguments)
+
+
+def test_refuses_what_does_not_fit():
+    puppet = pj.Puppet(channels=(4, 8, 16))
+    params, kernels = make(puppet, 1)
+    with pytest.raises(ValueError, match="max_channels of at least 16"):
+        pj.init_puppet(jax.random.key(0), puppet, pj.init_puppeteer(jax.random.key(0), 8), 1)
+    with pytest.raises(ValueError, match=r"\(batch, height, width, 3\)"):
+        pj.apply_puppet(puppet, params, None, kernels, images(channels=1), 1)
+    with pytest.raises(ValueError, match="too small for 2 poolings"):
+        pj.apply_puppet(puppet, params, None, kernels, images(size=3), 1)
+    with pytest.raises(ValueError, match="kernel_shapes"):
+        pj.apply_puppet(puppet, params, None, kernels[:-1], images(), 1)
+    with pytest.raises(ValueError, match="divide the batch"):
+        pj.apply_puppet(puppet, params, None, [jnp.stack([k, k]) for k in kernels], images(3), 1)
+    with pytest.raises(ValueError, match="depth must be at least 1"):
+        puppet.layers_per_stage(0)

@@ -1,0 +1,188 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+import puppet_jax as pj
+from puppet_jax.routing import GROUP_SIZES
+
+PUPPET = pj.Puppet(channels=(4, 6), num_classes=5)
+DEPTHS = (2, 3)
+
+
+@pytest.fixture(scope="module")
+def model():
+    puppeteer = pj.init_puppeteer(jax.random.key(0), 6)
+    params = pj.init_puppet(jax.random.key(1), PUPPET, puppeteer, max(DEPTHS))
+    # large variances, so that activations stay small without training
+    stats = {
+        depth: tuple(pj.BatchStats(s.mean, 9 * s.variance) for s in pj.init_batch_stats(PUPPET, depth))
+        for depth in DEPTHS
+    }
+    return params, stats
+
+
+def pictures(n, seed=0):
+    """Images of very different complexity: noise of few to many grey levels."""
+    rng = np.random.default_rng(seed)
+    return np.stack([rng.integers(0, rng.choice([1, 2, 4, 16, 64]), (8, 8, 3)) for _ in range(n)]).astype(np.uint8)
+
+
+@given(
+    h=st.lists(st.floats(0, 6, width=32), min_size=1, max_size=70),
+    num_slices=st.sampled_from([None, 1, 5]),
+    depths=st.sampled_from([(1,), (2, 4), (1, 2, 3, 4, 5)]),
+)
+@settings(deadline=None, max_examples=40)
+def test_groups_hold_every_image_once(h, num_slices, depths):
+    h = np.array(h, np.float32)
+    groups = pj.make_groups(h, depths, num_slices, sizes=(1, 4, 16))
+    assert sorted(np.concatenate([g.indices for g in groups]).tolist()) == list(range(len(h)))
+    for group in groups:
+        assert group.size in (1, 4, 16) and group.size >= len(group.indices) > group.size // 4
+        assert len(group.padded_indices()) == group.size
+        assert set(group.padded_indices().tolist()) == set(group.indices.tolist())
+        wanted = np.asarray(pj.depth(h[group.indices]))
+        gaps = np.abs(wanted[:, None] - np.array(depths)[None])
+        assert (np.abs(wanted - group.depth) == gaps.min(axis=1)).all()
+        assert (group.h is None) == (num_slices is None)
+        if group.h is not None:
+            low, high = pj.depth_interval(group.depth)
+            assert low < group.h < high
+            inside = np.clip(h[group.indices], low, high)
+            assert (np.abs(inside - group.h) <= 0.5001 * (high - low) / num_slices + 1e-5).all()
+
+
+@pytest.mark.parametrize("adaptation", ["level", "sample"])
+def test_results_come_back_in_order_and_do_not_depend_on_the_batch(model, adaptation):
+    predictor = pj.Predictor(PUPPET, *model, adaptation=adaptation)
+    x = pictures(21)
+    together = predictor(x)
+    order = np.random.default_rng(1).permutation(len(x))
+    np.testing.assert_allclose(predictor(x[order]), together[order], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(predictor(x[5:8]), together[5:8], rtol=1e-4, atol=1e-5)
+    assert len(set(pj.nearest_depths(pj.complexities(x), DEPTHS).tolist())) == 2
+
+
+def test_sample_equals_one_image_at_a_time_through_the_public_functions(model):
+    params, stats = model
+    x = pictures(6)
+    logits = pj.Predictor(PUPPET, params, stats, adaptation="sample")(x)
+    for image, row in zip(x, logits, strict=True):
+        h = float(pj.complexity(image[None])[0])
+        depth = min(max(int(pj.depth(h)), 2), 3)
+        h = np.clip(h, *(pj.depth_interval(2)[0], pj.depth_interval(3)[1]))
+        kernels = pj.generate_kernels(params.puppeteer, h, PUPPET.kernel_shapes(depth))
+        alone, _ = pj.apply_puppet(PUPPET, params, stats[depth], kernels, image[None], depth)
+        np.testing.assert_allclose(row, alone[0], rtol=1e-4, atol=1e-5)
+
+
+def test_levels_approach_samples_as_slices_narrow(model):
+    x = pictures(24)
+    own = pj.Predictor(PUPPET, *model, adaptation="sample")(x)
+    errors = [np.abs(pj.Predictor(PUPPET, *model, num_slices=n)(x) - own).max() for n in (1, 8, 64)]
+    assert errors[0] > 2 * errors[1] > 4 * errors[2]
+
+
+def test_compilations_are_bounded_over_many_random_batches(model):
+    """One program per (depth, size): counted as JAX counts them, not as we do."""
+    compiled = []
+
+    def listen(event, duration, **kwargs):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(kwargs.get("fun_name", ""))
+
+    rng = np.random.default_rng(0)
+    predictor = pj.Predictor(PUPPET, *model, num_slices=2)
+    predictor(pictures(1))  # small helpers of the host side
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        for n in rng.integers(1, 64, size=25):
+            predictor(pictures(n, seed=int(n)))
+        first = len(compiled)
+        for n in rng.integers(1, 64, size=25):
+            predictor(pictures(n, seed=100 + int(n)))
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    sizes = [s for s in GROUP_SIZES if s <= 64]
+    forwards = [name for name in compiled if "forward" in name]
+    assert 0 < len(forwards) <= len(DEPTHS) * len(sizes)
+    # the rest: a generator for each depth, complexity for each size, depth for each power of two
+    assert len(compiled) - len(forwards) <= len(DEPTHS) + len(sizes) + 7
+    assert len(compiled) - first <= 2
+
+
+def test_bank_generates_each_set_once_and_forgets_the_oldest(model, monkeypatch):
+    calls = []
+    bank = pj.KernelBank(PUPPET, model[0].puppeteer, max_sets=2)
+    real = pj.generate_kernels
+    monkeypatch.setattr(
+        "puppet_jax.kernel_bank.generate_kernels", lambda *a: calls.append(a[1]) or real(*a), raising=True
+    )
+    a = bank(1, 1.0)
+    assert bank(1, 1.0) is a and len(calls) == 1
+    bank(1, 1.5)
+    bank(1, 1.0)
+    bank(1, 1.7)  # 1.5 goes
+    bank(1, 1.0)
+    assert calls == [1.0, 1.5, 1.7] and len(bank) == 2
+    bank(1, 1.5)
+    assert calls[-1] == 1.5 and len(calls) == 4
+    with pytest.raises(ValueError, match="max_sets"):
+        pj.KernelBank(PUPPET, model[0].puppeteer, max_sets=0)
+
+
+def test_any_complexity_measure_serves(model):
+    def brightness(x):
+        return jnp.asarray(x).astype(jnp.float32).mean(axis=(1, 2, 3)) / 60
+
+    x = pictures(9)
+    predictor = pj.Predictor(PUPPET, *model, complexity=brightness)
+    expected = pj.Predictor(PUPPET, *model)(x, np.asarray(brightness(x)))
+    np.testing.assert_array_equal(predictor(x), expected)
+
+
+def test_calibration_spreads_depths():
+    h = np.random.default_rng(0).normal(4.9, 0.1, 1000).astype(np.float32)
+    measure = pj.calibrate(h, 2, 5)
+    spread = np.clip(measure.scale * h + measure.offset, measure.low, measure.high)
+    depths = np.asarray(pj.depth(spread))
+    assert set(depths.tolist()) == {2, 3, 4, 5}
+    assert (np.diff(spread[np.argsort(h)]) >= 0).all()
+    x = pictures(5)
+    np.testing.assert_allclose(
+        measure(x), np.clip(measure.scale * pj.complexity(x) + measure.offset, measure.low, measure.high), rtol=1e-5
+    )
+    for bad in ((0, 2), (3, 2)):
+        with pytest.raises(ValueError, match="min_depth"):
+            pj.calibrate(h, *bad)
+    with pytest.raises(ValueError, match="spread"):
+        pj.calibrate(np.ones(5), 1, 2)
+    with pytest.raises(ValueError, match="quantile"):
+        pj.calibrate(h, 1, 2, quantile=0.5)
+
+
+def test_refuses_bad_batches(model):
+    predictor = pj.Predictor(PUPPET, *model)
+    with pytest.raises(ValueError, match="image 1"):
+        x = np.full((2, 8, 8, 3), 0.5, np.float32)
+        x[1, 3, 3, 0] = np.nan
+        predictor(x)
+    with pytest.raises(ValueError, match="empty"):
+        predictor(np.zeros((0, 8, 8, 3), np.uint8))
+    with pytest.raises(ValueError, match="uint8"):
+        predictor(np.zeros((1, 8, 8, 3), np.int32))
+    with pytest.raises(ValueError, match="adaptation"):
+        pj.Predictor(PUPPET, *model, adaptation="each")
+    with pytest.raises(ValueError, match="at least one depth"):
+        pj.make_groups(np.ones(3, np.float32), ())
+    with pytest.raises(ValueError, match="shape"):
+        pj.make_groups(np.ones((3, 1), np.float32), (1,))
+
+
+def test_constant_image_is_routed_to_the_nearest_depth(model):
+    black = np.zeros((1, 8, 8, 3), np.uint8)
+    assert pj.complexities(black)[0] == 0
+    assert np.isfinite(pj.Predictor(PUPPET, *model)(black)).all()
+    assert np.isfinite(pj.Predictor(PUPPET, *model, adaptation="sample")(black)).all()
