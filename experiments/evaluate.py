@@ -24,6 +24,13 @@ class Command:
     """Folder that holds the data; the one the run was trained from if not given."""
     adaptation: Literal["level", "sample"] | None = None
     """Shared kernels for each slice of complexity, or kernels of each image's own; as trained if not given."""
+    agreement: int = 0
+    """Also compare the classes that "level" and "sample" give to this many test images."""
+
+    def __post_init__(self):
+        """Refuses values outside their range."""
+        if self.agreement < 0:
+            raise ValueError(f"--agreement must be at least 0, got {self.agreement}.")
 
 
 def evaluate(command: Command) -> None:
@@ -31,6 +38,7 @@ def evaluate(command: Command) -> None:
     from experiments import run_folder
     from experiments.data import load_dataset
     from experiments.errors import RunError
+    from experiments.evaluation import agreement
     from experiments.model_file import load_model
     from experiments.run import fingerprint, summarise, use_compilation_cache
 
@@ -46,6 +54,9 @@ def evaluate(command: Command) -> None:
         )
     overrides = {} if command.adaptation is None else {"adaptation": command.adaptation}
     summarise(command.run, model, dataset, **overrides)
+    if command.agreement > 0:
+        images = dataset.test_images[: command.agreement]
+        print(f"level = sample {agreement(model, images):.2%} of {len(images)} test images get the same class")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def step_size(h: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
 
     Example:
         >>> import puppet_jax as pj
-        >>> float(pj.step_size(4.0).round(4))
+        >>> round(float(pj.step_size(4.0)), 4)
         0.2449
     """
     h = _as_float(h)

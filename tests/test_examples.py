@@ -6,8 +6,9 @@ import pkgutil
 import re
 from pathlib import Path
 
-import puppet_jax
 import pytest
+
+import puppet_jax
 
 MODULES = [f"puppet_jax.{module.name}" for module in pkgutil.iter_modules(puppet_jax.__path__)]
 README = Path(__file__).parents[1] / "README.md"

@@ -71,12 +71,12 @@ class TestFlags:
     def test_workdir_and_flags_of_every_type(self, taken):
         argv = [
             *["--workdir", "w", "--spread", "2", "3", "--affine", "--classifier", "generated", "--num-images", "100"],
-            *["--learning-rate", "0.5", "--dtype", "bfloat16", "--augment", "crop", "--max-channels", "32"],
+            *["--learning-rate", "0.5", "--dtype", "bfloat16", "--augment", "crop", "--max-channels", "600"],
         ]
         assert run_experiment("x", {"only": Config()}, None, argv) == 0
         expected = Config(
             spread=(2, 3), affine=True, classifier="generated", num_images=100, learning_rate=0.5, dtype="bfloat16",
-            augment="crop", max_channels=32,
+            augment="crop", max_channels=600,
         )  # fmt: skip
         assert taken == [("x", expected, Options(workdir=Path("w")))]
 
@@ -122,6 +122,7 @@ class TestFlags:
             "--kernel-size 2",
             "--kernel-size -1",
             "--max-channels 0",
+            "--max-channels 63",  # less than the widest layer, which it would not hold
             "--channels 4 0",
             "--scale 0",
             "--seed -1",

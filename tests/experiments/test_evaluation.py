@@ -53,11 +53,19 @@ class TestAccuracy:
 def make_model(images, classifier="linear"):
     """Of a puppet whose depths 1 and 2 hold a part of the images each."""
     puppet = pj.Puppet(channels=(4, 8), num_classes=10, in_channels=1, classifier=classifier)
-    key = jax.random.key(0)
+
+    def initial(key):
+        params = pj.init_puppet(key, puppet, pj.init_puppeteer(key, max_channels=puppet.max_channels), max_depth=2)
+        return params, {depth: pj.init_batch_stats(puppet, depth) for depth in (1, 2)}
+
+    rng = np.random.Generator(np.random.PCG64(0))
+    params, batch_stats = jax.tree.map(
+        lambda leaf: rng.uniform(0.1, 1, leaf.shape).astype(np.float32), jax.eval_shape(initial, jax.random.key(0))
+    )
     return Model(
         puppet=puppet,
-        params=pj.init_puppet(key, puppet, pj.init_puppeteer(key, max_channels=puppet.max_channels), max_depth=2),
-        batch_stats={depth: pj.init_batch_stats(puppet, depth) for depth in (1, 2)},
+        params=params,
+        batch_stats=batch_stats,
         image_size=(8, 8),
         class_names=tuple("0123456789"),
         adaptation="level",

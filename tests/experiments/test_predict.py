@@ -109,6 +109,11 @@ class TestReadImage:
         with pytest.raises(DataError, match="damaged or no image"):
             read_image(tmp_path / "a.npy", SIZE, 1)
 
+    def test_larger_than_pillow_takes(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+        with pytest.raises(DataError):
+            read_image(saved(tmp_path / "a.png", GREY), SIZE, 1)
+
     def test_archive_of_arrays_under_the_name_of_an_array(self, tmp_path):
         buffer = io.BytesIO()
         np.savez(buffer, a=GREY)
@@ -124,7 +129,8 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     puppet = pj.Puppet(channels=(4,), num_classes=3, in_channels=1)
     key = jax.random.key(0)
-    params = pj.init_puppet(key, puppet, pj.init_puppeteer(key, max_channels=4), max_depth=1)
+    shapes = jax.eval_shape(lambda: pj.init_puppet(key, puppet, pj.init_puppeteer(key, max_channels=4), max_depth=1))
+    params = jax.tree.map(lambda leaf: RNG.standard_normal(leaf.shape, np.float32), shapes)
     model = Model(
         puppet=puppet,
         params=params,
