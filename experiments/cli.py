@@ -65,9 +65,7 @@ def run_command(
     try:
         kwargs: dict[str, Any] = {} if default is None else {"default": default}
         parsed = tyro.cli(command, prog=f"python -m {program}", description=doc, args=argv, **kwargs)
-    except ValueError as error:  # a dataclass that refuses a value
-        return _complain(str(error), WRONG_USAGE)
-    except SystemExit as exit:  # --help, or tyro's own complaint
+    except SystemExit as exit:  # --help, or a complaint, that of a dataclass which refuses a value included
         return int(exit.code or 0)
     try:
         action(parsed)
@@ -77,7 +75,7 @@ def run_command(
         print(str(stop), file=sys.stderr)
         return 128 + stop.signum
     except KeyboardInterrupt:
-        print("interrupted before anything new was to be saved.", file=sys.stderr)
+        print("interrupted at once; what was saved before is kept.", file=sys.stderr)
         return 128 + signal.SIGINT
     return 0
 

@@ -72,6 +72,8 @@ class Config:
             _require(value is None or value >= 1, name, "at least 1", value)
         _require(self.kernel_size % 2 == 1, "kernel_size", "odd", self.kernel_size)
         _require(len(self.channels) > 0 and min(self.channels) >= 1, "channels", "positive", self.channels)
+        enough, widest = (self.max_channels or math.inf) >= max(self.channels), f"at least {max(self.channels)}"
+        _require(enough, "max_channels", f"{widest}, the widest layer", self.max_channels)
         for name in ("scale", "learning_rate"):
             value = getattr(self, name)
             _require(0 < value < math.inf, name, "positive and finite", value)
@@ -81,9 +83,8 @@ class Config:
         _require(1 <= low <= high, "spread", "two depths, 1 <= LOW <= HIGH", self.spread)
         divides = self.batch_size % self.num_levels == 0
         _require(divides, "num_levels", f"a divisor of the batch size {self.batch_size}", self.num_levels)
-        _require(
-            max(self.seed, self.pattern_seed) < 2**32, "seeds", "less than 2**32", max(self.seed, self.pattern_seed)
-        )
+        for name in ("seed", "pattern_seed"):
+            _require(getattr(self, name) < 2**32, name, "less than 2**32", getattr(self, name))
 
 
 def _require(condition: bool, name: str, what: str, value: Any) -> None:

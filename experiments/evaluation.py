@@ -17,7 +17,9 @@ from experiments.model_file import Model
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """`top1` and `top5` (fractions) and `loss` (mean cross-entropy, nats) of logits (N, classes)."""
     true = np.take_along_axis(logits, labels[:, None], axis=1)
-    rank = (logits > true).sum(axis=1)  # how many classes are ahead of the right one
+    first = np.arange(logits.shape[1]) < labels[:, None]
+    # how many classes are ahead of the right one; ties as `argmax` decides them, NaN is ahead of everything
+    rank = (~(logits <= true) | ((logits == true) & first)).sum(axis=1)
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
     return {"top1": float((rank < 1).mean()), "top5": float((rank < 5).mean()), "loss": float(loss)}
 

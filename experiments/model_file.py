@@ -106,10 +106,13 @@ def load_model(path: Path) -> Model:
         depths = [int(depth) for depth in meta["depths"]]
         like = jax.eval_shape(lambda: _empty(puppet, meta["puppeteer"], depths))
         leaves = [_checked(arrays, name, leaf) for name, leaf in _named(*like)]
+        fields = {name: meta[name] for name in ("adaptation", "num_slices", "step")}
+        fields |= {name: tuple(meta[name]) for name in ("image_size", "class_names")}
+        pattern = meta["pattern_sha256"]
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise RunError(f"{path} is damaged or no model of this project ({error}); train or copy it again.") from None
     params, batch_stats = jax.tree.unflatten(jax.tree.structure(like), leaves)
-    if pattern_hash(params.puppeteer) != meta["pattern_sha256"]:
+    if pattern_hash(params.puppeteer) != pattern:
         raise RunError(
             f"{path} was trained with another seeded pattern than this installation generates, so its kernels cannot "
             "be regenerated; use the version of puppet-jax that wrote it."
@@ -118,12 +121,8 @@ def load_model(path: Path) -> Model:
         puppet=puppet,
         params=params,
         batch_stats=batch_stats,
-        image_size=tuple(meta["image_size"]),
-        class_names=tuple(meta["class_names"]),
-        adaptation=meta["adaptation"],
-        num_slices=meta["num_slices"],
         complexity=complexity,
-        step=meta["step"],
+        **fields,
     )
 
 

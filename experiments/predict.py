@@ -65,13 +65,15 @@ def read_image(path: Path, size: tuple[int, int], channels: int):
         raise DataError(f"{path} does not exist or is no file.")
     try:
         if path.suffix == ".npy":
-            picture = Image.fromarray(_as_8_bit(path, np.load(path, allow_pickle=False)))
+            with path.open("rb") as file:  # not np.load, which takes archives of arrays too
+                array = np.lib.format.read_array(file, allow_pickle=False)
+            picture = Image.fromarray(_as_8_bit(path, array))
         else:
             with Image.open(path) as file:
                 picture = file.copy()
             if picture.mode.startswith(("I", "F")):
                 raise DataError(f"{path} holds {picture.mode} pixels; convert it to 8 bits, or pass a .npy file.")
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} is damaged or no image ({error}).") from None
     picture = picture.convert("RGB" if channels == 3 else "L")
     if picture.size != size[::-1]:

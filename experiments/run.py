@@ -3,7 +3,6 @@
 import hashlib
 import os
 import resource
-import signal
 import sys
 import time
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 import puppet_jax as pj
 from experiments import plots, run_folder
@@ -22,7 +20,9 @@ from experiments.config import Config, Options
 from experiments.data import Dataset, load_dataset, split_indices
 from experiments.errors import Interrupted, RunError
 from experiments.evaluation import accuracy, describe, device_name, evaluate
+from experiments.interrupts import Interrupts
 from experiments.model_file import Model, load_model, save_model
+from experiments.progress import Progress
 from experiments.training import (
     Data,
     TrainState,
@@ -35,6 +35,8 @@ from experiments.training import (
 
 CHECK_EVERY = 50
 """Steps between two looks at the loss; each look fetches the losses of the window before the last."""
+RUN_AHEAD = 2
+"""Steps that may wait for the device: enough to keep it busy, few enough that Ctrl-C is answered soon."""
 
 
 def train(experiment: str, config: Config, options: Options) -> dict[str, Any]:
@@ -59,6 +61,7 @@ def train(experiment: str, config: Config, options: Options) -> dict[str, Any]:
     train_indices, validation_indices = split_indices(
         len(dataset.train_labels), config.num_images, config.num_validation, config.seed
     )
+    _check_fits(config, dataset, len(train_indices))
     run_folder.open_run(folder, experiment, config, _identity(dataset, options), options.resume)
     run_folder.write_split(folder, train_indices, validation_indices)
     print(f"data: {dataset.source}", flush=True)
@@ -68,11 +71,12 @@ def train(experiment: str, config: Config, options: Options) -> dict[str, Any]:
     measure = pj.CalibratedComplexity()
     h = pj.complexities(images, measure)
     if config.spread is not None:
-        measure = pj.calibrate(h, *config.spread)
+        try:
+            measure = pj.calibrate(h, *config.spread)
+        except ValueError as error:
+            raise RunError(f"--spread cannot be had on these images: {error}") from None
         h = pj.complexities(images, measure)
     depths = np.asarray(pj.depth(h))
-    if config.batch_size > len(images):
-        raise RunError(f"--batch-size must be at most the {len(images)} training images, got {config.batch_size}.")
     buckets = make_buckets(h, depths, config.batch_size)
     print(_describe_buckets(buckets), flush=True)
     plots.plot_depths(images, h, depths).savefig(folder / "depths.png")
@@ -83,6 +87,17 @@ def train(experiment: str, config: Config, options: Options) -> dict[str, Any]:
         run.loop(checkpoints)
     plots.plot_curves(run_folder.read_metrics(folder)).savefig(folder / "curves.png")
     return summarise(folder, load_model(folder / run_folder.MODEL), dataset)
+
+
+def _check_fits(config: Config, dataset: Dataset, num_images: int) -> None:
+    """Refuses what the data does not allow, before a folder is made."""
+    if config.batch_size > num_images:
+        raise RunError(f"--batch-size must be at most the {num_images} training images, got {config.batch_size}.")
+    puppet = make_puppet(config, len(dataset.class_names), dataset.train_images.shape[-1])
+    try:
+        puppet.check_image_size(*dataset.train_images.shape[1:3])
+    except ValueError as error:
+        raise RunError(str(error)) from None
 
 
 class _Run:
@@ -124,7 +139,7 @@ class _Run:
         run_folder.drop_metrics_after(self.folder, step)
         rows = run_folder.read_metrics(self.folder)
         best = max((row["validation_top1"] for row in rows), default=-1.0)
-        with _Signals() as signals, _progress(self.per_epoch * config.epochs, step) as bar:
+        with Interrupts() as interrupts, Progress(self.per_epoch * config.epochs, step) as bar:
             for epoch in range(step // self.per_epoch, config.epochs):
                 started, first = time.perf_counter(), step
                 batches = epoch_batches(self.buckets, self.h, config.batch_size, config.seed, epoch)
@@ -134,9 +149,9 @@ class _Run:
                     step += 1
                     losses.add(metrics)
                     bar.update()
-                    if signals.received:
+                    if interrupts.received and step < (epoch + 1) * self.per_epoch:  # else once the epoch is booked
                         losses.check()
-                        self._stop(checkpoints, state, step, signals.received)
+                        self._stop(checkpoints, state, step, interrupts.received)
                 train_loss, train_top1 = losses.check()
                 seconds = time.perf_counter() - started
                 model = self._model(state, batches)
@@ -149,14 +164,19 @@ class _Run:
                     "images_per_s": (step - first) * config.batch_size / seconds,
                     "seconds": time.perf_counter() - started,
                 }
+                if not np.isfinite(row["validation_loss"]):
+                    raise RunError(
+                        f"the validation loss became {row['validation_loss']} after step {step}. Lower "
+                        "--learning-rate, or use --dtype float32, in a new --workdir."
+                    )
                 if row["validation_top1"] > best:
                     best = row["validation_top1"]
                     save_model(self.folder / run_folder.MODEL, model)
                 run_folder.append_metrics(self.folder, row)
                 checkpoints.save(step, state, row["validation_top1"])
                 bar.report(row, config.epochs)
-                if signals.received and epoch + 1 < config.epochs:
-                    self._stop(checkpoints, state, step, signals.received)
+                if interrupts.received and epoch + 1 < config.epochs:
+                    self._stop(checkpoints, state, step, interrupts.received)
 
     def _stop(self, checkpoints: Checkpoints, state: TrainState, step: int, signum: int) -> None:
         checkpoints.save(step, state)
@@ -196,6 +216,8 @@ class _Losses:
 
     def add(self, metrics: dict[str, jax.Array]) -> None:
         self.metrics.append(metrics)
+        if len(self.metrics) > RUN_AHEAD:
+            self.metrics[-1 - RUN_AHEAD]["loss"].block_until_ready()
         if len(self.metrics) % CHECK_EVERY == 0:
             self._look(len(self.metrics) - CHECK_EVERY)
 
@@ -219,57 +241,6 @@ class _Losses:
         self.checked = max(self.checked, stop)
 
 
-class _Signals:
-    """Turns the first SIGINT or SIGTERM into a note that the loop reads; a second one acts at once."""
-
-    def __init__(self):
-        self.received = 0
-
-    def _note(self, signum, frame):
-        self.received = signum
-        self._restore()
-
-    def _restore(self):
-        for signum, handler in self.before.items():
-            signal.signal(signum, handler)
-
-    def __enter__(self):
-        self.before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
-        for signum in self.before:
-            signal.signal(signum, self._note)
-        return self
-
-    def __exit__(self, *exception):
-        self._restore()
-
-
-class _progress:
-    """A bar with steps and time left on a terminal, and one line an epoch anywhere."""
-
-    def __init__(self, total: int, step: int):
-        self.bar = tqdm(
-            total=total, initial=step, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True, smoothing=0.05
-        )
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        self.bar.close()
-
-    def update(self) -> None:
-        self.bar.update()
-
-    def report(self, row: dict[str, Any], epochs: int) -> None:
-        self.bar.set_postfix_str(f"{row['images_per_s']:.0f} images/s")
-        line = (
-            f"epoch {row['epoch']}/{epochs}  loss {row['train_loss']:.3f}  train {row['train_top1']:.2%}  "
-            f"validation {row['validation_top1']:.2%}  {row['images_per_s']:.0f} images/s"
-        )
-        with tqdm.external_write_mode():
-            print(line, flush=True)
-
-
 def summarise(folder: Path, model: Model, dataset: Dataset, **overrides: Any) -> dict[str, Any]:
     """Evaluates on the test set, writes `summary.json`, prints it, and returns it."""
     config = run_folder.read_config(folder)
@@ -277,6 +248,7 @@ def summarise(folder: Path, model: Model, dataset: Dataset, **overrides: Any) ->
     summary = {
         "experiment": config["experiment"],
         **evaluate(model, dataset.test_images, dataset.test_labels, folder / run_folder.MODEL, **overrides),
+        "adaptation": overrides.get("adaptation", model.adaptation),
         "validation_top1": max((row["validation_top1"] for row in rows), default=None),
         "train_seconds": sum(row["seconds"] for row in rows),
         "step": model.step,

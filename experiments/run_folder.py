@@ -44,6 +44,8 @@ def open_run(folder: Path, experiment: str, config: Config, data: dict[str, Any]
             configuration: which field differs.
     """
     wanted = json.loads(json.dumps({"experiment": experiment, "config": dataclasses.asdict(config), "data": data}))
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is no folder; name another --workdir.")
     if not folder.exists() or not any(folder.iterdir()):
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / CONFIG, wanted | {"versions": versions()})

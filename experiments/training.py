@@ -1,5 +1,6 @@
 """One training step of a Puppet-CNN: what evolves, how it evolves."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -58,8 +59,15 @@ def make_optimizer(config: Config, num_steps: int) -> optax.GradientTransformati
     return optax.adamw(
         schedule,
         weight_decay=config.weight_decay,
-        mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
+        mask=_decays,
     )
+
+
+def _decays(params: pj.PuppetParams) -> pj.PuppetParams:
+    """Which leaves weight decay touches: matrices, and not norms, whose axis of layers is no axis of a matrix."""
+    matrices = jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+    norms = {name: jax.tree.map(lambda _: False, getattr(params, name)) for name in ("norm_scale", "norm_bias")}
+    return dataclasses.replace(matrices, **norms)
 
 
 def init_state(config: Config, puppet: pj.Puppet, depths: tuple[int, ...], tx: optax.GradientTransformation):
@@ -138,7 +146,7 @@ def make_stats_estimator(config: Config, puppet: pj.Puppet) -> Callable:
     @functools.partial(jax.jit, static_argnames="depth")
     def batch_moments(params, data: Data, indices, step, *, depth):
         _, stats = _forward(config, puppet, params, _pick(config, data, indices, step), depth)
-        return [(mean, variance + mean**2) for mean, variance in stats]
+        return stats
 
     def estimate(params, data: Data, batches):
         collected: dict[int, list] = {}
@@ -148,11 +156,16 @@ def make_stats_estimator(config: Config, puppet: pj.Puppet) -> Callable:
                 moments.append(batch_moments(params, data, indices, step, depth=depth))
         stats = {}
         for depth, moments in collected.items():
-            averages = jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *moments)
-            stats[depth] = tuple(pj.BatchStats(mean, square - mean**2) for mean, square in averages)
+            stats[depth] = tuple(map(_pool, zip(*moments, strict=True)))
         return stats
 
     return estimate
+
+
+def _pool(batches: tuple[pj.BatchStats, ...]) -> pj.BatchStats:
+    """Mean and variance over equal batches: within them and between them, never a difference of squares."""
+    means, variances = (jnp.stack(leaves) for leaves in zip(*batches, strict=True))
+    return pj.BatchStats(means.mean(axis=0), variances.mean(axis=0) + means.var(axis=0))
 
 
 def shift(key: Array, images: Array, *, flip: bool) -> Array:

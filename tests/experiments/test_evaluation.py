@@ -1,6 +1,7 @@
 """Accuracy by hand, and what a model costs by hand."""
 
 import math
+from collections import defaultdict
 
 import jax
 import numpy as np
@@ -154,6 +155,17 @@ class Fixed:
         return np.eye(10, dtype=np.float32)[np.zeros(len(images), int)]
 
 
+def test_agreement_is_that_of_the_classes(images, monkeypatch):
+    """Their own kernels put three of twelve images into another class."""
+
+    def predictor(self, adaptation):
+        classes = {"level": np.zeros(N, int), "sample": (np.arange(N) >= 9).astype(int)}[adaptation]
+        return lambda images, h: np.eye(10, dtype=np.float32)[classes]
+
+    monkeypatch.setattr(Model, "predictor", predictor)
+    assert evaluation.agreement(make_model(images), images) == 0.75
+
+
 def test_speed_measures_each_kind_of_call(images, monkeypatch):
     batches, settings = [], []
 
@@ -176,7 +188,7 @@ def test_speed_measures_each_kind_of_call(images, monkeypatch):
 
 def test_description_names_every_figure(measured):
     _, _, _, result = measured
-    extra = {"latency_s": 0.001, "latency_generating_s": 0.002, "images_per_s": 1234.5, "device": "one abacus"}
-    text = describe(result | extra)
+    extra = {"latency_s": 0.001, "images_per_s": 1234.5, "device": "one abacus"}
+    text = describe(defaultdict(float, result | extra))
     for part in (f"{result['top1']:.2%}", f"of {N} test images", "depth 1: ", "0.00100 s/img", "1,234", "one abacus"):
         assert part in text

@@ -199,7 +199,7 @@ class TestFolder:
     def test_summary(self, straight):
         summary = json.loads((straight.folder / "summary.json").read_text())
         assert summary == json.loads(json.dumps(straight.summary))
-        assert set(summary) == SUMMARY
+        assert set(summary) >= SUMMARY
         table = rows(straight.folder)
         best = max(table, key=lambda row: row["validation_top1"])
         assert summary["step"] == best["step"]
@@ -475,7 +475,7 @@ class TestTrainedRun:
         assert self.evaluate(folder) == 0
         assert f"top-1          {straight.summary['top1']:.2%} of 360 test images" in capsys.readouterr().out
         summary = json.loads((folder / "summary.json").read_text())
-        assert set(summary) == SUMMARY
+        assert set(summary) >= SUMMARY
         timed = {"latency_s", "latency_generating_s", "images_per_s"}
         for name in SUMMARY - timed:
             assert summary[name] == straight.summary[name] or name == "config"

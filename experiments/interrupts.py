@@ -1,0 +1,33 @@
+"""Signals that ask a run to stop: noted, so that the loop can finish its step and save."""
+
+import signal
+
+
+class Interrupts:
+    """Turns the first SIGINT or SIGTERM into a note that the loop reads; a second one acts at once.
+
+    Attributes:
+        received: the signal, or 0.
+    """
+
+    def __init__(self):
+        self.received = 0
+
+    def _note(self, signum, frame):
+        self.received = signum
+        self._restore()
+
+    def _restore(self):
+        for signum, handler in self.before.items():
+            signal.signal(signum, handler)
+
+    def __enter__(self):
+        """Takes the two signals over."""
+        self.before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+        for signum in self.before:
+            signal.signal(signum, self._note)
+        return self
+
+    def __exit__(self, *exception):
+        """Gives them back."""
+        self._restore()
