@@ -37,10 +37,10 @@ def plot_depths(images: np.ndarray, h: np.ndarray, depths: np.ndarray, num_examp
     axes = figure.add_subplot(grid[0, :])
     edges = np.linspace(h.min(), max(h.max(), h.min() + 1e-3), 61).tolist()
     values = sorted(set(depths.tolist()))
-    greys = np.linspace(0.75, 0.1, len(values))
-    for depth, grey in zip(values, greys, strict=True):
-        count = int((depths == depth).sum())
-        axes.hist(h[depths == depth], edges, color=str(grey), label=f"depth {depth}: {count} images")
+    groups = [h[depths == depth] for depth in values]
+    labels = [f"depth {depth}: {len(group)} images" for depth, group in zip(values, groups, strict=True)]
+    greys = [str(grey) for grey in np.linspace(0.75, 0.1, len(values))]
+    axes.hist(groups, edges, stacked=True, color=greys, label=labels)
     axes.set(xlabel="complexity H (nats)", ylabel="images")
     axes.legend(frameon=False)
     chosen = np.argsort(h, kind="stable")[np.linspace(0, len(h) - 1, num_examples).round().astype(int)]
