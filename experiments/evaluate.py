@@ -1,6 +1,6 @@
 """Measures a trained run on its test set: accuracy, depths, sizes, multiply-accumulates, speed.
 
-    python -m experiments.evaluate RUN [--data-dir DIR] [--adaptation level|sample]
+    python -m experiments.evaluate RUN [--data-dir DIR] [--adaptation level|sample] [--num-slices N] [--agreement N]
 
 Prints the figures and writes RUN/summary.json.
 """
@@ -24,6 +24,8 @@ class Command:
     """Folder that holds the data; the one the run was trained from if not given."""
     adaptation: Literal["level", "sample"] | None = None
     """Shared kernels for each slice of complexity, or kernels of each image's own; as trained if not given."""
+    num_slices: int | None = None
+    """Slices of complexity in a depth bucket; as trained if not given."""
     agreement: int = 0
     """Also compare the classes that "level" and "sample" give to this many test images."""
 
@@ -31,6 +33,8 @@ class Command:
         """Refuses values outside their range."""
         if self.agreement < 0:
             raise ValueError(f"--agreement must be at least 0, got {self.agreement}.")
+        if self.num_slices is not None and self.num_slices < 1:
+            raise ValueError(f"--num-slices must be at least 1, got {self.num_slices}.")
 
 
 def evaluate(command: Command) -> None:
@@ -52,11 +56,13 @@ def evaluate(command: Command) -> None:
         raise RunError(
             f"the data ({dataset.source}) is not what {command.run} was trained on; give the right --data-dir."
         )
-    overrides = {} if command.adaptation is None else {"adaptation": command.adaptation}
+    given = {"adaptation": command.adaptation, "num_slices": command.num_slices}
+    overrides = {name: value for name, value in given.items() if value is not None}
     summarise(command.run, model, dataset, **overrides)
     if command.agreement > 0:
         images = dataset.test_images[: command.agreement]
-        print(f"level = sample {agreement(model, images):.2%} of {len(images)} test images get the same class")
+        same = agreement(model, images, **overrides)
+        print(f"level = sample {same:.2%} of {len(images)} test images get the same class")
 
 
 if __name__ == "__main__":

@@ -69,11 +69,13 @@ def evaluate(
     }
 
 
-def agreement(model: Model, images: np.ndarray) -> float:
+def agreement(model: Model, images: np.ndarray, **overrides: Any) -> float:
     """Fraction of `images` that get the same class with shared kernels ("level") and with their own ("sample")."""
     h = pj.complexities(images, model.complexity)
-    classes = [model.predictor(adaptation=kind)(images, h).argmax(axis=1) for kind in ("level", "sample")]
-    return float((classes[0] == classes[1]).mean())
+    shared, own = (
+        model.predictor(**(overrides | {"adaptation": kind}))(images, h).argmax(axis=1) for kind in ("level", "sample")
+    )
+    return float((shared == own).mean())
 
 
 def speed(model: Model, images: np.ndarray, repeats: int = 30, **overrides: Any) -> dict[str, float]:

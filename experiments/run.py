@@ -249,6 +249,7 @@ def summarise(folder: Path, model: Model, dataset: Dataset, **overrides: Any) ->
         "experiment": config["experiment"],
         **evaluate(model, dataset.test_images, dataset.test_labels, folder / run_folder.MODEL, **overrides),
         "adaptation": overrides.get("adaptation", model.adaptation),
+        "num_slices": overrides.get("num_slices", model.num_slices),
         "validation_top1": max((row["validation_top1"] for row in rows), default=None),
         "train_seconds": sum(row["seconds"] for row in rows),
         "step": model.step,

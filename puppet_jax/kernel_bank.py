@@ -20,7 +20,7 @@ class KernelBank:
         max_sets: how many sets of kernels are kept, at least 1. A set of the papers' puppet takes 63 MB in float32.
     """
 
-    def __init__(self, puppet: Puppet, puppeteer: Puppeteer, max_sets: int = 32):
+    def __init__(self, puppet: Puppet, puppeteer: Puppeteer, max_sets: int = 128):
         if max_sets < 1:
             raise ValueError(f"max_sets must be at least 1, got {max_sets}.")
         self.puppet = puppet

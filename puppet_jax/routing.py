@@ -215,10 +215,10 @@ class Predictor:
         batch_stats: Mapping[int, Sequence[BatchStats]],
         *,
         adaptation: Adaptation = "level",
-        num_slices: int = 16,
+        num_slices: int = 64,
         complexity: Callable[[ArrayLike], ArrayLike] = entropy_complexity,
         dtype: jnp.dtype = jnp.float32,
-        max_sets: int = 32,
+        max_sets: int = 128,
     ):
         if adaptation not in ("level", "sample"):
             raise ValueError(f"adaptation must be 'level' or 'sample', got {adaptation!r}.")
