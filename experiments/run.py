@@ -124,7 +124,6 @@ class _Run:
         self.data = Data(*map(jnp.asarray, data))  # on the device, once
         self.per_epoch = steps_per_epoch(buckets, config.batch_size)
         self.puppet = make_puppet(config, len(dataset.class_names), dataset.train_images.shape[-1])
-        self.puppet.check_image_size(*dataset.train_images.shape[1:3])
         self.tx = make_optimizer(config, self.per_epoch * config.epochs)
         self.train_step = make_train_step(config, self.puppet, self.tx)
         self.estimate_stats = make_stats_estimator(config, self.puppet)

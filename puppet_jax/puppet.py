@@ -1,7 +1,6 @@
 """The puppet: the CNN whose kernels a puppeteer generates (v1 Sec. 3.5)."""
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -298,7 +297,6 @@ def _conv(x: Float[Array, "batch height width c_in"], kernel: Array) -> Float[Ar
     return jnp.einsum("bhwi,bio->bhwo", patches, flat, precision=_precision(x.dtype))
 
 
-@functools.cache
 def _precision(dtype: jnp.dtype) -> lax.Precision:
     # float32 means float32: GPUs round the factors to ten bits by default. Who wants speed asks for bfloat16.
     return lax.Precision.HIGHEST if dtype == jnp.float32 else lax.Precision.DEFAULT
