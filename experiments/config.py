@@ -12,10 +12,20 @@ import tyro
 class Config:
     """Everything that decides what a run computes; written to `config.json`."""
 
+    network: Literal["puppet", "alexnet", "vgg", "resnet", "resnet20", "mobilenet_v1", "mobilenet_v2", "squeezenet"] = (
+        "puppet"
+    )
+    """The papers' puppet, or a backbone; --channels to --classifier and --spread are the puppet's alone."""
+    num_layers: int | None = None
+    """Layers of vgg, resnet and resnet20; their usual number if not given."""
+    kernels: Literal["generated", "stored"] = "generated"
+    """A backbone's convolution kernels: from a puppeteer, or trained and stored one by one."""
+    adapt: Literal["both", "parameters", "depth", "none"] | None = None
+    """What follows the complexity of an image; all that can if not given (a backbone's depth cannot)."""
     channels: tuple[int, ...] = (64, 128, 256, 512)
     """Width of each stage of the puppet."""
     max_channels: int | None = None
-    """Channels C of the puppeteer's state; the widest layer if not given."""
+    """Channels C of the puppeteer's state, the widest layer if not given; the width of a backbone, 512 if not given."""
     kernel_size: int = 3
     """Size of the puppet's kernels, odd."""
     depth_rule: Literal["per_stage", "total"] = "per_stage"
@@ -72,8 +82,16 @@ class Config:
             _require(value is None or value >= 1, name, "at least 1", value)
         _require(self.kernel_size % 2 == 1, "kernel_size", "odd", self.kernel_size)
         _require(len(self.channels) > 0 and min(self.channels) >= 1, "channels", "positive", self.channels)
-        enough, widest = (self.max_channels or math.inf) >= max(self.channels), f"at least {max(self.channels)}"
-        _require(enough, "max_channels", f"{widest}, the widest layer", self.max_channels)
+        if self.network == "puppet":
+            enough, widest = (self.max_channels or math.inf) >= max(self.channels), f"at least {max(self.channels)}"
+            _require(enough, "max_channels", f"{widest}, the widest layer", self.max_channels)
+            _require(self.kernels == "generated", "kernels", "generated for --network puppet", self.kernels)
+            _require(self.num_layers is None, "num_layers", "left out for --network puppet", self.num_layers)
+        else:
+            possible = ("parameters", "none") if self.kernels == "generated" else ("none",)
+            reason = f"{' or '.join(possible)} for --network {self.network} with {self.kernels} kernels"
+            _require(self.adapt in (None, *possible), "adapt", reason, self.adapt)
+            _require(self.dtype == "float32", "dtype", "float32 for a backbone", self.dtype)
         for name in ("scale", "learning_rate"):
             value = getattr(self, name)
             _require(0 < value < math.inf, name, "positive and finite", value)
@@ -85,6 +103,15 @@ class Config:
         _require(divides, "num_levels", f"a divisor of the batch size {self.batch_size}", self.num_levels)
         for name in ("seed", "pattern_seed"):
             _require(getattr(self, name) < 2**32, name, "less than 2**32", getattr(self, name))
+
+    @property
+    def adapts(self) -> Literal["both", "parameters", "depth", "none"]:
+        """What follows the complexity of an image, with the default filled in."""
+        if self.adapt is not None:
+            return self.adapt
+        if self.network == "puppet":
+            return "both"
+        return "parameters" if self.kernels == "generated" else "none"
 
 
 def _require(condition: bool, name: str, what: str, value: Any) -> None:

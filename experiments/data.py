@@ -13,10 +13,10 @@ import numpy as np
 from experiments.cifar_binary import LAYOUTS
 from experiments.dataset import Dataset as Dataset
 from experiments.errors import DataError
-from experiments.folders import read_folder
+from experiments.folders import CLASS_FOLDERS, read_folder
 from experiments.sources import find_prepared, read_archive, read_digits, read_prepared
 
-DATASETS = ("cifar10", "cifar100", "digits")
+DATASETS = ("cifar10", "cifar100", "mini_imagenet", "digits")
 SOURCES = ("auto", "tfds", "archive")
 
 
@@ -35,11 +35,12 @@ def load_dataset(
 
     Without it, `"tfds"` reads what TensorFlow Datasets has prepared, `"archive"` the official archive, which
     is downloaded once, and `"auto"` the former where there is any, else the latter. Images are in the
-    official order in all three. The digits are part of scikit-learn and need neither.
+    official order in all three. mini-ImageNet is read from class folders only. The digits are part of
+    scikit-learn and need neither.
 
     Args:
-      name: `"cifar10"`, `"cifar100"` or `"digits"`. Class folders may hold any classes under either of the
-        first two.
+      name: `"cifar10"`, `"cifar100"`, `"mini_imagenet"` or `"digits"`. Class folders may hold any classes
+        under each of the first three.
       data_dir: a folder that holds the data, or None.
       source: where to look when `data_dir` is None.
       cache_dir: where downloaded archives are kept; None for the user's cache folder.
@@ -61,11 +62,16 @@ def load_dataset(
                 f" --data-source (got data_dir={data_dir}, source={source!r})."
             )
         return read_digits()
-    layout = LAYOUTS[name]
     if data_dir is not None:
         if source != "auto":
             raise DataError(f"--data-dir {data_dir} and --data-source {source} name two places to read from; give one.")
-        return read_folder(Path(data_dir), layout)
+        return read_folder(Path(data_dir), name)
+    if name == "mini_imagenet":
+        raise DataError(
+            "there is no automatic download of mini-ImageNet; give its folder with --data-dir DIR: 600 images of each"
+            f" of 100 classes, all resized to 64x64, as {CLASS_FOLDERS}."
+        )
+    layout = LAYOUTS[name]
     if source == "tfds" or (source == "auto" and find_prepared(name) is not None):
         return read_prepared(layout)
     return read_archive(layout, cache_dir)

@@ -12,6 +12,7 @@ import optax
 
 import puppet_jax as pj
 from experiments.model_file import Model
+from experiments.networks import Predictor
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -41,17 +42,11 @@ def evaluate(
     """
     h = pj.complexities(images, model.complexity)
     predictor = model.predictor(**overrides)
-    depths = pj.nearest_depths(h, predictor.depths)
+    depths = trained_depths(model, h)
     logits = predictor(images, h)
     correct = logits.argmax(axis=1) == labels
     counts = Counter(depths.tolist())
-    macs = {
-        depth: (
-            pj.generator_macs(model.params.puppeteer, len(model.puppet.kernel_shapes(depth))),
-            pj.puppet_macs(model.puppet, depth, model.image_size),
-        )
-        for depth in counts
-    }
+    macs = {depth: model.network.macs(model.params, depth) for depth in counts}
     generator, puppet = (sum(macs[depth][i] * n for depth, n in counts.items()) / len(images) for i in (0, 1))
     return {
         **accuracy(logits, labels),
@@ -60,13 +55,19 @@ def evaluate(
         "depth_std": float(depths.std()),
         "depth_counts": {str(depth): counts[depth] for depth in sorted(counts)},
         "depth_top1": {str(depth): float(correct[depths == depth].mean()) for depth in sorted(counts)},
-        "puppeteer_bytes": pj.num_bytes(model.params.puppeteer),
+        "puppeteer_bytes": pj.num_bytes(model.network.puppeteer(model.params)),
         "trainable_bytes": pj.num_bytes(model.params),
         "file_bytes": model_file.stat().st_size,
         "generator_macs": round(generator),
         "puppet_macs": round(puppet),
         **speed(model, images, **overrides),
     }
+
+
+def trained_depths(model: Model, h: np.ndarray) -> np.ndarray:
+    """For each complexity the depth that it runs at: its own, or the nearest that was trained."""
+    depths = sorted(model.batch_stats)
+    return pj.nearest_depths(h, depths) if len(depths) > 1 else np.full(len(h), depths[0])
 
 
 def agreement(model: Model, images: np.ndarray, **overrides: Any) -> float:
@@ -96,7 +97,7 @@ def speed(model: Model, images: np.ndarray, repeats: int = 30, **overrides: Any)
     }
 
 
-def _median_seconds(predictor: pj.Predictor, batches: list[np.ndarray]) -> float:
+def _median_seconds(predictor: Predictor, batches: list[np.ndarray]) -> float:
     for batch in batches:  # compiles, and fills the bank
         predictor(batch)
     times = []
@@ -120,7 +121,7 @@ def describe(summary: dict[str, Any]) -> str:
             f"all trainable  {summary['trainable_bytes']:,} bytes",
             f"file           {summary['file_bytes']:,} bytes, running statistics included",
             f"generator      {summary['generator_macs'] / 1e6:,.1f} M multiply-accumulates an image",
-            f"puppet         {summary['puppet_macs'] / 1e6:,.1f} M multiply-accumulates an image",
+            f"network        {summary['puppet_macs'] / 1e6:,.1f} M multiply-accumulates an image",
             f"batch 1        {summary['latency_s']:.5f} s/img; {summary['latency_generating_s']:.5f} s/img if kernels "
             "are generated for every image",
             f"batch 256      {summary['images_per_s']:,.0f} images/s",

@@ -1,6 +1,6 @@
 """Readers of a folder that the user names: the official CIFAR binary files, or class folders of images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +10,15 @@ from experiments.dataset import Dataset, held_out
 from experiments.errors import DataError
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
-_EXPECTED = (
-    "expected the official CIFAR binary files, or class folders of images: train/CLASS/*.png with"
-    " test/CLASS/*.png, or CLASS/*.png"
-)
+CLASS_FOLDERS = "class folders of images: train/CLASS/*.png with test/CLASS/*.png, or CLASS/*.png"
 
 
-def read_folder(data_dir: Path, layout: CifarLayout) -> Dataset:
+def read_folder(data_dir: Path, name: str) -> Dataset:
     """Reads a data set from a folder, by what lies in it.
 
     Args:
       data_dir: a folder in the official binary layout, or the one above it, or one of class folders.
-      layout: the data set that is wanted; decides which binary files are read.
+      name: the data set that is wanted; decides which binary files are read, none but for CIFAR.
 
     Returns:
       The data set.
@@ -29,18 +26,24 @@ def read_folder(data_dir: Path, layout: CifarLayout) -> Dataset:
     Raises:
       DataError: if the folder is missing, empty or of no known layout, or if a file in it is damaged.
     """
+    layout = LAYOUTS.get(name)
     data_dir = data_dir.expanduser()
     if not data_dir.exists():
         raise DataError(f"there is no folder {data_dir}; check --data-dir.")
     if not data_dir.is_dir():
         raise DataError(f"{data_dir} is a file, not a folder; give the folder of the data as --data-dir.")
     if not _list(data_dir):
-        raise DataError(f"{data_dir} is empty; {_EXPECTED}.")
-    binary = _find_binary(data_dir, layout)
-    if binary is not None:
+        raise DataError(f"{data_dir} is empty; expected {_expected(name)}.")
+    binary = None if layout is None else _find_binary(data_dir, layout)
+    if layout is not None and binary is not None:
         return _read_binary_folder(binary, layout)
-    _refuse_others(data_dir, layout)
-    return read_class_folders(data_dir, layout.name)
+    _refuse_others(data_dir, name)
+    return read_class_folders(data_dir, name)
+
+
+def _expected(name: str) -> str:
+    """What a folder of a data set may hold."""
+    return f"the official CIFAR binary files, or {CLASS_FOLDERS}" if name in LAYOUTS else CLASS_FOLDERS
 
 
 def _list(folder: Path) -> list[Path]:
@@ -73,12 +76,12 @@ def _read_binary_folder(folder: Path, layout: CifarLayout) -> Dataset:
     return read_binary(files, layout, str(folder), f"folder {folder} (official CIFAR binary layout)")
 
 
-def _refuse_others(data_dir: Path, layout: CifarLayout) -> None:
+def _refuse_others(data_dir: Path, name: str) -> None:
     """Says what to do about a folder that holds data in a form that is not read."""
     for other in LAYOUTS.values():
-        if other.name != layout.name and _find_binary(data_dir, other) is not None:
-            raise DataError(f"{data_dir} holds {other.name}, but {layout.name} was asked for.")
-        pickles = [name for name in other.pickle_files if (data_dir / name).is_file()]
+        if other.name != name and _find_binary(data_dir, other) is not None:
+            raise DataError(f"{data_dir} holds {other.name}, but {name} was asked for.")
+        pickles = [file for file in other.pickle_files if (data_dir / file).is_file()]
         if (data_dir / other.pickle_folder).is_dir():
             pickles.append(other.pickle_folder)
         if pickles:
@@ -89,8 +92,8 @@ def _refuse_others(data_dir: Path, layout: CifarLayout) -> None:
     archives = [path.name for path in _list(data_dir) if path.name.endswith((".tar.gz", ".tgz", ".zip"))]
     if archives and not any(path.is_dir() for path in _list(data_dir)):
         raise DataError(f"{data_dir} holds only {archives[0]}; unpack it there first.")
-    prepared = sorted(data_dir.glob(f"{layout.name}/*/dataset_info.json"))
-    if prepared:
+    prepared = sorted(data_dir.glob(f"{name}/*/dataset_info.json"))
+    if prepared and name in LAYOUTS:
         raise DataError(
             f"{data_dir} is a folder of TensorFlow Datasets; set TFDS_DATA_DIR to it and use --data-source"
             " tfds instead of --data-dir."
@@ -102,7 +105,7 @@ def read_class_folders(data_dir: Path, name: str) -> Dataset:
 
     Either `train/CLASS/*` and `test/CLASS/*`, or `CLASS/*`; of the latter, a fixed tenth of each class, at
     least one image, becomes the test set. Grey images are converted to RGB. Images come in the order of
-    the names of their class and file.
+    the names of their class and file. No image is held in memory twice.
 
     Args:
       data_dir: the folder that holds them.
@@ -121,25 +124,28 @@ def read_class_folders(data_dir: Path, name: str) -> Dataset:
     if both or any(_has_folders(folder) for folder in (train_dir, test_dir)):
         if not both:
             found, missing = ("train", "test") if train_dir.is_dir() else ("test", "train")
-            raise DataError(f"{data_dir} holds {found}/ but no {missing}/; {_EXPECTED}.")
+            raise DataError(f"{data_dir} holds {found}/ but no {missing}/; expected {_expected(name)}.")
         return _read_train_and_test(data_dir, name)
 
-    classes = _list_classes(data_dir)
+    classes = _list_classes(data_dir, name)
     for class_name, paths in classes.items():
         if len(paths) < 2:
             raise DataError(
                 f"the class {data_dir / class_name} has a single image, but one is held out for testing;"
                 " add images, or lay the data out as train/CLASS/ and test/CLASS/."
             )
-    images, labels = _read_images(list(classes.values()), None)
+    paths, labels = _flatten(classes)
     test = held_out(labels, lambda size: max(1, size // 10))
+    train_paths = [path for path, out in zip(paths, test, strict=True) if not out]
+    test_paths = [path for path, out in zip(paths, test, strict=True) if out]
+    train_images, test_images = _read_images(train_paths, paths[0]), _read_images(test_paths, paths[0])
     source = f"folder {data_dir} (class folders, a fixed tenth of each held out as test set)"
-    return Dataset(name, images[~test], labels[~test], images[test], labels[test], tuple(classes), source)
+    return Dataset(name, train_images, labels[~test], test_images, labels[test], tuple(classes), source)
 
 
 def _read_train_and_test(data_dir: Path, name: str) -> Dataset:
     """Reads the layout `train/CLASS/*` with `test/CLASS/*`."""
-    train, test = _list_classes(data_dir / "train"), _list_classes(data_dir / "test")
+    train, test = _list_classes(data_dir / "train", name), _list_classes(data_dir / "test", name)
     if train.keys() != test.keys():
         differing = sorted(train.keys() ^ test.keys())
         first = differing[0]
@@ -148,10 +154,8 @@ def _read_train_and_test(data_dir: Path, name: str) -> Dataset:
             f"{data_dir / 'train'} and {data_dir / 'test'} must hold the same classes, but {len(differing)}"
             f" differ; the first, {first}, is only in {where}."
         )
-    train_images, train_labels = _read_images(list(train.values()), None)
-    test_images, test_labels = _read_images(
-        list(test.values()), (next(iter(train.values()))[0], train_images.shape[1:3])
-    )
+    (train_paths, train_labels), (test_paths, test_labels) = _flatten(train), _flatten(test)
+    train_images, test_images = _read_images(train_paths, train_paths[0]), _read_images(test_paths, train_paths[0])
     source = f"folder {data_dir} (class folders, train and test)"
     return Dataset(name, train_images, train_labels, test_images, test_labels, tuple(train), source)
 
@@ -161,12 +165,12 @@ def _has_folders(folder: Path) -> bool:
     return folder.is_dir() and any(path.is_dir() for path in _list(folder))
 
 
-def _list_classes(folder: Path) -> dict[str, list[Path]]:
+def _list_classes(folder: Path, name: str) -> dict[str, list[Path]]:
     """Returns the image files of each class folder, both sorted by name."""
     folders = [path for path in _list(folder) if path.is_dir()]
     if len(folders) < 2:
         names = ", ".join(path.name for path in folders) or "none"
-        raise DataError(f"{folder} must hold at least 2 class folders (found: {names}); {_EXPECTED}.")
+        raise DataError(f"{folder} must hold at least 2 class folders (found: {names}); expected {_expected(name)}.")
     classes = {}
     for class_folder in folders:
         entries = _list(class_folder)
@@ -181,32 +185,28 @@ def _list_classes(folder: Path) -> dict[str, list[Path]]:
     return classes
 
 
-def _read_images(
-    classes: Sequence[Sequence[Path]], reference: tuple[Path, tuple[int, ...]] | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Reads the images of each class.
+def _flatten(classes: Mapping[str, Sequence[Path]]) -> tuple[list[Path], np.ndarray]:
+    """Returns the paths of all classes in order, and the label of each, int32 (N,)."""
+    labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(paths) for paths in classes.values()])
+    return [path for paths in classes.values() for path in paths], labels
 
-    Args:
-      classes: for each label, the paths of its images.
-      reference: the path and (height, width) of an image whose size all must have; None for the first.
 
-    Returns:
-      Images uint8 (N, H, W, 3) and labels int32 (N,), in the order given.
+def _read_images(paths: Sequence[Path], reference: Path) -> np.ndarray:
+    """Reads images, each of the size of the one at `reference`: uint8 (N, H, W, 3), in the order given.
+
+    One thread: reading is decoding, and more threads were no faster.
     """
-    labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(paths) for paths in classes])
-    images = np.empty((0,), np.uint8)
-    for index, path in enumerate(path for paths in classes for path in paths):
+    shape = _read_image(reference).shape
+    images = np.empty((len(paths), *shape), np.uint8)  # once: large sets would not fit twice
+    for index, path in enumerate(paths):
         image = _read_image(path)
-        reference = reference or (path, image.shape[:2])
-        if image.shape[:2] != reference[1]:
+        if image.shape != shape:
             raise DataError(
                 f"all images must be of one size, but {path} has {_size(image.shape)} pixels and"
-                f" {reference[0]} has {_size(reference[1])} (width x height); resize or remove it."
+                f" {reference} has {_size(shape)} (width x height); resize or remove it."
             )
-        if not index:
-            images = np.empty((len(labels), *image.shape), np.uint8)  # once: large sets would not fit twice
         images[index] = image
-    return images, labels
+    return images
 
 
 def _size(shape: Sequence[int]) -> str:

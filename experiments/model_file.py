@@ -15,17 +15,17 @@ from safetensors.numpy import save_file
 
 import puppet_jax as pj
 from experiments.errors import RunError
+from experiments.networks import Network, Predictor, read_network
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Model:
-    """A trained Puppet-CNN with all that its use needs.
+    """A trained network with all that its use needs.
 
     Attributes:
-        puppet: architecture.
+        network: architecture, and the images it takes.
         params: trainable floats.
         batch_stats: running statistics of each trained depth.
-        image_size: (height, width) of the images it was trained on.
         class_names: one name a class.
         adaptation: "level" or "sample".
         num_slices: slices of complexity in a depth bucket.
@@ -33,25 +33,24 @@ class Model:
         step: of training, at which it was taken.
     """
 
-    puppet: pj.Puppet
-    params: pj.PuppetParams
-    batch_stats: dict[int, tuple[pj.BatchStats, ...]]
-    image_size: tuple[int, int]
+    network: Network
+    params: Any
+    batch_stats: dict[int, Any]
     class_names: tuple[str, ...]
     adaptation: str
     num_slices: int
     complexity: pj.CalibratedComplexity
     step: int
 
-    def predictor(self, **overrides: Any) -> pj.Predictor:
-        """A `Predictor` as the model was trained, save for `overrides`."""
+    def predictor(self, **overrides: Any) -> Predictor:
+        """A predictor as the model was trained, save for `overrides`."""
         settings: dict[str, Any] = {
             "adaptation": self.adaptation,
             "num_slices": self.num_slices,
             "complexity": self.complexity,
         }
         settings.update(overrides)
-        return pj.Predictor(self.puppet, self.params, self.batch_stats, **settings)
+        return self.network.predictor(self.params, self.batch_stats, **settings)
 
 
 def pattern_hash(puppeteer: pj.Puppeteer) -> str:
@@ -62,19 +61,11 @@ def pattern_hash(puppeteer: pj.Puppeteer) -> str:
 
 def save_model(path: Path, model: Model) -> None:
     """Writes `model` to `path` at once: a reader sees the old file or the new one, never half of one."""
-    puppeteer = model.params.puppeteer
+    puppeteer = model.network.puppeteer(model.params)
     meta = {
-        "puppet": dataclasses.asdict(model.puppet),
-        "puppeteer": {
-            "max_channels": puppeteer.max_channels,
-            "kernel_size": puppeteer.kernel_size,
-            "initial_state": puppeteer.initial_state_kind,
-            "seed": puppeteer.seed,
-            "scale": puppeteer.scale,
-        },
-        "pattern_sha256": pattern_hash(puppeteer),
+        "network": model.network.describe(),
+        "pattern_sha256": None if puppeteer is None else pattern_hash(puppeteer),
         "depths": sorted(model.batch_stats),
-        "image_size": model.image_size,
         "class_names": model.class_names,
         "adaptation": model.adaptation,
         "num_slices": model.num_slices,
@@ -100,36 +91,30 @@ def load_model(path: Path) -> Model:
         with safe_open(path, framework="numpy") as file:
             meta = json.loads((file.metadata() or {})["puppet_jax"])
             arrays = {name: file.get_tensor(name) for name in file.keys()}
-        meta["puppet"]["channels"] = tuple(meta["puppet"]["channels"])
-        puppet = pj.Puppet(**meta["puppet"])
+        network = read_network(meta["network"])
         complexity = pj.CalibratedComplexity(**meta["complexity"])
         depths = [int(depth) for depth in meta["depths"]]
-        like = jax.eval_shape(lambda: _empty(puppet, meta["puppeteer"], depths))
+        like = jax.eval_shape(lambda: (network.init(0, depths), {depth: network.init_stats(depth) for depth in depths}))
         leaves = [_checked(arrays, name, leaf) for name, leaf in _named(*like)]
         fields = {name: meta[name] for name in ("adaptation", "num_slices", "step")}
-        fields |= {name: tuple(meta[name]) for name in ("image_size", "class_names")}
+        fields["class_names"] = tuple(meta["class_names"])
         pattern = meta["pattern_sha256"]
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise RunError(f"{path} is damaged or no model of this project ({error}); train or copy it again.") from None
     params, batch_stats = jax.tree.unflatten(jax.tree.structure(like), leaves)
-    if pattern_hash(params.puppeteer) != pattern:
+    puppeteer = network.puppeteer(params)
+    if puppeteer is not None and pattern_hash(puppeteer) != pattern:
         raise RunError(
             f"{path} was trained with another seeded pattern than this installation generates, so its kernels cannot "
             "be regenerated; use the version of puppet-jax that wrote it."
         )
     return Model(
-        puppet=puppet,
+        network=network,
         params=params,
         batch_stats=batch_stats,
         complexity=complexity,
         **fields,
     )
-
-
-def _empty(puppet: pj.Puppet, puppeteer: dict[str, Any], depths: list[int]):
-    key = jax.random.key(0)
-    params = pj.init_puppet(key, puppet, pj.init_puppeteer(key, **puppeteer), max(depths))
-    return params, {depth: pj.init_batch_stats(puppet, depth) for depth in depths}
 
 
 def _named(params: Any, batch_stats: Any) -> list[tuple[str, Any]]:

@@ -33,6 +33,7 @@ def predict(command: Command) -> None:
 
     import puppet_jax as pj
     from experiments import run_folder
+    from experiments.evaluation import trained_depths
     from experiments.model_file import load_model
     from experiments.run import use_compilation_cache
 
@@ -41,19 +42,17 @@ def predict(command: Command) -> None:
     use_compilation_cache()
     run_folder.read_config(command.run)
     model = load_model(command.run / run_folder.MODEL)
-    images = np.stack([read_image(path, model.image_size, model.puppet.in_channels) for path in command.images])
+    images = np.stack([read_image(path, model.network.image_shape) for path in command.images])
     predictor = model.predictor()
     h = pj.complexities(images, model.complexity)
     probabilities = np.asarray(jax.nn.softmax(predictor(images, h)))
-    for path, level, depth, row in zip(
-        command.images, h, pj.nearest_depths(h, predictor.depths), probabilities, strict=True
-    ):
+    for path, level, depth, row in zip(command.images, h, trained_depths(model, h), probabilities, strict=True):
         best = int(row.argmax())
         print(f"{path}: {model.class_names[best]} ({row[best]:.1%}), complexity {level:.3f} nats, depth {depth}")
 
 
-def read_image(path: Path, size: tuple[int, int], channels: int):
-    """An image file as (height, width, channels) uint8, resized to `size` = (height, width).
+def read_image(path: Path, shape: tuple[int, int, int]):
+    """An image file as uint8 of `shape` = (height, width, channels), resized.
 
     Raises:
         DataError: if it cannot be read, or its values are not 8-bit or floating in [0, 1].
@@ -75,10 +74,11 @@ def read_image(path: Path, size: tuple[int, int], channels: int):
                 raise DataError(f"{path} holds {picture.mode} pixels; convert it to 8 bits, or pass a .npy file.")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} is damaged or no image ({error}).") from None
+    height, width, channels = shape
     picture = picture.convert("RGB" if channels == 3 else "L")
-    if picture.size != size[::-1]:
-        picture = picture.resize(size[::-1], Image.Resampling.LANCZOS)
-    return np.asarray(picture).reshape(*size, channels)
+    if picture.size != (width, height):
+        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+    return np.asarray(picture).reshape(shape)
 
 
 def _as_8_bit(path: Path, array):

@@ -22,13 +22,13 @@ from experiments.errors import Interrupted, RunError
 from experiments.evaluation import accuracy, describe, device_name, evaluate
 from experiments.interrupts import Interrupts
 from experiments.model_file import Model, load_model, save_model
+from experiments.networks import Network, make_network
 from experiments.progress import Progress
 from experiments.training import (
     Data,
     TrainState,
     init_state,
     make_optimizer,
-    make_puppet,
     make_stats_estimator,
     make_train_step,
 )
@@ -39,13 +39,14 @@ RUN_AHEAD = 2
 """Steps that may wait for the device: enough to keep it busy, few enough that Ctrl-C is answered soon."""
 
 
-def train(experiment: str, config: Config, options: Options) -> dict[str, Any]:
+def train(experiment: str, config: Config, options: Options, dataset: Dataset | None = None) -> dict[str, Any]:
     """Trains, keeps a run's folder, evaluates the best model on the test set.
 
     Args:
         experiment: name of the data set, see `experiments.data.DATASETS`.
         config: what is computed.
         options: where it is read and written; `options.workdir` must be set.
+        dataset: what `options` lead to, where it is loaded already.
 
     Returns:
         The summary, as in `summary.json`.
@@ -57,47 +58,70 @@ def train(experiment: str, config: Config, options: Options) -> dict[str, Any]:
     assert options.workdir is not None
     folder = options.workdir
     use_compilation_cache()
-    dataset = load_dataset(experiment, options.data_dir, options.data_source)
+    dataset = dataset or load_dataset(experiment, options.data_dir, options.data_source)
     train_indices, validation_indices = split_indices(
         len(dataset.train_labels), config.num_images, config.num_validation, config.seed
     )
-    _check_fits(config, dataset, len(train_indices))
+    network = _fitting_network(config, dataset, len(train_indices))
     run_folder.open_run(folder, experiment, config, _identity(dataset, options), options.resume)
     run_folder.write_split(folder, train_indices, validation_indices)
     print(f"data: {dataset.source}", flush=True)
     print(f"run: {folder}", flush=True)
 
     images, labels = dataset.train_images[train_indices], dataset.train_labels[train_indices]
-    measure = pj.CalibratedComplexity()
-    h = pj.complexities(images, measure)
-    if config.spread is not None:
-        try:
-            measure = pj.calibrate(h, *config.spread)
-        except ValueError as error:
-            raise RunError(f"--spread cannot be had on these images: {error}") from None
-        h = pj.complexities(images, measure)
-    depths = np.asarray(pj.depth(h))
+    h, measure = measure_complexities(config, images)
+    depths = network.depths(h)
     buckets = make_buckets(h, depths, config.batch_size)
     print(_describe_buckets(buckets), flush=True)
     plots.plot_depths(images, h, depths).savefig(folder / "depths.png")
 
     validation = (dataset.train_images[validation_indices], dataset.train_labels[validation_indices])
-    run = _Run(config, folder, dataset, measure, buckets, Data(images, labels, h), validation)
+    run = _Run(config, network, folder, dataset, measure, buckets, Data(images, labels, h), validation)
     with Checkpoints(folder / run_folder.CHECKPOINTS) as checkpoints:
         run.loop(checkpoints)
     plots.plot_curves(run_folder.read_metrics(folder)).savefig(folder / "curves.png")
     return summarise(folder, load_model(folder / run_folder.MODEL), dataset)
 
 
-def _check_fits(config: Config, dataset: Dataset, num_images: int) -> None:
-    """Refuses what the data does not allow, before a folder is made."""
+def _fitting_network(config: Config, dataset: Dataset, num_images: int) -> Network:
+    """The network; refuses what the data does not allow, before a folder is made."""
     if config.batch_size > num_images:
         raise RunError(f"--batch-size must be at most the {num_images} training images, got {config.batch_size}.")
-    puppet = make_puppet(config, len(dataset.class_names), dataset.train_images.shape[-1])
     try:
-        puppet.check_image_size(*dataset.train_images.shape[1:3])
+        network = make_network(config, len(dataset.class_names), dataset.train_images.shape[1:])
+        network.check()
     except ValueError as error:
         raise RunError(str(error)) from None
+    return network
+
+
+def measure_complexities(config: Config, images: np.ndarray) -> tuple[np.ndarray, pj.CalibratedComplexity]:
+    """The complexities that training images count with, and the measure for images to come.
+
+    `config.adapts` decides: the images' own ("both"), those squeezed into the interval of their mean's depth
+    ("parameters"), the centre of their depth's interval ("depth"), or one for all, at their mean ("none").
+    """
+    measure = pj.CalibratedComplexity()
+    if config.kernels == "stored":
+        return np.ones(len(images), np.float32), pj.CalibratedComplexity(0.0, 1.0)
+    h = pj.complexities(images, measure)
+    mean = float(h.mean())
+    middle = int(pj.depth(mean))
+    try:
+        if config.network == "puppet" and config.adapts == "parameters":
+            measure = pj.calibrate(h, middle, middle)
+        elif config.spread is not None:
+            measure = pj.calibrate(h, *config.spread)
+    except ValueError as error:
+        raise RunError(f"complexity cannot be spread over the depths on these images: {error}") from None
+    if config.adapts == "none":  # the centre of a slice, so that shared kernels are exact
+        measure = pj.CalibratedComplexity(0.0, float(pj.slice_centre(np.array([mean]), middle, config.num_slices)[0]))
+    h = pj.complexities(images, measure)
+    if config.adapts == "depth":
+        depths = np.asarray(pj.depth(h))
+        for depth in np.unique(depths):
+            h[depths == depth] = pj.slice_centre(h[depths == depth], int(depth), 1)
+    return h.astype(np.float32), measure
 
 
 class _Run:
@@ -106,6 +130,7 @@ class _Run:
     def __init__(
         self,
         config: Config,
+        network: Network,
         folder: Path,
         dataset: Dataset,
         measure: pj.CalibratedComplexity,
@@ -114,6 +139,7 @@ class _Run:
         validation: tuple[np.ndarray, np.ndarray],
     ):
         self.config = config
+        self.network = network
         self.folder = folder
         self.dataset = dataset
         self.measure = measure
@@ -123,14 +149,13 @@ class _Run:
         self.validation_h = pj.complexities(validation[0], measure)
         self.data = Data(*map(jnp.asarray, data))  # on the device, once
         self.per_epoch = steps_per_epoch(buckets, config.batch_size)
-        self.puppet = make_puppet(config, len(dataset.class_names), dataset.train_images.shape[-1])
-        self.tx = make_optimizer(config, self.per_epoch * config.epochs)
-        self.train_step = make_train_step(config, self.puppet, self.tx)
-        self.estimate_stats = make_stats_estimator(config, self.puppet)
+        self.tx = make_optimizer(config, network, self.per_epoch * config.epochs)
+        self.train_step = make_train_step(config, network, self.tx)
+        self.estimate_stats = make_stats_estimator(config, network)
 
     def loop(self, checkpoints: Checkpoints) -> None:
         config = self.config
-        state = init_state(config, self.puppet, tuple(bucket.depth for bucket in self.buckets), self.tx)
+        state = init_state(config, self.network, tuple(bucket.depth for bucket in self.buckets), self.tx)
         if checkpoints.latest_step is not None:
             state = checkpoints.restore(state)
             print(f"resumed at step {int(state.step)} of {self.per_epoch * config.epochs}", flush=True)
@@ -187,13 +212,12 @@ class _Run:
 
     def _model(self, state: TrainState, batches: list[tuple[int, np.ndarray]]) -> Model:
         return Model(
-            puppet=self.puppet,
+            network=self.network,
             params=state.params,
             batch_stats=self.estimate_stats(state.params, self.data, batches),
-            image_size=(self.dataset.train_images.shape[1], self.dataset.train_images.shape[2]),
             class_names=self.dataset.class_names,
             adaptation=self.config.adaptation,
-            num_slices=self.config.num_slices,
+            num_slices=1 if self.config.adapts == "depth" else self.config.num_slices,
             complexity=self.measure,
             step=int(state.step),
         )
@@ -282,7 +306,7 @@ def fingerprint(dataset: Dataset) -> str:
     """SHA-256 of all images and labels."""
     digest = hashlib.sha256()
     for array in (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels):
-        digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 

@@ -1,9 +1,8 @@
-"""One training step of a Puppet-CNN: what evolves, how it evolves."""
+"""One training step of a network: what evolves, how it evolves."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ from jax import Array
 
 import puppet_jax as pj
 from experiments.config import Config
+from experiments.networks import Network
 
 STATS_BATCHES = 8
 """Batches of a depth bucket whose statistics are averaged for evaluation."""
@@ -33,55 +33,27 @@ class TrainState(NamedTuple):
     estimated where they are needed, see `make_stats_estimator`.
     """
 
-    params: pj.PuppetParams
+    params: Any
     opt_state: optax.OptState
     step: Array
 
 
-def make_puppet(config: Config, num_classes: int, in_channels: int) -> pj.Puppet:
-    """The architecture that a configuration describes."""
-    return pj.Puppet(
-        channels=config.channels,
-        num_classes=num_classes,
-        in_channels=in_channels,
-        kernel_size=config.kernel_size,
-        depth_rule=config.depth_rule,
-        residual=config.residual,
-        affine=config.affine,
-        classifier=config.classifier,
-    )
-
-
-def make_optimizer(config: Config, num_steps: int) -> optax.GradientTransformation:
+def make_optimizer(config: Config, network: Network, num_steps: int) -> optax.GradientTransformation:
     """Adam with a warm-up and a cosine decay to zero over `num_steps`, weight decay decoupled, on matrices only."""
     warmup = min(num_steps // 20, 500)
     schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, max(num_steps, warmup + 1))
     return optax.adamw(
         schedule,
         weight_decay=config.weight_decay,
-        mask=_decays,
+        mask=network.decays,
     )
 
 
-def _decays(params: pj.PuppetParams) -> pj.PuppetParams:
-    """Which leaves weight decay touches: matrices, and not norms, whose axis of layers is no axis of a matrix."""
-    matrices = jax.tree.map(lambda leaf: leaf.ndim > 1, params)
-    norms = {name: jax.tree.map(lambda _: False, getattr(params, name)) for name in ("norm_scale", "norm_bias")}
-    return dataclasses.replace(matrices, **norms)
-
-
-def init_state(config: Config, puppet: pj.Puppet, depths: tuple[int, ...], tx: optax.GradientTransformation):
+def init_state(
+    config: Config, network: Network, depths: tuple[int, ...], tx: optax.GradientTransformation
+) -> TrainState:
     """The state before the first step; a function of the configuration and the depths in use."""
-    puppeteer_key, puppet_key = jax.random.split(jax.random.key(config.seed))
-    puppeteer = pj.init_puppeteer(
-        puppeteer_key,
-        max_channels=max(config.max_channels or 0, puppet.max_channels),
-        kernel_size=config.kernel_size,
-        initial_state=config.initial_state,
-        seed=config.pattern_seed,
-        scale=config.scale,
-    )
-    params = pj.init_puppet(puppet_key, puppet, puppeteer, max_depth=max(depths))
+    params = network.init(config.seed, depths)
     return TrainState(params, tx.init(params), jnp.zeros((), jnp.int32))
 
 
@@ -94,21 +66,18 @@ def _pick(config: Config, data: Data, indices: Array, step: Array) -> Data:
     return Data(images, labels, h)
 
 
-def _forward(config: Config, puppet: pj.Puppet, params: pj.PuppetParams, batch: Data, depth: int):
+def _forward(config: Config, network: Network, params: Any, batch: Data, depth: int):
     """Logits and batch statistics of a batch of one depth bucket that is in order of complexity."""
-    h = jnp.clip(batch.h, *pj.depth_interval(depth))  # borrowed images count as the bucket's nearest
+    h = jnp.clip(batch.h, *network.interval(depth))  # borrowed images count as the bucket's nearest
     # Neighbours share kernels, generated at their mean; batch norms see the whole batch, a sample of the whole bucket.
     num_sets = config.num_levels if config.adaptation == "level" else len(h)
+    if config.adapts in ("depth", "none"):
+        num_sets = 1  # a bucket has one complexity
     levels = h.reshape(num_sets, -1).mean(axis=1)
-    shapes = puppet.kernel_shapes(depth)
-    if num_sets == 1:
-        kernels = pj.generate_kernels(params.puppeteer, levels[0], shapes)
-    else:
-        kernels = jax.vmap(lambda level: pj.generate_kernels(params.puppeteer, level, shapes))(levels)
-    return pj.apply_puppet(puppet, params, None, kernels, batch.images, depth, jnp.dtype(config.dtype))
+    return network.forward(params, None, jnp.asarray(batch.images), levels, depth, jnp.dtype(config.dtype))
 
 
-def make_train_step(config: Config, puppet: pj.Puppet, tx: optax.GradientTransformation) -> Callable:
+def make_train_step(config: Config, network: Network, tx: optax.GradientTransformation) -> Callable:
     """Returns a jitted `(state, data, indices, *, depth) -> (state, metrics)`.
 
     `indices` (batch,) int32 pick a batch of one depth bucket, in order of complexity; metrics are scalars on the
@@ -116,8 +85,8 @@ def make_train_step(config: Config, puppet: pj.Puppet, tx: optax.GradientTransfo
     """
 
     def loss_fn(params, batch: Data, depth):
-        logits, _ = _forward(config, puppet, params, batch, depth)
-        targets = optax.smooth_labels(jax.nn.one_hot(batch.labels, puppet.num_classes), config.label_smoothing)
+        logits, _ = _forward(config, network, params, batch, depth)
+        targets = optax.smooth_labels(jax.nn.one_hot(batch.labels, network.num_classes), config.label_smoothing)
         return optax.softmax_cross_entropy(logits, targets).mean(), (logits.argmax(-1) == batch.labels).mean()
 
     @functools.partial(jax.jit, static_argnames="depth", donate_argnames="state")
@@ -132,8 +101,8 @@ def make_train_step(config: Config, puppet: pj.Puppet, tx: optax.GradientTransfo
     return train_step
 
 
-def make_stats_estimator(config: Config, puppet: pj.Puppet) -> Callable:
-    """Returns `(params, data, batches) -> {depth: one BatchStats a layer}` for evaluation.
+def make_stats_estimator(config: Config, network: Network) -> Callable:
+    """Returns `(params, data, batches) -> {depth: statistics of the network}` for evaluation.
 
     Each depth's statistics are those of up to `STATS_BATCHES` of its training batches under the parameters as they
     are now (precise batch norm). A running average would describe kernels that are gone: a step of the puppeteer
@@ -145,7 +114,7 @@ def make_stats_estimator(config: Config, puppet: pj.Puppet) -> Callable:
 
     @functools.partial(jax.jit, static_argnames="depth")
     def batch_moments(params, data: Data, indices, step, *, depth):
-        _, stats = _forward(config, puppet, params, _pick(config, data, indices, step), depth)
+        _, stats = _forward(config, network, params, _pick(config, data, indices, step), depth)
         return stats
 
     def estimate(params, data: Data, batches):
@@ -156,10 +125,14 @@ def make_stats_estimator(config: Config, puppet: pj.Puppet) -> Callable:
                 moments.append(batch_moments(params, data, indices, step, depth=depth))
         stats = {}
         for depth, moments in collected.items():
-            stats[depth] = tuple(map(_pool, zip(*moments, strict=True)))
+            stats[depth] = jax.tree.map(lambda *batches: _pool(batches), *moments, is_leaf=_is_stats)
         return stats
 
     return estimate
+
+
+def _is_stats(node: Any) -> bool:
+    return isinstance(node, pj.BatchStats)
 
 
 def _pool(batches: tuple[pj.BatchStats, ...]) -> pj.BatchStats:

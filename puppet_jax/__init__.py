@@ -22,6 +22,7 @@ from puppet_jax.complexity import (
     calibrate as calibrate,
     complexity as complexity,
 )
+from puppet_jax.execution_order import execution_order as execution_order
 from puppet_jax.kernel_bank import KernelBank as KernelBank
 from puppet_jax.projection import (
     adaptive_average_pool as adaptive_average_pool,
@@ -32,6 +33,7 @@ from puppet_jax.puppet import (
     Puppet as Puppet,
     PuppetParams as PuppetParams,
     apply_puppet as apply_puppet,
+    centred as centred,
     init_batch_stats as init_batch_stats,
     init_puppet as init_puppet,
 )
@@ -39,6 +41,10 @@ from puppet_jax.puppeteer import (
     Puppeteer as Puppeteer,
     field as field,
     init_puppeteer as init_puppeteer,
+)
+from puppet_jax.puppetize import (
+    PuppetModel as PuppetModel,
+    puppetize as puppetize,
 )
 from puppet_jax.routing import (
     Group as Group,

@@ -55,7 +55,7 @@ class CalibratedComplexity:
     over as many as are wanted (see `calibrate`). Serves wherever `complexity` does (v2 Sec. 3.2).
 
     Attributes:
-        scale: positive.
+        scale: at least 0; a measure of scale 0 is constant and does not look at the images.
         offset: nats.
         low: least value, at least 0.
         high: greatest value.
@@ -68,6 +68,8 @@ class CalibratedComplexity:
 
     def __call__(self, images: ArrayLike) -> Float[Array, " batch"]:
         """Calibrated complexity of each image, (batch,) float32; takes and refuses what `complexity` does."""
+        if self.scale == 0:
+            return jnp.clip(jnp.full(jnp.shape(images)[0], self.offset, jnp.float32), self.low, self.high)
         return jnp.clip(self.scale * complexity(images) + self.offset, self.low, self.high)
 
 

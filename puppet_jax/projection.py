@@ -76,11 +76,12 @@ def check_kernel_shape(shape: tuple[int, ...], state_shape: tuple[int, ...]) -> 
             f"Kernel shape {tuple(shape)} (HWIO) is larger than the state: it has {c_out} x {c_in} channels and "
             f"{kh * kw} taps, the state {channels} x {channels} and {taps}. Use a puppeteer with max_channels of at "
             f"least {max(c_in, c_out, channels)} and kernel_size of at least "
-            f"{_odd_at_least(max(kh * kw, taps))}."
+            f"{odd_at_least(max(kh * kw, taps))}."
         )
 
 
-def _odd_at_least(taps: int) -> int:
+def odd_at_least(taps: int) -> int:
+    """The least odd kernel size K with K**2 >= taps."""
     size = math.isqrt(taps - 1) + 1 if taps > 1 else 1
     return size + 1 - size % 2
 

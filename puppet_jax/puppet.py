@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
+from puppet_jax.convolution import convolve
 from puppet_jax.puppeteer import Puppeteer
 
 DepthRule = Literal["per_stage", "total"]
@@ -222,12 +223,8 @@ def apply_puppet(
             f"kernels must have the {len(puppet.kernel_shapes(depth))} shapes of puppet.kernel_shapes({depth}), "
             f"got {[kernel.shape for kernel in kernels]}."
         )
-    if kernels[0].ndim > 4 and jnp.shape(images)[0] % len(kernels[0]):
-        raise ValueError(
-            f"the number of kernel sets must divide the batch, got {len(kernels[0])} for {jnp.shape(images)[0]} images."
-        )
     puppet.check_image_size(*jnp.shape(images)[1:3])
-    x = _centred(images).astype(dtype)
+    x = centred(images).astype(dtype)
     used = []
     for n, layer in enumerate(layers):
         if layer.pool:
@@ -248,8 +245,8 @@ def apply_puppet(
     return logits.reshape(-1, puppet.num_classes), tuple(used)
 
 
-def _centred(images: ArrayLike) -> Float[Array, "batch height width channels"]:
-    """Images of 8 bits or in [0, 1], to about zero mean and unit variance: 4 x - 2."""
+def centred(images: ArrayLike) -> Float[Array, "batch height width channels"]:
+    """Images of 8 bits or in [0, 1] as float32 of about zero mean and unit variance: 4 x - 2."""
     x = jnp.asarray(images)
     return x.astype(jnp.float32) * (4 / 255 if x.dtype == jnp.uint8 else 4) - 2
 
@@ -280,21 +277,8 @@ def _max_pool(x: Float[Array, "batch height width channels"]) -> Float[Array, "b
 
 def _conv(x: Float[Array, "batch height width c_in"], kernel: Array) -> Float[Array, "batch height width c_out"]:
     """'SAME' convolution, stride 1; one kernel (rank 4) or several that serve equal parts of the batch (rank 5)."""
-    if kernel.ndim == 4:
-        return lax.conv_general_dilated(
-            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), precision=_precision(x.dtype)
-        )
-    if len(kernel) < len(x):
-        # A loop in Python: under `vmap` or `scan` the gradient of a convolution is 50 times slower on a CPU.
-        parts = jnp.split(x, len(kernel))
-        return jnp.concatenate([_conv(part, one) for part, one in zip(parts, kernel, strict=True)])
-    # A kernel for each image: shifted slices and one product.
-    kh, kw = kernel.shape[1:3]
-    height, width = x.shape[1:3]
-    padded = jnp.pad(x, ((0, 0), (kh // 2, kh // 2), (kw // 2, kw // 2), (0, 0)))
-    patches = jnp.concatenate([padded[:, i : i + height, j : j + width] for i in range(kh) for j in range(kw)], axis=-1)
-    flat = kernel.reshape(kernel.shape[0], -1, kernel.shape[-1])
-    return jnp.einsum("bhwi,bio->bhwo", patches, flat, precision=_precision(x.dtype))
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    return convolve(x, kernel, (1, 1), "SAME", dimension_numbers=dimensions, precision=_precision(x.dtype))
 
 
 def _precision(dtype: jnp.dtype) -> lax.Precision:

@@ -1,4 +1,7 @@
+import importlib
+import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +12,47 @@ import pytest
 from experiments.data import load_dataset, split_indices
 from experiments.errors import DataError, ExperimentError
 
+TINY = [
+    *["--epochs", "1", "--channels", "4", "8", "--spread", "1", "1", "--num-images", "32", "--num-validation", "8"],
+    *["--batch-size", "16", "--num-levels", "1", "--num-slices", "2"],
+]
+
+
+def presets(experiment):
+    return importlib.import_module(f"experiments.{experiment}").PRESETS
+
+
+def one_line(capsys):
+    out, err = capsys.readouterr()
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def write_cifar100(folder, num_train=40, num_test=8):
+    """The official binary layout: a coarse label, a fine label, 3 x 1024 bytes."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name, count in (("train", num_train), ("test", num_test)):
+        records = rng.integers(0, 256, (count, 2 + 3072), np.uint8)
+        records[:, 0] = np.arange(count) % 20
+        records[:, 1] = 99 - np.arange(count)
+        records.tofile(folder / f"{name}.bin")
+    return folder
+
+
+def write_classes(folder, classes=("ant", "bee"), count=3, pixels=8):
+    image_module = pytest.importorskip("PIL.Image")
+    rng = np.random.default_rng(0)
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            pixel_values = rng.integers(0, 256, (pixels, pixels, 3), np.uint8)
+            image_module.fromarray(pixel_values).save(folder / name / f"{number}.png")
+
 
 def test_unknown_names_are_refused_with_the_known_ones():
-    with pytest.raises(DataError, match="'cifar'.*cifar10, cifar100, digits"):
+    with pytest.raises(DataError, match="'cifar'.*cifar10, cifar100, mini_imagenet, digits"):
         load_dataset("cifar")
     with pytest.raises(DataError, match="'web'.*auto, tfds, archive"):
         load_dataset("cifar10", source="web")
@@ -66,6 +107,21 @@ class TestDigits:
             load_dataset("digits", source="archive")
 
 
+class TestMiniImageNet:
+    @pytest.mark.parametrize("source", ["auto", "tfds", "archive"])
+    def test_is_never_downloaded(self, source):
+        message = "no automatic download .*--data-dir DIR.* 100 classes, all resized to 64x64, as class folders"
+        with pytest.raises(DataError, match=message):
+            load_dataset("mini_imagenet", source=source)
+
+    def test_is_split_eight_to_one_to_one(self, tmp_path):
+        write_classes(tmp_path, count=30)
+        data = load_dataset("mini_imagenet", data_dir=tmp_path)
+        train, validation = split_indices(len(data.train_labels), None, 6, seed=0)
+        assert (len(train), len(validation), len(data.test_labels)) == (48, 6, 6)
+        np.testing.assert_array_equal(np.bincount(data.test_labels), [3, 3])
+
+
 class TestSplitIndices:
     @pytest.mark.parametrize(
         ("num_images", "num_validation", "expected"),
@@ -109,6 +165,97 @@ class TestSplitIndices:
     def test_absurd_sizes_are_refused(self, arguments, message):
         with pytest.raises(DataError, match=message):
             split_indices(*arguments)
+
+
+class TestPresets:
+    """The papers' splits: 4:1:1 of CIFAR-100, 8:1:1 of mini-ImageNet."""
+
+    @pytest.mark.parametrize(
+        ("experiment", "num_available", "split"),
+        [("cifar100", 50_000, (40_000, 10_000)), ("mini_imagenet", 54_000, (48_000, 6_000))],
+    )
+    @pytest.mark.parametrize("preset", ["small", "paper", "full"])
+    def test_split(self, experiment, num_available, split, preset):
+        config = presets(experiment)[preset]
+        train, validation = split_indices(num_available, config.num_images, config.num_validation, config.seed)
+        assert (len(train), len(validation)) == split
+
+    @pytest.mark.parametrize("experiment", ["cifar100", "mini_imagenet"])
+    def test_a_generated_classifier_fits_the_state(self, experiment):
+        for config in presets(experiment).values():
+            assert config.classifier == "linear" or max(config.channels) >= 100
+
+    @pytest.mark.parametrize("experiment", ["cifar100", "mini_imagenet"])
+    def test_small_takes_about_as_many_steps_as_on_cifar10(self, experiment):
+        steps = 28 * 8_000
+        small = presets(experiment)["small"]
+        assert list(presets(experiment))[0] == "small"
+        assert steps <= small.epochs * {"cifar100": 40_000, "mini_imagenet": 48_000}[experiment] < 1.5 * steps
+
+
+class TestCommandLine:
+    """Each experiment from its command line, on a folder as users have it."""
+
+    @pytest.fixture
+    def run(self, monkeypatch, tmp_path):
+        def run(experiment, data_dir, *flags):
+            argv = [experiment, "--data-dir", str(data_dir), "--workdir", str(tmp_path / "run"), *TINY, *flags]
+            monkeypatch.setattr(sys, "argv", argv)
+            monkeypatch.delitem(sys.modules, f"experiments.{experiment}", raising=False)
+            with pytest.raises(SystemExit) as exit:
+                runpy.run_module(f"experiments.{experiment}", run_name="__main__")
+            return exit.value.code
+
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
+        return run
+
+    def test_cifar100(self, run, tmp_path):
+        """With the fine labels, and a classifier of a hundred classes generated."""
+        flags = ["--max-channels", "100", "--classifier", "generated", "--no-affine"]
+        write_cifar100(tmp_path / "data" / "cifar-100-binary")
+        assert run("cifar100", tmp_path / "data", *flags) == 0
+        summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+        assert (summary["experiment"], summary["test_images"], summary["steps"]) == ("cifar100", 8, 2)
+        assert summary["puppeteer_bytes"] == 4 * (100**2 + 15 * 100)
+        assert summary["trainable_bytes"] == summary["puppeteer_bytes"]
+
+    def test_mini_imagenet(self, run, tmp_path):
+        write_classes(tmp_path / "data", count=25, pixels=64)
+        assert run("mini_imagenet", tmp_path / "data") == 0
+        summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+        assert (summary["experiment"], summary["test_images"], summary["steps"]) == ("mini_imagenet", 4, 2)
+        assert summary["puppeteer_bytes"] == 4 * (8**2 + 15 * 8)
+        assert summary["puppet_macs"] == 9 * 3 * 4 * 64**2 + 9 * 4 * 8 * 32**2 + 8 * 2
+
+    def test_damaged_files(self, run, tmp_path, capsys):
+        folder = write_cifar100(tmp_path / "data")
+        (folder / "train.bin").write_bytes((folder / "train.bin").read_bytes()[:-1])
+        assert run("cifar100", folder) == 1
+        assert "train.bin is cut off" in one_line(capsys)
+        write_classes(tmp_path / "classes")
+        (tmp_path / "classes" / "bee" / "2.png").write_bytes(b"not an image")
+        assert run("mini_imagenet", tmp_path / "classes") == 1
+        assert "bee/2.png cannot be read as an image" in one_line(capsys)
+        assert not (tmp_path / "run").exists()
+
+    def test_too_few_classes_or_images(self, run, tmp_path, capsys):
+        write_classes(tmp_path / "one", classes=("ant",))
+        assert run("mini_imagenet", tmp_path / "one") == 1
+        assert "at least 2 class folders (found: ant)" in one_line(capsys)
+        write_classes(tmp_path / "few", count=10)
+        assert run("mini_imagenet", tmp_path / "few") == 1
+        assert "32 training and 8 validation images were asked for, but the training set has 18" in one_line(capsys)
+        write_cifar100(tmp_path / "cifar100", num_train=30)
+        assert run("cifar100", tmp_path / "cifar100") == 1
+        assert "the training set has 30" in one_line(capsys)
+        assert not (tmp_path / "run").exists()
+
+    def test_mini_imagenet_without_a_folder(self, monkeypatch, capsys, tmp_path):
+        from experiments.cli import run_experiment
+
+        argv = ["--workdir", str(tmp_path / "run")]
+        assert run_experiment("mini_imagenet", presets("mini_imagenet"), "Trains.", argv) == 1
+        assert "no automatic download" in one_line(capsys)
 
 
 @pytest.mark.data

@@ -11,6 +11,7 @@ import puppet_jax as pj
 from experiments import evaluation
 from experiments.evaluation import accuracy, describe, evaluate, speed
 from experiments.model_file import Model, save_model
+from experiments.networks import Generator, PuppetNetwork
 
 N = 12
 
@@ -64,10 +65,9 @@ def make_model(images, classifier="linear"):
         lambda leaf: rng.uniform(0.1, 1, leaf.shape).astype(np.float32), jax.eval_shape(initial, jax.random.key(0))
     )
     return Model(
-        puppet=puppet,
+        network=PuppetNetwork(puppet=puppet, generator=Generator(max_channels=8, kernel_size=3), image_size=(8, 8)),
         params=params,
         batch_stats=batch_stats,
-        image_size=(8, 8),
         class_names=tuple("0123456789"),
         adaptation="level",
         num_slices=1,

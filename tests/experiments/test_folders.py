@@ -211,6 +211,25 @@ class TestClassFolders:
         with pytest.raises(DataError, match=rf"{odd} has 7x5 pixels and .*train/ant/0\.png has 6x5"):
             load_dataset("cifar10", tmp_path)
 
+    def test_all_images_are_of_one_size_where_a_tenth_is_held_out(self, tmp_path):
+        write_classes(tmp_path, count=2)
+        held_out = load_dataset("cifar10", tmp_path).test_images[0, 0, 0, 0] - 50
+        for odd in ("ant/1.png", f"bee/{held_out}.png", f"bee/{1 - held_out}.png"):  # of either set
+            write_classes(tmp_path, count=2)
+            write_image(tmp_path / odd, size=(5, 6))
+            with pytest.raises(DataError, match=rf"{odd} has 5x6 pixels and .*ant/0\.png has 6x5"):
+                load_dataset("cifar10", tmp_path)
+
+    def test_labels_belong_to_their_images(self, tmp_path):
+        write_classes(tmp_path, classes=("ant", "bee", "wasp"), count=20)
+        insects = load_dataset("mini_imagenet", tmp_path)
+        for images, labels in (
+            (insects.train_images, insects.train_labels),
+            (insects.test_images, insects.test_labels),
+        ):
+            np.testing.assert_array_equal(images[:, 0, 0, 0] // 50, labels)
+        assert insects.train_images.shape == (54, 5, 6, 3)
+
     @pytest.mark.parametrize("damage", ["text", "cut off", "broken link", "16 bits"])
     def test_unreadable_images(self, tmp_path, damage):
         write_classes(tmp_path)
@@ -226,3 +245,19 @@ class TestClassFolders:
             pytest.importorskip("PIL.Image").fromarray(np.full((5, 6), 40_000, np.uint16)).save(path)
         with pytest.raises(DataError, match=r"ant/1\.png (cannot be read as an image|has more than 8 bits)"):
             load_dataset("cifar10", tmp_path)
+
+
+class TestMiniImageNet:
+    def test_cifar_is_refused(self, tmp_path):
+        write_cifar10(tmp_path / "ten")
+        write_cifar100(tmp_path / "hundred")
+        for folder, held in (("ten", "cifar10"), ("hundred", "cifar100")):
+            with pytest.raises(DataError, match=f"holds {held}, but mini_imagenet was asked for"):
+                load_dataset("mini_imagenet", tmp_path / folder)
+
+    def test_only_class_folders_are_expected(self, tmp_path):
+        for folders in ((), ("ant",)):
+            for name in folders:
+                write_image(tmp_path / name / "0.png")
+            with pytest.raises(DataError, match="expected class folders of images: train/CLASS"):
+                load_dataset("mini_imagenet", tmp_path)

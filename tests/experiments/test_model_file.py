@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 import puppet_jax as pj
 from experiments.errors import RunError
 from experiments.model_file import Model, load_model, save_model
+from experiments.networks import Generator, PuppetNetwork
 
 PUPPET = pj.Puppet(channels=(4, 8), num_classes=3, in_channels=1, affine=True)
 
@@ -27,11 +28,11 @@ def make_model(puppet=PUPPET, depths=(1, 2), **puppeteer):
     params, batch_stats = jax.tree.map(
         lambda leaf: rng.uniform(0.1, 1, leaf.shape).astype(np.float32), jax.eval_shape(initial)
     )
+    generator = Generator(**{"max_channels": 8, "kernel_size": 3} | puppeteer)
     return Model(
-        puppet=puppet,
+        network=PuppetNetwork(puppet=puppet, generator=generator, image_size=(8, 6)),
         params=params,
         batch_stats=batch_stats,
-        image_size=(8, 6),
         class_names=("zero", "one", "zwö"),
         adaptation="sample",
         num_slices=5,
@@ -67,7 +68,7 @@ def test_round_trip_is_exact(tmp_path, puppet, puppeteer):
     model = make_model(puppet, **puppeteer)
     save_model(tmp_path / "model", model)
     loaded = load_model(tmp_path / "model")
-    for field in ("puppet", "image_size", "class_names", "adaptation", "num_slices", "complexity", "step"):
+    for field in ("network", "class_names", "adaptation", "num_slices", "complexity", "step"):
         assert getattr(loaded, field) == getattr(model, field)
     for field in ("params", "batch_stats"):
         got, expected = getattr(loaded, field), getattr(model, field)

@@ -14,6 +14,7 @@ from experiments.cli import run_command
 from experiments.config import Config
 from experiments.errors import DataError, RunError
 from experiments.model_file import Model, load_model, save_model
+from experiments.networks import Generator, PuppetNetwork
 from experiments.predict import Command, predict, read_image
 
 RNG = np.random.Generator(np.random.PCG64(0))
@@ -32,13 +33,13 @@ def saved(path, array):
 
 class TestReadImage:
     def test_png_of_the_right_size_is_taken_as_it_is(self, tmp_path):
-        np.testing.assert_array_equal(read_image(saved(tmp_path / "c.png", COLOUR), SIZE, 3), COLOUR)
-        np.testing.assert_array_equal(read_image(saved(tmp_path / "g.png", GREY), SIZE, 1), GREY[..., None])
+        np.testing.assert_array_equal(read_image(saved(tmp_path / "c.png", COLOUR), (*SIZE, 3)), COLOUR)
+        np.testing.assert_array_equal(read_image(saved(tmp_path / "g.png", GREY), (*SIZE, 1)), GREY[..., None])
 
     def test_grey_serves_as_colour_and_colour_as_grey(self, tmp_path):
-        as_colour = read_image(saved(tmp_path / "g.png", GREY), SIZE, 3)
+        as_colour = read_image(saved(tmp_path / "g.png", GREY), (*SIZE, 3))
         np.testing.assert_array_equal(as_colour, np.repeat(GREY[..., None], 3, axis=2))
-        as_grey = read_image(saved(tmp_path / "c.png", COLOUR), SIZE, 1)
+        as_grey = read_image(saved(tmp_path / "c.png", COLOUR), (*SIZE, 1))
         luma = COLOUR @ [0.299, 0.587, 0.114]
         assert np.abs(as_grey[..., 0] - luma).max() <= 1
 
@@ -46,7 +47,7 @@ class TestReadImage:
     def test_another_size_is_resized(self, tmp_path, shape):
         halves = np.zeros(shape, np.uint8)
         halves[shape[0] // 2 :] = 200
-        image = read_image(saved(tmp_path / "a.png", halves), (8, 6), 1)
+        image = read_image(saved(tmp_path / "a.png", halves), (8, 6, 1))
         assert image.shape == (8, 6, 1)
         assert image.dtype == np.uint8
         assert image[-1].min() > 190
@@ -56,16 +57,16 @@ class TestReadImage:
     def test_other_modes_of_8_bits(self, tmp_path, mode):
         path = tmp_path / ("a.tiff" if mode == "CMYK" else "a.png")
         Image.fromarray(COLOUR).convert(mode).save(path)
-        assert read_image(path, SIZE, 3).shape == (8, 8, 3)
+        assert read_image(path, (*SIZE, 3)).shape == (8, 8, 3)
 
     @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
     def test_floating_array_counts_as_8_bits(self, tmp_path, dtype):
         path = saved(tmp_path / "a.npy", (COLOUR / 255).astype(dtype))
-        np.testing.assert_array_equal(read_image(path, SIZE, 3), COLOUR)
+        np.testing.assert_array_equal(read_image(path, (*SIZE, 3)), COLOUR)
 
     @pytest.mark.parametrize("array", [GREY, GREY[..., None], COLOUR, np.asfortranarray(GREY)], ids=str)
     def test_8_bit_array(self, tmp_path, array):
-        image = read_image(saved(tmp_path / "a.npy", array), SIZE, 3)
+        image = read_image(saved(tmp_path / "a.npy", array), (*SIZE, 3))
         np.testing.assert_array_equal(image, np.broadcast_to(array.reshape(8, 8, -1), (8, 8, 3)))
 
     @pytest.mark.parametrize("bad", [np.nan, np.inf, -0.01, 1.01, 255.0])
@@ -73,27 +74,27 @@ class TestReadImage:
         array = np.zeros((8, 8), np.float32)
         array[3, 4] = bad
         with pytest.raises(DataError, match=rf"a\.npy holds {np.float32(bad)}; .*\[0, 1\]"):
-            read_image(saved(tmp_path / "a.npy", array), SIZE, 1)
+            read_image(saved(tmp_path / "a.npy", array), (*SIZE, 1))
 
     @pytest.mark.parametrize("shape", [(8,), (2, 8, 8, 3), (8, 8, 2), (3, 8, 8), (0, 8), ()])
     def test_array_of_another_shape(self, tmp_path, shape):
         with pytest.raises(DataError, match=r"a\.npy has shape .*; an image is \(height, width\)"):
-            read_image(saved(tmp_path / "a.npy", np.zeros(shape, np.uint8)), SIZE, 1)
+            read_image(saved(tmp_path / "a.npy", np.zeros(shape, np.uint8)), (*SIZE, 1))
 
     @pytest.mark.parametrize("dtype", [np.int64, np.uint16, bool, np.complex64])
     def test_array_of_another_dtype(self, tmp_path, dtype):
         with pytest.raises(DataError, match=rf"has dtype {np.dtype(dtype)}; an image is uint8, or floating"):
-            read_image(saved(tmp_path / "a.npy", GREY.astype(dtype)), SIZE, 1)
+            read_image(saved(tmp_path / "a.npy", GREY.astype(dtype)), (*SIZE, 1))
 
     def test_16_bit_file(self, tmp_path):
         path = saved(tmp_path / "a.png", GREY.astype(np.uint16) * 257)
         with pytest.raises(DataError, match="convert it to 8 bits"):
-            read_image(path, SIZE, 1)
+            read_image(path, (*SIZE, 1))
 
     def test_missing(self, tmp_path):
         for path in (tmp_path / "nothing.png", tmp_path / "nothing.npy", tmp_path):
             with pytest.raises(DataError, match="does not exist or is no file"):
-                read_image(path, SIZE, 1)
+                read_image(path, (*SIZE, 1))
 
     @pytest.mark.parametrize("suffix", [".png", ".npy", ".jpg"])
     def test_damaged(self, tmp_path, suffix):
@@ -102,17 +103,17 @@ class TestReadImage:
         for content in (b"", b"no image", whole[:4], whole[:60], whole[: len(whole) // 2]):
             path.write_bytes(content)
             with pytest.raises(DataError, match="damaged or no image"):
-                read_image(path, SIZE, 1)
+                read_image(path, (*SIZE, 1))
 
     def test_array_of_objects_is_never_unpickled(self, tmp_path):
         np.save(tmp_path / "a.npy", np.array([[print]], object), allow_pickle=True)
         with pytest.raises(DataError, match="damaged or no image"):
-            read_image(tmp_path / "a.npy", SIZE, 1)
+            read_image(tmp_path / "a.npy", (*SIZE, 1))
 
     def test_larger_than_pillow_takes(self, tmp_path, monkeypatch):
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
         with pytest.raises(DataError):
-            read_image(saved(tmp_path / "a.png", GREY), SIZE, 1)
+            read_image(saved(tmp_path / "a.png", GREY), (*SIZE, 1))
 
     def test_archive_of_arrays_under_the_name_of_an_array(self, tmp_path):
         buffer = io.BytesIO()
@@ -120,7 +121,7 @@ class TestReadImage:
         for content in (buffer.getvalue(), buffer.getvalue()[:50]):
             (tmp_path / "a.npy").write_bytes(content)
             with pytest.raises(DataError):
-                read_image(tmp_path / "a.npy", SIZE, 1)
+                read_image(tmp_path / "a.npy", (*SIZE, 1))
 
 
 @pytest.fixture(scope="module")
@@ -132,10 +133,9 @@ def folder(tmp_path_factory):
     shapes = jax.eval_shape(lambda: pj.init_puppet(key, puppet, pj.init_puppeteer(key, max_channels=4), max_depth=1))
     params = jax.tree.map(lambda leaf: RNG.standard_normal(leaf.shape, np.float32), shapes)
     model = Model(
-        puppet=puppet,
+        network=PuppetNetwork(puppet=puppet, generator=Generator(max_channels=4, kernel_size=3), image_size=SIZE),
         params=params,
         batch_stats={1: pj.init_batch_stats(puppet, 1)},
-        image_size=SIZE,
         class_names=("zero", "one", "two"),
         adaptation="sample",
         num_slices=1,
@@ -175,8 +175,8 @@ class TestPredict:
         model = load_model(folder / run_folder.MODEL)
         image = GREY[None, ..., None]
         h = float(0.1 * pj.complexity(image)[0])
-        kernels = pj.generate_kernels(model.params.puppeteer, h, model.puppet.kernel_shapes(1))
-        apply = jax.jit(lambda *arguments: pj.apply_puppet(model.puppet, *arguments, depth=1))
+        kernels = pj.generate_kernels(model.params.puppeteer, h, model.network.puppet.kernel_shapes(1))
+        apply = jax.jit(lambda *arguments: pj.apply_puppet(model.network.puppet, *arguments, depth=1))
         logits, _ = apply(model.params, model.batch_stats[1], kernels, image)
         best = int(logits.argmax())
         percent = float(jax.nn.softmax(logits).max())

@@ -57,8 +57,8 @@ class Recorder:
         self.signals, self.spoilt = dict(signals or {}), spoilt
         self.steps: list[tuple[Any, ...]] = []
 
-    def __call__(self, config, puppet, tx):
-        train_step = self.make_train_step(config, puppet, tx)
+    def __call__(self, config, network, tx):
+        train_step = self.make_train_step(config, network, tx)
 
         def step(state, data, indices, *, depth):
             number = int(state.step) + 1
@@ -133,9 +133,9 @@ def without_times(row):
 
 def final_state(folder):
     """Every float of the newest checkpoint."""
-    puppet = run.make_puppet(CONFIG, 10, 1)
-    tx = run.make_optimizer(CONFIG, STEPS)
-    shapes = jax.eval_shape(lambda: run.init_state(CONFIG, puppet, (1,), tx))
+    network = run.make_network(CONFIG, 10, (8, 8, 1))
+    tx = run.make_optimizer(CONFIG, network, STEPS)
+    shapes = jax.eval_shape(lambda: run.init_state(CONFIG, network, (1,), tx))
     like = jax.tree.map(lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype)), shapes)
     with Checkpoints(folder / run_folder.CHECKPOINTS) as checkpoints:
         return checkpoints.latest_step, jax.tree.leaves(checkpoints.restore(like))
@@ -228,7 +228,7 @@ class TestFolder:
     def test_the_model_is_the_best(self, straight):
         model = load_model(straight.folder / "model.safetensors")
         assert model.step == max(rows(straight.folder), key=lambda row: row["validation_top1"])["step"]
-        assert (model.image_size, model.num_slices, model.adaptation) == ((8, 8), 4, "level")
+        assert (model.network.image_shape[:2], model.num_slices, model.adaptation) == ((8, 8), 4, "level")
         assert list(model.batch_stats) == [1]
         dataset = run.load_dataset("digits", None, "auto")
         validation = np.load(straight.folder / "split.npz")["validation"]

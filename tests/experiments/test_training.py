@@ -12,11 +12,11 @@ import puppet_jax as pj
 from experiments import training
 from experiments.config import Config
 from experiments.evaluation import accuracy
+from experiments.networks import make_network
 from experiments.training import (
     Data,
     init_state,
     make_optimizer,
-    make_puppet,
     make_stats_estimator,
     make_train_step,
     shift,
@@ -27,9 +27,9 @@ CONFIG = Config(channels=(8,), num_levels=1, batch_size=N, learning_rate=1e-2, w
 
 
 def setup(config, num_steps=20):
-    puppet = make_puppet(config, num_classes=10, in_channels=1)
-    tx = make_optimizer(config, num_steps)
-    return puppet, tx, init_state(config, puppet, (1,), tx)
+    network = make_network(config, 10, (8, 8, 1))
+    tx = make_optimizer(config, network, num_steps)
+    return network, tx, init_state(config, network, (1,), tx)
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +44,14 @@ def data():
 @pytest.fixture(scope="module")
 def trained(data):
     """Losses of ten steps on the same images, and the state after them."""
-    puppet, tx, state = setup(CONFIG)
-    train_step = make_train_step(CONFIG, puppet, tx)
+    network, tx, state = setup(CONFIG)
+    train_step = make_train_step(CONFIG, network, tx)
     losses = []
     for _ in range(10):
         state, metrics = train_step(state, data, np.arange(N, dtype=np.int32), depth=1)
         assert set(metrics) == {"loss", "correct"}
         losses.append(float(metrics["loss"]))
-    return puppet, state, losses
+    return network, state, losses
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +59,11 @@ def estimate(trained):
     return make_stats_estimator(CONFIG, trained[0])
 
 
-@functools.partial(jax.jit, static_argnames="puppet")
-def forward(puppet, params, images, h):
+@functools.partial(jax.jit, static_argnames="network")
+def forward(network, params, images, h):
     """Logits and batch statistics in training mode, all images with the kernels of `h`."""
-    kernels = pj.generate_kernels(params.puppeteer, h, puppet.kernel_shapes(1))
-    return pj.apply_puppet(puppet, params, None, kernels, images, 1)
+    kernels = pj.generate_kernels(params.puppeteer, h, network.puppet.kernel_shapes(1))
+    return pj.apply_puppet(network.puppet, params, None, kernels, images, 1)
 
 
 def floats(tree):
@@ -88,16 +88,16 @@ class TestTrainStep:
 
     def test_first_loss_is_that_of_the_puppet(self, data, trained):
         """The loss before the first update is the cross-entropy of the puppet of the initial parameters."""
-        puppet, _, losses = trained
+        network, _, losses = trained
         params = setup(CONFIG)[2].params
-        logits, _ = forward(puppet, params, data.images, data.h.mean())
+        logits, _ = forward(network, params, data.images, data.h.mean())
         assert losses[0] == pytest.approx(accuracy(np.asarray(logits), np.asarray(data.labels))["loss"], rel=1e-5)
 
     def test_bfloat16_is_of_activations_only(self, data, trained):
         config = dataclasses.replace(CONFIG, dtype="bfloat16")
-        puppet, tx, state = setup(config)
+        network, tx, state = setup(config)
         dtypes = jax.tree.map(lambda leaf: leaf.dtype, state)
-        state, metrics = make_train_step(config, puppet, tx)(state, data, np.arange(N, dtype=np.int32), depth=1)
+        state, metrics = make_train_step(config, network, tx)(state, data, np.arange(N, dtype=np.int32), depth=1)
         assert jax.tree.map(lambda leaf: leaf.dtype, state) == dtypes
         assert {leaf.dtype for leaf in floats(state)} == {jnp.dtype("float32")}
         assert all(np.isfinite(leaf).all() for leaf in floats(state))
@@ -121,15 +121,16 @@ class TestInitState:
             assert state.params.puppeteer.max_channels == expected
 
     def test_affine_norms_suffice_for_the_deepest_bucket(self):
-        puppet = make_puppet(CONFIG, 10, 1)
-        state = jax.eval_shape(lambda: init_state(CONFIG, puppet, (1, 3), make_optimizer(CONFIG, 10)))
+        network = make_network(CONFIG, 10, (8, 8, 1))
+        tx = make_optimizer(CONFIG, network, 10)
+        state = jax.eval_shape(lambda: init_state(CONFIG, network, (1, 3), tx))
         assert [leaf.shape for leaf in state.params.norm_scale] == [(3, 8)]
 
 
 class TestOptimizer:
     def updates(self, config):
         """Of parameters that are one where the gradient is zero."""
-        tx = make_optimizer(config, 10)
+        tx = make_optimizer(config, make_network(config, 10, (8, 8, 1)), 10)
         params = jax.tree.map(
             lambda leaf: np.ones(leaf.shape, leaf.dtype), jax.eval_shape(lambda: setup(config)[2].params)
         )
@@ -154,7 +155,9 @@ class TestOptimizer:
 
     @pytest.mark.parametrize(("num_steps", "warmup"), [(1, 0), (10, 0), (1000, 50), (100_000, 500)])
     def test_schedule_warms_up_and_decays_to_zero(self, num_steps, warmup):
-        tx = make_optimizer(dataclasses.replace(CONFIG, weight_decay=0.0), num_steps)
+        tx = make_optimizer(
+            dataclasses.replace(CONFIG, weight_decay=0.0), make_network(CONFIG, 10, (8, 8, 1)), num_steps
+        )
         params = pj.PuppetParams(puppeteer=jnp.ones(1))
         initial = tx.init(params)
 
@@ -177,34 +180,34 @@ class TestOptimizer:
 class TestStatistics:
     def test_evaluation_equals_training_on_the_batch_they_are_of(self, data, trained, estimate):
         """Precise: with one batch that is all data, evaluation mode gives the logits of training mode."""
-        puppet, state, _ = trained
+        network, state, _ = trained
         same = data._replace(h=jnp.full(N, 1.25))  # so that a sample's own kernels are those of the batch's mean
         stats = estimate(state.params, same, [(1, np.arange(N, dtype=np.int32))])
         assert list(stats) == [1]
-        expected, _ = forward(puppet, state.params, data.images, jnp.float32(1.25))
-        predictor = pj.Predictor(puppet, state.params, stats, adaptation="sample")
+        expected, _ = forward(network, state.params, data.images, jnp.float32(1.25))
+        predictor = pj.Predictor(network.puppet, state.params, stats, adaptation="sample")
         logits = predictor(np.asarray(same.images), np.asarray(same.h))
         np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
         assert accuracy(logits, np.asarray(data.labels))["loss"] < np.log(10)
 
     def test_a_kernel_set_for_each_image_is_adaptation_by_sample(self, data, trained):
-        puppet, state, _ = trained
+        network, state, _ = trained
         batches = [(1, np.arange(N, dtype=np.int32))]
         config = dataclasses.replace(CONFIG, adaptation="level", num_levels=N)
-        level = make_stats_estimator(config, puppet)(state.params, data, batches)
+        level = make_stats_estimator(config, network)(state.params, data, batches)
         config = dataclasses.replace(CONFIG, adaptation="sample")
-        sample = make_stats_estimator(config, puppet)(state.params, data, batches)
+        sample = make_stats_estimator(config, network)(state.params, data, batches)
         jax.tree.map(np.testing.assert_array_equal, level, sample)
-        _, shared = forward(puppet, state.params, data.images, data.h.mean())
+        _, shared = forward(network, state.params, data.images, data.h.mean())
         assert np.abs(np.asarray(shared[0].mean - sample[1][0].mean)).max() > 1e-5
 
     def test_are_pooled_over_batches(self, data, trained, estimate):
         """Mean and variance of the first layer over two batches of eight are those over all sixteen images."""
-        puppet, state, _ = trained
+        network, state, _ = trained
         same = data._replace(h=jnp.full(N, 1.25))
         halves = [(1, np.arange(8, dtype=np.int32)), (1, np.arange(8, N, dtype=np.int32))]
         pooled = estimate(state.params, same, halves)[1][0]
-        _, whole = forward(puppet, state.params, data.images, jnp.float32(1.25))
+        _, whole = forward(network, state.params, data.images, jnp.float32(1.25))
         np.testing.assert_allclose(pooled.mean, whole[0].mean, rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(pooled.variance, whole[0].variance, rtol=1e-4)
 
@@ -213,7 +216,7 @@ class TestStatistics:
         """Estimates with a forward pass whose batch statistics are given; `h` of a batch holds its indices."""
 
         def estimate(batches, mean, variance):
-            def forward(config, puppet, params, batch, depth):
+            def forward(config, network, params, batch, depth):
                 return None, (pj.BatchStats(mean(batch), jnp.full(1, variance)),)
 
             monkeypatch.setattr(training, "_forward", forward)

@@ -1,0 +1,422 @@
+"""What can be trained: the papers' puppet, and backbones with kernels of their own or generated ones."""
+
+import abc
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+import puppet_jax as pj
+from experiments.backbones import make_backbone
+from experiments.config import Config
+from experiments.macs import count_macs
+
+MAX_DEPTH = 16
+"""Complexities of images, at most 5.6 nats, lie far within this many depths."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Generator:
+    """Static facts of a puppeteer; arguments of `puppet_jax.init_puppeteer`."""
+
+    max_channels: int | None
+    kernel_size: int | None
+    initial_state: Literal["seeded", "constant", "learned"] = "seeded"
+    seed: int = 0
+    scale: float = 0.1
+
+
+class Network(abc.ABC):
+    """A network under training. All that evolves is in `params`; an object of this kind holds no arrays.
+
+    `stats` are the statistics of one depth's batch norms, a pytree of `pj.BatchStats`.
+    """
+
+    num_classes: int
+    image_shape: tuple[int, int, int]
+
+    @abc.abstractmethod
+    def init(self, seed: int, depths: Sequence[int]) -> Any:
+        """The trainable floats before the first step, for the depths in use."""
+
+    @abc.abstractmethod
+    def init_stats(self, depth: int) -> Any:
+        """Statistics of the shape that `forward` returns."""
+
+    @abc.abstractmethod
+    def forward(
+        self, params: Any, stats: Any | None, images: Array, h: Array, depth: int, dtype: jnp.dtype
+    ) -> tuple[Array, Any]:
+        """Logits (batch, num_classes) float32 and the statistics used: `stats`, or the batch's own where it is None.
+
+        `h` (sets,) nats: each set of kernels serves as many neighbouring images.
+        """
+
+    @abc.abstractmethod
+    def decays(self, params: Any) -> Any:
+        """Which leaves weight decay touches."""
+
+    @abc.abstractmethod
+    def depths(self, h: np.ndarray) -> np.ndarray:
+        """The depth at which each image is trained, (images,) int."""
+
+    @abc.abstractmethod
+    def interval(self, depth: int) -> tuple[float, float]:
+        """The complexities of that depth, nats."""
+
+    @abc.abstractmethod
+    def check(self) -> None:
+        """Raises a ValueError if it cannot take its images."""
+
+    @abc.abstractmethod
+    def predictor(self, params: Any, stats: dict[int, Any], **settings: Any) -> "Predictor":
+        """A predictor; the settings are those of `pj.Predictor`."""
+
+    @abc.abstractmethod
+    def macs(self, params: Any, depth: int) -> tuple[int, int]:
+        """Multiply-accumulates of an image: of the generator, and of the network itself."""
+
+    @abc.abstractmethod
+    def puppeteer(self, params: Any) -> pj.Puppeteer | None:
+        """The generator among the trainable floats, if there is one."""
+
+    @abc.abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """JSON values from which `read_network` makes the same network."""
+
+
+class Predictor(Protocol):
+    """Logits of images of any complexities."""
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """The depths in use."""
+
+    def __call__(self, images: Any, h: Any | None = None) -> np.ndarray:
+        """(batch, num_classes) float32."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PuppetNetwork(Network):
+    """The CNN of the papers, of input-adaptive depth."""
+
+    puppet: pj.Puppet
+    generator: Generator
+    image_size: tuple[int, int]
+
+    @property
+    def num_classes(self) -> int:  # type: ignore[override]
+        return self.puppet.num_classes
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:  # type: ignore[override]
+        return (*self.image_size, self.puppet.in_channels)
+
+    def init(self, seed: int, depths: Sequence[int]) -> pj.PuppetParams:
+        puppeteer_key, puppet_key = jax.random.split(jax.random.key(seed))
+        settings = dataclasses.asdict(self.generator)
+        settings["max_channels"] = max(self.generator.max_channels or 0, self.puppet.max_channels)
+        settings["kernel_size"] = self.generator.kernel_size or self.puppet.kernel_size
+        puppeteer = pj.init_puppeteer(puppeteer_key, **settings)
+        return pj.init_puppet(puppet_key, self.puppet, puppeteer, max_depth=max(depths))
+
+    def init_stats(self, depth: int) -> tuple[pj.BatchStats, ...]:
+        return pj.init_batch_stats(self.puppet, depth)
+
+    def forward(self, params, stats, images, h, depth, dtype):
+        shapes = self.puppet.kernel_shapes(depth)
+        if len(h) == 1:
+            kernels = pj.generate_kernels(params.puppeteer, h[0], shapes)
+        else:
+            kernels = jax.vmap(lambda level: pj.generate_kernels(params.puppeteer, level, shapes))(h)
+        return pj.apply_puppet(self.puppet, params, stats, kernels, images, depth, dtype)
+
+    def decays(self, params):
+        """Matrices, and not norms, whose axis of layers is no axis of a matrix."""
+        matrices = jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+        norms = {name: jax.tree.map(lambda _: False, getattr(params, name)) for name in ("norm_scale", "norm_bias")}
+        return dataclasses.replace(matrices, **norms)
+
+    def depths(self, h: np.ndarray) -> np.ndarray:
+        return np.asarray(pj.depth(h))
+
+    def interval(self, depth: int) -> tuple[float, float]:
+        return pj.depth_interval(depth)
+
+    def check(self) -> None:
+        self.puppet.check_image_size(*self.image_size)
+
+    def predictor(self, params, stats, **settings) -> pj.Predictor:
+        return pj.Predictor(self.puppet, params, stats, **settings)
+
+    def macs(self, params, depth):
+        generator = pj.generator_macs(params.puppeteer, len(self.puppet.kernel_shapes(depth)))
+        return generator, pj.puppet_macs(self.puppet, depth, self.image_size)
+
+    def puppeteer(self, params):
+        return params.puppeteer
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "puppet", **dataclasses.asdict(self)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BackboneNetwork(Network):
+    """A network of `experiments.backbones`, of one depth; its kernels are its own, or generated.
+
+    Its depth is the number of its convolutions. Trainable floats are a dictionary of arrays by path.
+    """
+
+    name: str
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    num_layers: int | None = None
+    max_channels: int | None = None
+    generator: Generator | None = None
+
+    @functools.cached_property
+    def _abstract(self) -> tuple[Any, ...]:
+        """Graph definition, parameters and statistics, without arrays."""
+        return nnx.split(nnx.eval_shape(lambda: self._make(0)), nnx.Param, nnx.BatchStat)
+
+    def _plain(self, seed: int) -> nnx.Module:
+        return make_backbone(
+            self.name,
+            self.num_classes,
+            in_channels=self.image_shape[-1],
+            num_layers=self.num_layers,
+            max_channels=self.max_channels,
+            rngs=nnx.Rngs(seed),
+        )
+
+    def _make(self, seed: int) -> nnx.Module:
+        model = self._plain(seed)
+        if self.generator is None:
+            return model
+        example = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
+        key = jax.random.split(jax.random.key(seed))[0]
+        return pj.puppetize(model, example, key=key, **dataclasses.asdict(self.generator))
+
+    def _model(self, params: dict[str, Array], stats: dict[str, pj.BatchStats] | None) -> Any:
+        graphdef, like, like_stats = self._abstract
+        model = nnx.merge(
+            graphdef,
+            _state(like, params),
+            _state(like_stats, _unpaired(self.init_stats(0) if stats is None else stats)),
+            copy=True,
+        )
+        if stats is None:
+            model.train()
+            model.set_attributes(nnx.BatchNorm, momentum=0.0, raise_if_not_found=False)  # keeps the batch's own
+        else:
+            model.eval()
+        return model
+
+    def init(self, seed: int, depths: Sequence[int]) -> dict[str, Array]:
+        return jax.jit(lambda: _flat(nnx.state(self._make(seed), nnx.Param)))()
+
+    def init_stats(self, depth: int) -> dict[str, pj.BatchStats]:
+        return _paired({name: jnp.zeros(leaf.shape) for name, leaf in _flat(self._abstract[2]).items()})
+
+    def forward(self, params, stats, images, h, depth, dtype):
+        model = self._model(params, stats)
+        x = pj.centred(images).astype(dtype)
+        with jax.default_matmul_precision("highest"):  # float32 means float32 on a GPU too
+            logits = model(x, h=h[0] if len(h) == 1 else h) if self.generator else model(x)
+        return logits.astype(jnp.float32), _paired(_flat(nnx.state(model, nnx.BatchStat)))
+
+    def generate(self, params: dict[str, Array], h: Array) -> tuple[Array, ...]:
+        """The kernels of complexity `h`, for `forward_with`."""
+        return self._model(params, self.init_stats(0)).generate(h)
+
+    def forward_with(self, params, stats, kernels, images):
+        """Logits in evaluation, with kernels from `generate`."""
+        with jax.default_matmul_precision("highest"):  # float32 means float32 on a GPU too
+            return self._model(params, stats).with_kernels(kernels)(pj.centred(images))
+
+    def decays(self, params):
+        return {name: leaf.ndim > 1 for name, leaf in params.items()}
+
+    @property
+    def depth(self) -> int:
+        """Number of convolutions."""
+        model = nnx.eval_shape(lambda: self._plain(0))
+        return sum(isinstance(node, nnx.Conv | nnx.ConvTranspose) for _, node in nnx.iter_graph(model))
+
+    def depths(self, h: np.ndarray) -> np.ndarray:
+        return np.full(len(h), self.depth)
+
+    def interval(self, depth: int) -> tuple[float, float]:
+        return 0.0, math.inf
+
+    def check(self) -> None:
+        params, stats = (_flat(state) for state in self._abstract[1:])
+        image = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.uint8)
+        jax.eval_shape(
+            lambda params, stats, images: self.forward(params, stats, images, jnp.ones(1), self.depth, jnp.float32),
+            params,
+            _paired(stats),
+            image,
+        )
+
+    def predictor(self, params, stats, **settings) -> "BackbonePredictor":
+        return BackbonePredictor(self, params, stats, **settings)
+
+    def macs(self, params, depth):
+        graphdef, state = nnx.split(nnx.eval_shape(lambda: self._plain(0)))
+        image = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
+
+        def run(state, image):
+            model = nnx.merge(graphdef, state, copy=True)
+            model.eval()
+            return model(image)
+
+        puppeteer = self.puppeteer(params)
+        generator = 0 if puppeteer is None else pj.generator_macs(puppeteer, self.depth)
+        return generator, count_macs(run, state, image)
+
+    def puppeteer(self, params):
+        return None if self.generator is None else self._model(params, None).puppeteer.get_value()
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "backbone", **dataclasses.asdict(self)}
+
+
+class BackbonePredictor:
+    """Logits of images of any complexities from a backbone: what `pj.Predictor` is for the puppet.
+
+    Images of a slice of complexity share kernels, which are kept; or each has its own ("sample").
+    """
+
+    def __init__(
+        self,
+        network: BackboneNetwork,
+        params: dict[str, Array],
+        stats: dict[int, dict[str, pj.BatchStats]],
+        *,
+        adaptation: Literal["level", "sample"] = "level",
+        num_slices: int = 64,
+        complexity: Callable[[Any], Any] = pj.complexity,
+        dtype: jnp.dtype = jnp.float32,
+        max_sets: int = 128,
+    ):
+        self.network = network
+        self._depth = network.depth
+        self.complexity = complexity
+        self.num_slices = num_slices if adaptation == "level" or network.generator is None else None
+        (statistics,) = stats.values()
+        own = jax.jit(lambda h, images: network.forward(params, statistics, images, h, self._depth, dtype)[0])
+        shared = jax.jit(lambda kernels, images: network.forward_with(params, statistics, kernels, images))
+        generate = jax.jit(lambda h: network.generate(params, h))
+        self._bank = functools.lru_cache(max_sets)(generate)
+        self._own, self._shared = own, shared
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """The one depth."""
+        return (self._depth,)
+
+    def __call__(self, images: Any, h: Any | None = None) -> np.ndarray:
+        """Logits (batch, num_classes) float32, in the order of `images` (batch, height, width, channels)."""
+        images = np.asarray(images)
+        if self.network.generator is None:
+            h = np.zeros(len(images), np.float32)
+        elif h is None:
+            h = pj.complexities(images, self.complexity)
+        groups = pj.make_groups(h, range(1, MAX_DEPTH), self.num_slices)
+        outputs = [self._run(group, images, np.asarray(h)) for group in groups]
+        logits = np.empty((len(images), self.network.num_classes), np.float32)
+        for group, output in zip(groups, outputs, strict=True):
+            logits[group.indices] = np.asarray(output)[: len(group.indices)]
+        return logits
+
+    def _run(self, group: pj.Group, images: np.ndarray, h: np.ndarray) -> Array:
+        padded = group.padded_indices()
+        if self.network.generator is None or group.h is None:
+            return self._own(h[padded], images[padded])
+        return self._shared(self._bank(group.h), images[padded])
+
+
+def make_network(config: Config, num_classes: int, image_shape: tuple[int, int, int]) -> Network:
+    """The network that a configuration describes.
+
+    Args:
+        config: of the run.
+        num_classes: of the data set.
+        image_shape: (height, width, channels) of its images.
+
+    Raises:
+        ValueError: if there is no such network.
+    """
+    settings: dict[str, Any] = {
+        "initial_state": config.initial_state,
+        "seed": config.pattern_seed,
+        "scale": config.scale,
+    }
+    if config.network != "puppet":
+        generated = Generator(max_channels=None, kernel_size=None, **settings)
+        return BackboneNetwork(
+            name=config.network,
+            num_classes=num_classes,
+            image_shape=image_shape,
+            num_layers=config.num_layers,
+            max_channels=config.max_channels,
+            generator=generated if config.kernels == "generated" else None,
+        )
+    puppet = pj.Puppet(
+        channels=config.channels,
+        num_classes=num_classes,
+        in_channels=image_shape[-1],
+        kernel_size=config.kernel_size,
+        depth_rule=config.depth_rule,
+        residual=config.residual,
+        affine=config.affine,
+        classifier=config.classifier,
+    )
+    generator = Generator(max_channels=config.max_channels, kernel_size=config.kernel_size, **settings)
+    return PuppetNetwork(puppet=puppet, generator=generator, image_size=image_shape[:2])
+
+
+def read_network(described: dict[str, Any]) -> Network:
+    """The network that `describe` described, after a way through JSON.
+
+    Raises:
+        KeyError, TypeError, ValueError: if it describes none.
+    """
+    fields = dict(described)
+    kind = fields.pop("kind")
+    if fields["generator"] is not None:
+        fields["generator"] = Generator(**fields["generator"])
+    if kind == "backbone":
+        return BackboneNetwork(**fields | {"image_shape": tuple(fields["image_shape"])})
+    if kind != "puppet":
+        raise ValueError(f"the kind of a network is puppet or backbone, got {kind!r}")
+    puppet = pj.Puppet(**fields["puppet"] | {"channels": tuple(fields["puppet"]["channels"])})
+    return PuppetNetwork(puppet=puppet, generator=fields["generator"], image_size=tuple(fields["image_size"]))
+
+
+def _flat(state: Any) -> dict[str, Any]:
+    return {".".join(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)}
+
+
+def _state(like: Any, arrays: dict[str, Any]) -> Any:
+    flat = nnx.to_flat_state(like)
+    return nnx.from_flat_state([(path, leaf.replace(arrays[".".join(map(str, path))])) for path, leaf in flat])
+
+
+def _paired(arrays: dict[str, Any]) -> dict[str, pj.BatchStats]:
+    """`NORM.mean` and `NORM.var` as the statistics of NORM."""
+    norms = [name.removesuffix(".mean") for name in arrays if name.endswith(".mean")]
+    return {norm: pj.BatchStats(arrays[f"{norm}.mean"], arrays[f"{norm}.var"]) for norm in norms}
+
+
+def _unpaired(stats: dict[str, pj.BatchStats]) -> dict[str, Any]:
+    means = {f"{norm}.mean": one.mean for norm, one in stats.items()}
+    return means | {f"{norm}.var": one.variance for norm, one in stats.items()}

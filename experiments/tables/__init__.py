@@ -1,0 +1,1 @@
+"""The tables and figures of the papers, from runs of our own: `python -m experiments.tables`."""

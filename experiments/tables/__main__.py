@@ -1,0 +1,141 @@
+"""Makes a table or figure of the papers from runs of our own, the papers' figures beside ours.
+
+    python -m experiments.tables NAME [--budget 1] [--seeds N] [--data-dir DIR] [--json]
+
+| NAME | what | papers |
+|---|---|---|
+| backbones | AlexNet, VGG, ResNet: fixed, puppeteer-puppet, parameter adaptation | v1 table 3, v2 table 2 |
+| operations | ResNet, Puppet-ResNet, Puppet-CNN: multiply-accumulates and speed | v1 table 4, v2 table 5 |
+| channels | sizes by the largest number of channels; no training | v1 table 5, v2 table 7 |
+| datasets | CIFAR-100 and mini-ImageNet | v1 and v2 table 6 |
+| training_sets | partial and full training set | v2 table 4 |
+| sizes | every network that is built here; no training | params of v1 tables 1 to 3 |
+| depths | stored size against depth of VGG and ResNet; no training | v1 figure 4 |
+| ablation | initial state, scale, depth rule, adaptation | none |
+
+Trains what is missing, reads what is finished, goes on where a run or the table itself was interrupted. Without
+--budget it is a smoke run that two CPU cores finish within an hour, and says so; --budget 1 is the full protocol.
+Writes NAME.md, NAME.json and NAME.png into the folder --out.
+"""
+
+import contextlib
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from experiments.cli import run_command
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Command:
+    """Command line of `experiments.tables`."""
+
+    name: Annotated[
+        Literal["backbones", "operations", "channels", "datasets", "training_sets", "sizes", "depths", "ablation"],
+        tyro.conf.Positional,
+    ]
+    """Which table."""
+    budget: float | None = None
+    """Share of the full protocol's epochs, in (0, 1]; a smoke run if not given."""
+    seeds: int | None = None
+    """Runs a row, seeds 0 to N - 1; the table's own number if not given."""
+    data_dir: Path | None = None
+    """Folder of CIFAR-10."""
+    cifar100_dir: Path | None = None
+    """Folder of CIFAR-100."""
+    mini_imagenet_dir: Path | None = None
+    """Folder of mini-ImageNet."""
+    runs: Path = Path("runs/tables")
+    """Folder of the runs; all tables share them."""
+    out: Path = Path("runs/tables")
+    """Folder that the table is written to."""
+    json: bool = False
+    """Print the table as one JSON object on standard output, all else on standard error."""
+
+    def __post_init__(self):
+        """Refuses values outside their range."""
+        if self.budget is not None and not 0 < self.budget <= 1:
+            raise ValueError(f"--budget must be in (0, 1], got {self.budget}.")
+        if self.seeds is not None and self.seeds < 1:
+            raise ValueError(f"--seeds must be at least 1, got {self.seeds}.")
+
+
+def make(command: Command) -> None:
+    """Carries out the command."""
+    from experiments import run_folder
+
+    with contextlib.redirect_stdout(sys.stderr):
+        described, text, figure = _trained(command) if _needs_training(command.name) else _computed(command.name)
+    command.out.mkdir(parents=True, exist_ok=True)
+    path = command.out / command.name
+    path.with_suffix(".md").write_text(text)
+    run_folder.write_json(path.with_suffix(".json"), described)
+    figure.savefig(path.with_suffix(".png"))
+    print(json.dumps(described) if command.json else text)
+    print(f"written: {path}.md, {path}.json, {path}.png", file=sys.stderr)
+
+
+def _needs_training(name: str) -> bool:
+    from experiments.tables.definitions import TRAINED
+
+    return name in TRAINED
+
+
+def _trained(command: Command) -> tuple[dict[str, Any], str, Any]:
+    from experiments.tables import render
+    from experiments.tables.definitions import TRAINED
+    from experiments.tables.runs import Runs
+
+    table = TRAINED[command.name]()
+    budget = table.smoke if command.budget is None else command.budget
+    seeds = table.seeds if command.seeds is None else command.seeds
+    data_dirs = {
+        "cifar10": command.data_dir,
+        "cifar100": command.cifar100_dir,
+        "mini_imagenet": command.mini_imagenet_dir,
+    }
+    results = Runs(command.runs, data_dirs).results(table, budget, seeds)
+    full = budget == 1
+    title = table.title if full else f"{table.title}: SMOKE RUN, {budget:.4%} of the protocol"
+    ran = next(result for result in results if "ours" in result)
+    notes = [
+        f"{seeds} seed{'s' if seeds > 1 else ''}; budget {budget:g}"
+        + ("" if full else ", a small budget: not the protocol's result")
+        + f"; {ran['device']}; Python {ran['versions']['python']}, jax {ran['versions']['jax']}."
+    ]
+    notes += [f"Not run: {r['label']}: {r['missing']}" for r in results if "missing" in r]
+    text = f"## {title}\n\n{render.accuracy_table(results, table.columns)}\n" + "\n".join(notes) + "\n"
+    described = {
+        "name": command.name,
+        "title": title,
+        "budget": budget,
+        "smoke": not full,
+        "seeds": seeds,
+        "rows": results,
+    }
+    return described, text, render.plot_accuracy(title, results)
+
+
+def _computed(name: str) -> tuple[dict[str, Any], str, Any]:
+    from experiments.tables import render, sizes
+
+    if name == "depths":
+        title = "Stored size against depth (v1 figure 4)"
+        rows = sizes.depths()
+        text, figure = render.depth_table(rows), render.plot_depths(title, rows)
+    else:
+        title = {
+            "sizes": "Every network: stored floats",
+            "channels": "Size by maximum output channels (v1 table 5, v2 table 7)",
+        }[name]
+        rows = sizes.networks() if name == "sizes" else sizes.channels()
+        text, figure = render.size_table(rows), render.plot_sizes(title, rows)
+    return {"name": name, "title": title, "rows": rows}, f"## {title}\n\n{text}", figure
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command(Command, make, "experiments.tables", __doc__))

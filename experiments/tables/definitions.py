@@ -1,0 +1,175 @@
+"""Which runs make up each table, and what the papers print beside them. Imports no JAX."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from experiments.config import PAPER, SMALL, Config
+from experiments.tables import papers
+
+NAMES = {"alexnet": "AlexNet", "vgg": "VGG", "resnet": "ResNet", "puppet": "Puppet-CNN"}
+REGIMES: dict[str, dict[str, Any]] = {
+    "fixed": {"kernels": "stored"},
+    "puppet": {"kernels": "generated", "adapt": "none"},
+    "adaptive": {"kernels": "generated", "adapt": "parameters"},
+}
+FULL_TRAINING_SET: dict[str, Any] = {"num_images": 45_000, "num_validation": 5_000}
+CIFAR100: dict[str, Any] = {"num_images": 40_000, "num_validation": 10_000}
+MINI_IMAGENET: dict[str, Any] = {"num_images": 48_000, "num_validation": 6_000}
+ABLATION = dataclasses.replace(
+    SMALL, channels=(8, 16, 32), num_levels=1, num_slices=16, num_validation=1_000, epochs=20
+)
+"""A size that two CPU cores train in minutes; C = 32."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of a table: what is trained, for every seed, and what the papers print.
+
+    Attributes:
+        label: shown.
+        experiment: name of the data set.
+        config: of the full protocol; seed and budget are put in later.
+        paper: printed figures by name (`top1`, `top5` fractions; `mb`; `gmacs`; `s_per_image`).
+    """
+
+    label: str
+    experiment: str
+    config: Config
+    paper: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table whose lines are trained.
+
+    Attributes:
+        title: shown above it, with its number in the papers.
+        rows: its lines.
+        smoke: the budget that two CPU cores finish within an hour, one seed.
+        seeds: seeds of the full protocol.
+        columns: figures shown beside accuracy, see `experiments.tables.render`.
+    """
+
+    title: str
+    rows: tuple[Row, ...]
+    smoke: float
+    seeds: int = 1
+    columns: tuple[str, ...] = ("mb",)
+
+
+def scaled(config: Config, budget: float, seed: int) -> Config:
+    """A configuration with a share of the epochs; less than one epoch is one epoch on a share of the images.
+
+    Args:
+        config: of the full protocol.
+        budget: in (0, 1]; 1 is the full protocol.
+        seed: of the run.
+    """
+    epochs = config.epochs * budget
+    if budget == 1 or epochs >= 1:
+        return dataclasses.replace(config, epochs=max(1, round(epochs)), seed=seed)
+    images = max(config.batch_size, round((config.num_images or config.batch_size) * epochs))
+    validation = max(config.batch_size, round(config.num_validation * epochs))
+    return dataclasses.replace(config, epochs=1, num_images=images, num_validation=validation, seed=seed)
+
+
+def _backbone(network: Any, regime: str, **changes: Any) -> Config:
+    return dataclasses.replace(PAPER, network=network, **REGIMES[regime], **changes)
+
+
+def _accuracy(printed: tuple[float, ...], mb: float) -> dict[str, float]:
+    return {"top1": printed[0], "top5": printed[1], "mb": mb}
+
+
+def _regime_label(network: str, regime: str) -> str:
+    suffix = {"fixed": "", "puppet": " + puppeteer-puppet", "adaptive": " + parameter adaptation"}
+    return NAMES[network] + suffix[regime]
+
+
+def backbones() -> Table:
+    """v1 table 3, v2 table 2."""
+    rows = tuple(
+        Row(
+            _regime_label(network, regime),
+            "cifar10",
+            _backbone(network, regime),
+            _accuracy(printed, papers.MODEL_MB[network] if regime == "fixed" else 1.08),
+        )
+        for (network, regime), printed in papers.BACKBONES.items()
+    )
+    return Table("Backbones under three regimes (v1 table 3, v2 table 2)", rows, smoke=0.0005)
+
+
+def operations() -> Table:
+    """v1 table 4, v2 table 5."""
+    configs = {
+        "ResNet": _backbone("resnet", "fixed"),
+        "Puppet-ResNet": _backbone("resnet", "adaptive"),
+        "Puppet-CNN": PAPER,
+    }
+    rows = tuple(Row(label, "cifar10", config, papers.OPERATIONS[label]) for label, config in configs.items())
+    columns = ("mb", "generator_gmacs", "network_gmacs", "s_per_image", "s_per_image_generating")
+    title = "Multiply-accumulates and speed (v1 table 4, v2 table 5)"
+    return Table(title, rows, smoke=0.0005, columns=columns)
+
+
+def training_sets() -> Table:
+    """v2 table 4: the partial set of 8,000 images and the full one."""
+    rows = []
+    for (network, regime), printed in papers.FULL_SET.items():
+        mb = papers.MODEL_MB[network] if regime == "fixed" else 1.08
+        label = _regime_label(network, regime)
+        partial = _accuracy(papers.BACKBONES[network, regime], mb)
+        rows.append(Row(f"{label}, partial", "cifar10", _backbone(network, regime), partial))
+        full = _backbone(network, regime, **FULL_TRAINING_SET)
+        rows.append(Row(f"{label}, full", "cifar10", full, _accuracy(printed, mb)))
+    return Table("Partial and full training set (v2 table 4)", tuple(rows), smoke=0.0002)
+
+
+def datasets() -> Table:
+    """v1 and v2 table 6."""
+    rows = []
+    for (experiment, network), printed in papers.DATASETS.items():
+        split = CIFAR100 if experiment == "cifar100" else MINI_IMAGENET
+        config = dataclasses.replace(PAPER, **split) if network == "puppet" else _backbone(network, "fixed", **split)
+        name = {"cifar100": "CIFAR-100", "mini_imagenet": "mini-ImageNet"}[experiment]
+        rows.append(Row(f"{NAMES[network]}, {name}", experiment, config, _accuracy(printed[:2], printed[2])))
+    return Table("CIFAR-100 and mini-ImageNet (v1 and v2 table 6)", tuple(rows), smoke=0.00005)
+
+
+def ablation() -> Table:
+    """What the papers do not take apart: one choice changed at a time, a small puppet."""
+    changes: dict[str, dict[str, Any]] = {
+        "default: seeded, scale 0.1, per stage, both": {},
+        "initial state constant (Eq. 11)": {"initial_state": "constant"},
+        "initial state learned": {"initial_state": "learned"},
+        "scale 0.03": {"scale": 0.03},
+        "scale 0.3": {"scale": 0.3},
+        "scale 1": {"scale": 1.0},
+        "depth rule total": {"depth_rule": "total"},
+        "adaptation none": {"adapt": "none"},
+        "adaptation of parameters": {"adapt": "parameters"},
+        "adaptation of depth": {"adapt": "depth"},
+    }
+    rows = tuple(Row(label, "cifar10", dataclasses.replace(ABLATION, **change)) for label, change in changes.items())
+    title = "Ablation: initial state, scale, depth rule, adaptation (stages 8-16-32, C = 32)"
+    return Table(title, rows, smoke=0.02, seeds=3, columns=("trainable_mb", "depth"))
+
+
+TRAINED: dict[str, Callable[[], Table]] = {
+    "backbones": backbones,
+    "operations": operations,
+    "training_sets": training_sets,
+    "datasets": datasets,
+    "ablation": ablation,
+}
+"""Tables that need training, by name."""
+
+
+def differences(config: Config) -> Iterator[tuple[str, Any]]:
+    """Fields in which a configuration is not the default; JSON values."""
+    for name, value in json.loads(json.dumps(dataclasses.asdict(config))).items():
+        if value != json.loads(json.dumps(getattr(Config(), name))):
+            yield name, value

@@ -1,0 +1,142 @@
+"""A table for people: Markdown and a picture."""
+
+from typing import Any
+
+from matplotlib.figure import Figure
+
+LABELS = {
+    "top1": "top-1 (%)",
+    "top5": "top-5 (%)",
+    "mb": "stored kernels (MB)",
+    "trainable_mb": "all trainable (MB)",
+    "generator_gmacs": "generator (G mult-adds)",
+    "network_gmacs": "network (G mult-adds)",
+    "s_per_image": "s/image",
+    "s_per_image_generating": "s/image, kernels anew",
+    "depth": "mean depth",
+    "gmacs": "mult-adds (G)",
+}
+
+
+def markdown(columns: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table; the first column is text, the others are numbers."""
+    lines = [columns, ["---"] + ["---:"] * (len(columns) - 1), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def accuracy_table(results: list[dict[str, Any]], columns: tuple[str, ...]) -> str:
+    """The papers' figures beside ours, mean ± standard deviation over the seeds and every seed's top-1."""
+    printed = [
+        name for name in ("top1", "top5", "mb", "gmacs", "s_per_image") if any(name in r["paper"] for r in results)
+    ]
+    ours = ["top1", "top5", *columns]
+    several = any(len(result["ours"]["top1"]["seeds"]) > 1 for result in results if "ours" in result)
+    header = ["", *(f"papers: {LABELS[name]}" for name in printed), *(f"ours: {LABELS[name]}" for name in ours)]
+    rows = []
+    for result in results:
+        row = [result["label"], *(_number(name, result["paper"].get(name)) for name in printed)]
+        if "missing" in result:
+            row += ["not run", *[""] * (len(ours) - 1 + several)]
+        else:
+            row += [_spread(name, result["ours"].get(name)) for name in ours]
+            if several:
+                row.append(", ".join(_number("top1", value) for value in result["ours"]["top1"]["seeds"]))
+        rows.append(row)
+    return markdown(header + (["every seed"] if several else []), rows)
+
+
+def plot_accuracy(title: str, results: list[dict[str, Any]]) -> Figure:
+    """Top-1 of each row: every seed, their mean, and what the papers print."""
+    shown = [result for result in results if "ours" in result]
+    figure = Figure(figsize=(8, 1.4 + 0.34 * len(shown)), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    for place, result in enumerate(shown):
+        seeds = [100 * value for value in result["ours"]["top1"]["seeds"]]
+        axes.plot(seeds, [place] * len(seeds), "o", color="0.6", markersize=5, zorder=2)
+        axes.plot([sum(seeds) / len(seeds)], [place], "|", color="black", markersize=16, markeredgewidth=2, zorder=3)
+        if "top1" in result["paper"]:
+            axes.plot([100 * result["paper"]["top1"]], [place], "D", color="tab:orange", markersize=6, zorder=2)
+    axes.plot([], [], "o", color="0.6", label="ours, a seed")
+    axes.plot([], [], "|", color="black", markersize=12, markeredgewidth=2, label="ours, mean")
+    if any("top1" in result["paper"] for result in shown):
+        axes.plot([], [], "D", color="tab:orange", label="papers")
+    axes.set_yticks(range(len(shown)), [result["label"] for result in shown])
+    axes.invert_yaxis()
+    axes.set_xlabel("top-1 accuracy on the test set (%)")
+    axes.grid(axis="x", color="0.9")
+    figure.suptitle(title)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def size_table(rows: list[dict[str, Any]]) -> str:
+    """Floats and MB beside the papers'."""
+    extra = "with_state_m" in rows[0]
+    header = ["network", "trainable floats", "MB", "papers: MB", "residual (MB)"]
+    header += ["with the state (M floats)", "papers: with the state (M)"] if extra else []
+    lines = []
+    for row in rows:
+        line = [row["label"], f"{row['floats']:,}", f"{row['mb']:.4f}"]
+        paper = row["paper_mb"] is not None
+        line += [f"{row['paper_mb']:.2f}", f"{row['residual_mb']:+.4f}"] if paper else ["", ""]
+        line += [f"{row['with_state_m']:.2f}", f"{row['paper_with_state_m']:.2f}"] if extra else []
+        lines.append(line)
+    return markdown(header, lines)
+
+
+def plot_sizes(title: str, rows: list[dict[str, Any]]) -> Figure:
+    """MB of each network on a logarithmic axis, ours and the papers'."""
+    figure = Figure(figsize=(8, 1.4 + 0.3 * len(rows)), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    axes.barh(range(len(rows)), [row["mb"] for row in rows], color="0.7", label="ours")
+    printed = [(row["paper_mb"], place) for place, row in enumerate(rows) if row["paper_mb"] is not None]
+    axes.plot(*zip(*printed, strict=True), "D", color="tab:orange", label="papers")
+    axes.set_yticks(range(len(rows)), [row["label"] for row in rows])
+    axes.invert_yaxis()
+    axes.set(xscale="log", xlabel="stored trainable floats (MB, float32)")
+    figure.suptitle(title)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def depth_table(rows: list[dict[str, Any]]) -> str:
+    """Stored bytes by depth."""
+    header = ["network", "layers", "fixed (bytes)", "puppet (bytes)", "of it puppeteer", "puppet with affine norms"]
+    names = ("fixed_bytes", "puppet_bytes", "puppeteer_bytes", "puppet_affine_bytes")
+    return markdown(header, [[r["network"], str(r["layers"]), *(f"{r[name]:,}" for name in names)] for r in rows])
+
+
+def plot_depths(title: str, rows: list[dict[str, Any]]) -> Figure:
+    """Stored MB against depth: fixed networks grow, puppets do not (v1 figure 4)."""
+    figure = Figure(figsize=(8, 3.6), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    styles = {"vgg": ("tab:blue", "o"), "resnet": ("tab:orange", "s")}
+    for network, (color, marker) in styles.items():
+        own = [row for row in rows if row["network"] == network]
+        layers = [row["layers"] for row in own]
+        name = {"vgg": "VGG", "resnet": "ResNet"}[network]
+        fixed, puppet = ([row[key] / 1e6 for row in own] for key in ("fixed_bytes", "puppet_bytes"))
+        axes.plot(layers, fixed, "-", marker=marker, color=color, label=name)
+        axes.plot(layers, puppet, "--", marker=marker, color=color, mfc="white", label=f"Puppet-{name}")
+    axes.set(xlabel="layers", ylabel="stored (MB)", yscale="log")
+    axes.grid(color="0.9")
+    figure.suptitle(title)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False)
+    return figure
+
+
+def _number(name: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    if name in ("top1", "top5"):
+        return f"{100 * value:.2f}"
+    return f"{value:.5f}" if name.startswith("s_per") else f"{value:.2f}"
+
+
+def _spread(name: str, value: dict[str, Any] | None) -> str:
+    if value is None:
+        return ""
+    mean = _number(name, value["mean"])
+    if len(value["seeds"]) == 1 or name not in ("top1", "top5"):
+        return mean
+    return f"{mean} ± {_number(name, value['std'])}"

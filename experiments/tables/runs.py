@@ -1,0 +1,111 @@
+"""The runs behind a table: read where finished, resumed where interrupted, trained where missing."""
+
+import hashlib
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from experiments import run_folder
+from experiments.config import Config, Options
+from experiments.data import Dataset, load_dataset
+from experiments.errors import DataError, Interrupted
+from experiments.run import train
+from experiments.tables.definitions import Row, Table, differences, scaled
+
+MEASURED = ("top1", "top5", "mb", "trainable_mb", "generator_gmacs", "network_gmacs", "s_per_image",
+            "s_per_image_generating", "depth")  # fmt: skip
+
+
+class Runs:
+    """Trains what a table needs under one folder.
+
+    Args:
+        folder: of all runs; a run's own folder is named after its data set, its label and its configuration.
+        data_dirs: folder of each data set by name, None to look elsewhere.
+    """
+
+    def __init__(self, folder: Path, data_dirs: dict[str, Path | None]):
+        self.folder = folder
+        self.data_dirs = data_dirs
+        self._loaded: tuple[str, Dataset] | None = None
+
+    def results(self, table: Table, budget: float, seeds: int) -> list[dict[str, Any]]:
+        """One result a row, as in the JSON of a table.
+
+        A row whose data cannot be had has no figures but a reason; an interrupted run can be gone on with.
+
+        Raises:
+            DataError: if no row can be had.
+            ExperimentError: if a run fails.
+            Interrupted: after a signal.
+        """
+        results = [self._result(row, budget, seeds) for row in table.rows]
+        if all("missing" in result for result in results):
+            raise DataError(results[0]["missing"])
+        return results
+
+    def _result(self, row: Row, budget: float, seeds: int) -> dict[str, Any]:
+        result: dict[str, Any] = {"label": row.label, "paper": row.paper}
+        configs = [scaled(row.config, budget, seed) for seed in range(seeds)]
+        try:
+            summaries = [self._summary(row, config) for config in configs]
+        except DataError as error:
+            return result | {"missing": str(error)}
+        measured = [_measured(summary) for summary in summaries]
+        return result | {
+            "ours": {name: _spread([one[name] for one in measured]) for name in MEASURED if name in measured[0]},
+            "runs": [str(self._path(row, config)) for config in configs],
+            "seconds": sum(summary["train_seconds"] for summary in summaries),
+            "images": configs[0].num_images,
+            "epochs": configs[0].epochs,
+            "device": summaries[0]["device"],
+            "versions": summaries[0]["versions"],
+        }
+
+    def _path(self, row: Row, config: Config) -> Path:
+        described = json.dumps([row.experiment, dict(differences(config))], sort_keys=True)
+        digest = hashlib.sha256(described.encode()).hexdigest()[:10]
+        return self.folder / f"{row.experiment}-{config.network}-seed{config.seed}-{digest}"
+
+    def _summary(self, row: Row, config: Config) -> dict[str, Any]:
+        folder = self._path(row, config)
+        if (folder / run_folder.SUMMARY).is_file():
+            run_folder.read_config(folder)
+            return json.loads((folder / run_folder.SUMMARY).read_text())
+        print(f"== {row.label}, seed {config.seed}: {config.epochs} epochs", flush=True)
+        data_dir = self.data_dirs.get(row.experiment)
+        try:
+            options = Options(data_dir=data_dir, workdir=folder, resume=True)
+            return train(row.experiment, config, options, self._dataset(row.experiment, data_dir))
+        except Interrupted as stop:
+            message = f"{row.label}, seed {config.seed}, is interrupted and saved; give the same command to go on."
+            raise Interrupted(stop.signum, message) from None
+
+    def _dataset(self, experiment: str, data_dir: Path | None) -> Dataset:
+        if self._loaded is None or self._loaded[0] != experiment:
+            self._loaded = None  # frees the one before
+            self._loaded = (experiment, load_dataset(experiment, data_dir))
+        return self._loaded[1]
+
+
+def _measured(summary: dict[str, Any]) -> dict[str, float]:
+    """Figures of a run under the names that tables use."""
+    stored = summary["puppeteer_bytes"] or summary["trainable_bytes"]
+    return {
+        "top1": summary["top1"],
+        "top5": summary["top5"],
+        "mb": stored / 1e6,
+        "trainable_mb": summary["trainable_bytes"] / 1e6,
+        "generator_gmacs": summary["generator_macs"] / 1e9,
+        "network_gmacs": summary["puppet_macs"] / 1e9,
+        "s_per_image": summary["latency_s"],
+        "s_per_image_generating": summary["latency_generating_s"],
+        "depth": summary["depth_mean"],
+    }
+
+
+def _spread(values: list[float]) -> dict[str, Any]:
+    """Mean, standard deviation over the seeds (of the sample; 0 for one), and every seed."""
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return {"mean": statistics.fmean(values), "std": deviation, "seeds": values}
