@@ -307,6 +307,8 @@ class BackbonePredictor:
         dtype: jnp.dtype = jnp.float32,
         max_sets: int = 128,
     ):
+        if adaptation not in ("level", "sample"):
+            raise ValueError(f"adaptation must be 'level' or 'sample', got {adaptation!r}.")
         self.network = network
         self._depth = network.depth
         self.complexity = complexity
@@ -361,7 +363,9 @@ def make_network(config: Config, num_classes: int, image_shape: tuple[int, int, 
         "scale": config.scale,
     }
     if config.network != "puppet":
-        generated = Generator(max_channels=None, kernel_size=None, **settings)
+        # as wide as the width that is asked for (AlexNet's widest is 384 of 512), or as the widest kernel
+        c = None if config.network in ("resnet20", "mobilenet_v2") else config.max_channels or 512
+        generated = Generator(max_channels=c, kernel_size=None, **settings)
         return BackboneNetwork(
             name=config.network,
             num_classes=num_classes,

@@ -110,7 +110,7 @@ def measure_complexities(config: Config, images: np.ndarray) -> tuple[np.ndarray
     try:
         if config.network == "puppet" and config.adapts == "parameters":
             measure = pj.calibrate(h, middle, middle)
-        elif config.spread is not None:
+        elif config.network == "puppet" and config.spread is not None:
             measure = pj.calibrate(h, *config.spread)
     except ValueError as error:
         raise RunError(f"complexity cannot be spread over the depths on these images: {error}") from None
@@ -199,7 +199,7 @@ class _Run:
                 run_folder.append_metrics(self.folder, row)
                 checkpoints.save(step, state, row["validation_top1"])
                 bar.report(row, config.epochs)
-                if interrupts.received and epoch + 1 < config.epochs:
+                if interrupts.received:
                     self._stop(checkpoints, state, step, interrupts.received)
 
     def _stop(self, checkpoints: Checkpoints, state: TrainState, step: int, signum: int) -> None:

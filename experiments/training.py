@@ -74,6 +74,9 @@ def _forward(config: Config, network: Network, params: Any, batch: Data, depth: 
     if config.adapts in ("depth", "none"):
         num_sets = 1  # a bucket has one complexity
     levels = h.reshape(num_sets, -1).mean(axis=1)
+    if config.adapts == "depth":  # borrowed images too, as at evaluation
+        centre = pj.slice_centre(np.array([network.interval(depth)[0]]), depth, 1)
+        levels = jnp.asarray(centre, jnp.float32)
     return network.forward(params, None, jnp.asarray(batch.images), levels, depth, jnp.dtype(config.dtype))
 
 

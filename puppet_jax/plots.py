@@ -440,7 +440,7 @@ def plot_accuracy_compute(
     axes.xaxis.set_major_formatter(EngFormatter())
     axes.set(
         title="Accuracy against compute",
-        xlabel="multiply-accumulates an image (M: million, G: billion)",
+        xlabel="multiply-accumulates an image (k, M, G: 10³, 10⁶, 10⁹)",
         ylabel="top-1 accuracy (%)",
     )
     axes.margins(y=0.1)

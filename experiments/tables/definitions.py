@@ -71,7 +71,7 @@ def scaled(config: Config, budget: float, seed: int) -> Config:
     if budget == 1 or epochs >= 1:
         return dataclasses.replace(config, epochs=max(1, round(epochs)), seed=seed)
     images = max(config.batch_size, round((config.num_images or config.batch_size) * epochs))
-    validation = max(config.batch_size, round(config.num_validation * epochs))
+    validation = min(config.num_validation, max(config.batch_size, round(config.num_validation * epochs)))
     return dataclasses.replace(config, epochs=1, num_images=images, num_validation=validation, seed=seed)
 
 
@@ -145,13 +145,13 @@ def ablation() -> Table:
         "default: seeded, scale 0.1, per stage, both": {},
         "initial state constant (Eq. 11)": {"initial_state": "constant"},
         "initial state learned": {"initial_state": "learned"},
-        "scale 0.03": {"scale": 0.03},
-        "scale 0.3": {"scale": 0.3},
-        "scale 1": {"scale": 1.0},
-        "depth rule total": {"depth_rule": "total"},
         "adaptation none": {"adapt": "none"},
         "adaptation of parameters": {"adapt": "parameters"},
         "adaptation of depth": {"adapt": "depth"},
+        "depth rule total": {"depth_rule": "total"},
+        "scale 0.03": {"scale": 0.03},
+        "scale 0.3": {"scale": 0.3},
+        "scale 1": {"scale": 1.0},
     }
     rows = tuple(Row(label, "cifar10", dataclasses.replace(ABLATION, **change)) for label, change in changes.items())
     title = "Ablation: initial state, scale, depth rule, adaptation (stages 8-16-32, C = 32)"

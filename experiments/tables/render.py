@@ -88,9 +88,10 @@ def plot_sizes(title: str, rows: list[dict[str, Any]]) -> Figure:
     """MB of each network on a logarithmic axis, ours and the papers'."""
     figure = Figure(figsize=(8, 1.4 + 0.3 * len(rows)), dpi=120, layout="constrained")
     axes = figure.subplots()
-    axes.barh(range(len(rows)), [row["mb"] for row in rows], color="0.7", label="ours")
+    axes.plot([row["mb"] for row in rows], range(len(rows)), "o", color="0.6", markersize=9, label="ours")
+    axes.grid(color="0.9")
     printed = [(row["paper_mb"], place) for place, row in enumerate(rows) if row["paper_mb"] is not None]
-    axes.plot(*zip(*printed, strict=True), "D", color="tab:orange", label="papers")
+    axes.plot(*zip(*printed, strict=True), "D", color="tab:orange", markersize=4, label="papers")
     axes.set_yticks(range(len(rows)), [row["label"] for row in rows])
     axes.invert_yaxis()
     axes.set(xscale="log", xlabel="stored trainable floats (MB, float32)")

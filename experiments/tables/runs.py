@@ -1,5 +1,6 @@
 """The runs behind a table: read where finished, resumed where interrupted, trained where missing."""
 
+import dataclasses
 import hashlib
 import json
 import statistics
@@ -9,7 +10,7 @@ from typing import Any
 from experiments import run_folder
 from experiments.config import Config, Options
 from experiments.data import Dataset, load_dataset
-from experiments.errors import DataError, Interrupted
+from experiments.errors import DataError, Interrupted, RunError
 from experiments.run import train
 from experiments.tables.definitions import Row, Table, differences, scaled
 
@@ -71,8 +72,7 @@ class Runs:
     def _summary(self, row: Row, config: Config) -> dict[str, Any]:
         folder = self._path(row, config)
         if (folder / run_folder.SUMMARY).is_file():
-            run_folder.read_config(folder)
-            return json.loads((folder / run_folder.SUMMARY).read_text())
+            return _finished(folder, config)
         print(f"== {row.label}, seed {config.seed}: {config.epochs} epochs", flush=True)
         data_dir = self.data_dirs.get(row.experiment)
         try:
@@ -87,6 +87,32 @@ class Runs:
             self._loaded = None  # frees the one before
             self._loaded = (experiment, load_dataset(experiment, data_dir))
         return self._loaded[1]
+
+
+def _finished(folder: Path, config: Config) -> dict[str, Any]:
+    """The summary of a finished run.
+
+    Raises:
+        RunError: if it is damaged, or of another configuration: the folder's name does not tell when a default changes.
+    """
+    found = run_folder.read_config(folder)["config"]
+    wanted = json.loads(json.dumps(dataclasses.asdict(config)))
+    changed = [
+        f"{name}: {found[name]!r} there, {value!r} now"
+        for name, value in wanted.items()
+        if name in found and found[name] != value
+    ]
+    if changed:
+        raise RunError(f"{folder} holds a run of another configuration ({'; '.join(changed)}); give another --runs.")
+    path = folder / run_folder.SUMMARY
+    try:
+        summary = json.loads(path.read_text())
+        _measured(summary)
+        summary["train_seconds"], summary["device"], summary["versions"]
+    except (ValueError, KeyError, TypeError) as error:
+        again = f"python -m experiments.evaluate {folder}"
+        raise RunError(f"{path} is damaged ({error!r}); `{again}` writes it anew.") from None
+    return summary
 
 
 def _measured(summary: dict[str, Any]) -> dict[str, float]:

@@ -23,7 +23,7 @@ def abstract(name: str, num_classes: int = 10, generated: bool = False, **option
 
     def make():
         model = make_backbone(name, num_classes, rngs=nnx.Rngs(0), **options)
-        return pj.puppetize(model) if generated else model
+        return pj.puppetize(model, max_channels=512) if generated else model
 
     return nnx.eval_shape(make)
 

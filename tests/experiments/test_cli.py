@@ -1,6 +1,7 @@
 """The command lines: help, presets, refusals, exit codes."""
 
 import dataclasses
+import importlib
 import resource
 import subprocess
 import sys
@@ -15,9 +16,21 @@ from experiments.errors import DataError, Interrupted
 ROOT = Path(__file__).parents[2]
 PROGRAMS = {
     "cifar10": ["--epochs", "--preset {small,paper,full}", "--data-dir", "--resume"],
+    "cifar100": ["--epochs", "--preset {small,paper,full}", "--data-dir", "--network", "--adapt"],
+    "mini_imagenet": ["--epochs", "--data-dir DIR", "--resume"],
     "digits": ["--epochs", "--workdir", "--learning-rate"],
     "evaluate": ["--data-dir", "--adaptation"],
     "predict": ["IMAGE"],
+    "tables": [
+        "--budget",
+        "--seeds",
+        "--data-dir",
+        "--cifar100-dir",
+        "--mini-imagenet-dir",
+        "--runs",
+        "--out",
+        "--json",
+    ],
 }
 
 
@@ -128,12 +141,18 @@ class TestFlags:
             "--seed -1",
             f"--seed {2**32}",
             "--pattern-seed -1",
+            "--num-layers 18",  # from here on: what does not go together
+            "--kernels stored",
+            "--network vgg --adapt both",
+            "--network vgg --adapt depth",
+            "--network resnet --kernels stored --adapt parameters",
+            "--network alexnet --dtype bfloat16",
         ],
     )
     def test_absurd_values(self, taken, capsys, argv):
         """Wrong usage; the message names the flag and the value."""
-        flag, *values = argv.split()
-        assert run_experiment("cifar10", PRESETS, "Trains.", [flag, *values]) == 2
+        flag, *values = argv[argv.rindex("--") :].split()
+        assert run_experiment("cifar10", PRESETS, "Trains.", argv.split()) == 2
         out, err = capsys.readouterr()
         message = " ".join(err.replace("│", " ").split())  # tyro draws a box
         assert f"{flag} must be" in message or f"{flag}s must be" in message
@@ -141,6 +160,34 @@ class TestFlags:
         assert out == ""
         assert "Traceback" not in err
         assert not taken
+
+
+class TestNetworks:
+    """Which network a configuration names, and what of it follows complexity."""
+
+    @pytest.mark.parametrize(
+        ("given", "adapts"),
+        [
+            ({}, "both"),
+            ({"adapt": "depth"}, "depth"),
+            ({"adapt": "none"}, "none"),
+            ({"network": "vgg"}, "parameters"),
+            ({"network": "vgg", "adapt": "none"}, "none"),
+            ({"network": "vgg", "kernels": "stored"}, "none"),
+        ],
+        ids=str,
+    )
+    def test_what_follows_complexity(self, given, adapts):
+        assert Config(**given).adapts == adapts
+
+    def test_flags(self, taken):
+        argv = ["--network", "resnet", "--kernels", "stored", "--num-layers", "10", "--max-channels", "16"]
+        assert run_experiment("cifar10", PRESETS, "Trains.", ["--preset", "paper", *argv]) == 0
+        expected = dataclasses.replace(
+            PRESETS["paper"], network="resnet", kernels="stored", num_layers=10, max_channels=16
+        )
+        assert taken[0][1] == expected
+        assert (expected.channels, expected.adapts) == ((64, 128, 256, 512), "none")
 
 
 class TestExitCodes:
@@ -234,8 +281,6 @@ class TestMissingThings:
 
     @pytest.mark.parametrize("program", ["evaluate", "predict"])
     def test_run(self, tmp_path, capsys, program):
-        import importlib
-
         module = importlib.import_module(f"experiments.{program}")
         argv = [str(tmp_path / "nothing"), *(["a.png"] if program == "predict" else [])]
         assert run_command(module.Command, getattr(module, program), program, "Does.", argv) == 1
@@ -262,6 +307,15 @@ class TestPresets:
         assert (small.num_images, small.num_validation, small.batch_size) == (8_000, 2_000, 64)
         assert small.augment == "none"
         assert max(small.channels) <= 512
+
+    @pytest.mark.parametrize(("name", "validation"), [("cifar100", 10_000), ("mini_imagenet", 6_000)])
+    def test_of_other_data(self, name, validation):
+        """The papers' splits: whatever is not for validation is trained on."""
+        module = importlib.import_module(f"experiments.{name}")
+        assert list(module.PRESETS) == ["small", "paper", "full"]
+        for preset in module.PRESETS.values():
+            assert (preset.num_images, preset.num_validation) == (None, validation)
+        assert dataclasses.replace(module.PRESETS["paper"], num_images=8_000, num_validation=2_000) == PRESETS["paper"]
 
     def test_small_comes_first(self):
         assert list(PRESETS) == ["small", "paper", "full"]

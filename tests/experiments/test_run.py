@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from experiments import plots, run, run_folder
+import puppet_jax as pj
+from experiments import evaluation, plots, run, run_folder
 from experiments.checkpoint import Checkpoints
 from experiments.cli import run_command, run_experiment
 from experiments.config import Config, Options
@@ -44,6 +45,8 @@ SUMMARY = {
     *("latency_s", "latency_generating_s", "images_per_s"),
     *("validation_top1", "train_seconds", "step", "steps", "seed", "config", "versions", "device"),
 }
+
+TIMED = {"latency_s", "latency_generating_s", "images_per_s"}
 
 
 class Recorder:
@@ -454,6 +457,232 @@ class TestCheckpoints:
         assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["2", "8"]
 
 
+@pytest.fixture(scope="module")
+def graded():
+    """From one grey value to all, so that the complexities reach from 0 to about 5; and these."""
+    rng = np.random.default_rng(0)
+    tops = (1, 4, 8, 30, 60, 120, 180, 256)
+    images = np.stack([rng.integers(0, top, (16, 16, 1)) for top in tops]).astype(np.uint8)
+    return images, np.asarray(pj.complexities(images))
+
+
+class TestComplexities:
+    """What images count with, and the measure that stays for images to come."""
+
+    def measure(self, images, **changes):
+        h, measure = run.measure_complexities(dataclasses.replace(CONFIG, spread=None, **changes), images)
+        assert (h.dtype, h.shape) == (np.float32, (len(images),))
+        return h, measure
+
+    def test_both(self, graded):
+        images, own = graded
+        h, measure = self.measure(images)
+        np.testing.assert_array_equal(h, own)
+        assert measure == pj.CalibratedComplexity()
+        assert len(set(np.asarray(pj.depth(h)).tolist())) > 2  # else this class shows nothing
+
+    @pytest.mark.parametrize("adapt", ["none", "parameters", "depth", "both"])
+    def test_training_and_later_images_agree(self, graded, adapt):
+        """What the measure gives is what the images were trained at, or lies in the same slice."""
+        images, _ = graded
+        h, measure = self.measure(images, adapt=adapt)
+        later = np.asarray(pj.complexities(images, measure))
+        np.testing.assert_array_equal(pj.depth(later), pj.depth(h))
+        if adapt == "depth":
+            later = [pj.slice_centre(one, int(pj.depth(one)), 1) for one in later]
+            np.testing.assert_allclose(later, h, rtol=1e-6)
+        else:
+            np.testing.assert_array_equal(later, h)
+
+    @pytest.mark.parametrize("network", ["puppet", "vgg"])
+    def test_none(self, graded, network):
+        """One complexity for all, the centre of a slice: shared kernels are those that were trained."""
+        images, own = graded
+        h, measure = self.measure(images, adapt="none", network=network)
+        middle = int(pj.depth(own.mean()))
+        assert len(set(h.tolist())) == 1
+        np.testing.assert_array_equal(pj.depth(h), middle)
+        assert h[0] == np.float32(pj.slice_centre(h[:1], middle, CONFIG.num_slices)[0])
+        low, high = pj.depth_interval(middle)
+        assert abs(h[0] - own.mean()) <= (high - low) / CONFIG.num_slices / 2 + 1e-5
+        assert measure(images[:2]).tolist() == h[:2].tolist()
+
+    def test_parameters(self, graded):
+        """In the order of the images' own, all at the depth of their mean."""
+        images, own = graded
+        h, measure = self.measure(images, adapt="parameters")
+        np.testing.assert_array_equal(pj.depth(h), int(pj.depth(own.mean())))
+        np.testing.assert_array_equal(np.argsort(h, kind="stable"), np.argsort(own, kind="stable"))
+        low, high = pj.depth_interval(int(pj.depth(own.mean())))
+        assert np.ptp(h) > 0.9 * (high - low)
+
+    def test_parameters_of_a_backbone(self, graded):
+        """A backbone has one depth, so that nothing need be squeezed."""
+        images, own = graded
+        h, measure = self.measure(images, network="vgg")
+        np.testing.assert_array_equal(h, own)
+        assert measure == pj.CalibratedComplexity()
+
+    def test_depth(self, graded):
+        """One complexity a depth, the middle of its interval."""
+        images, own = graded
+        h, measure = self.measure(images, adapt="depth")
+        np.testing.assert_array_equal(pj.depth(h), pj.depth(own))
+        for depth in set(np.asarray(pj.depth(own)).tolist()):
+            np.testing.assert_allclose(h[np.asarray(pj.depth(own)) == depth], np.mean(pj.depth_interval(depth)))
+        assert measure == pj.CalibratedComplexity()
+
+    def test_stored_kernels(self, graded, monkeypatch):
+        images, _ = graded
+
+        def refuses(*_):
+            raise AssertionError("complexity was measured")
+
+        monkeypatch.setattr(pj, "complexities", refuses)
+        h, measure = self.measure(images, network="vgg", kernels="stored")
+        assert h.tolist() == [1] * len(images) == measure(images).tolist()
+        assert measure.scale == 0
+
+    def test_images_of_one_complexity(self):
+        """Nothing to squeeze, which a person can mend; one complexity for all is no matter."""
+        images = np.zeros((4, 8, 8, 1), np.uint8)
+        with pytest.raises(RunError, match="cannot be spread"):
+            self.measure(images, adapt="parameters")
+        assert len(set(self.measure(images, adapt="none")[0].tolist())) == 1
+
+
+class TestAdaptation:
+    """A puppet of which only a part follows complexity."""
+
+    @pytest.mark.usefixtures("quick")
+    @pytest.mark.parametrize(("adapt", "spread", "depth"), [("none", None, 2), ("depth", (1, 1), 1)])
+    def test_run(self, recorder, tmp_path, capsys, adapt, spread, depth):
+        config = dataclasses.replace(CONFIG, channels=(4,), spread=spread, epochs=1, batch_size=32, augment="none")
+        assert command_line(tmp_path, "--adapt", adapt, config=config) == 0
+        assert {depth for _, depth, *_ in recorder.steps} == {depth}
+        model = load_model(tmp_path / "model.safetensors")
+        assert list(model.batch_stats) == [depth]
+        assert model.num_slices == (1 if adapt == "depth" else config.num_slices)
+        dataset, split = run.load_dataset("digits", None, "auto"), np.load(tmp_path / "split.npz")
+        h = pj.complexities(dataset.test_images, model.complexity)
+        (group,) = {group.h for group in pj.make_groups(h, [depth], model.num_slices)}  # one set of kernels for all
+        trained, _ = run.measure_complexities(
+            dataclasses.replace(config, adapt=adapt), dataset.train_images[split["train"]]
+        )
+        np.testing.assert_allclose(trained, group, rtol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def cifar100(tmp_path_factory):
+    """CIFAR-100 of 40 training and 8 test images, noise of different complexity."""
+    folder = tmp_path_factory.mktemp("data") / "cifar-100-binary"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name, count in (("train", 40), ("test", 8)):
+        records = rng.integers(0, 64 + 3 * np.arange(count)[:, None], (count, 2 + 3072)).astype(np.uint8)
+        records[:, 0], records[:, 1] = 0, np.arange(count)
+        records.tofile(folder / f"{name}.bin")
+    return folder.parent
+
+
+class TestBackbones:
+    """A network with kernels of its own, with those of one complexity, and with those of each image's."""
+
+    FLAGS = (
+        *(
+            "--network",
+            "vgg",
+            "--num-layers",
+            "8",
+            "--max-channels",
+            "8",
+            "--num-images",
+            "32",
+            "--num-validation",
+            "8",
+        ),
+        *("--batch-size", "16", "--num-levels", "2", "--num-slices", "1", "--epochs", "1", "--learning-rate", "0.01"),
+    )
+    REGIMES = {
+        "fixed": ("--kernels", "stored"),
+        "puppet": ("--adapt", "none"),
+        "adaptive": ("--adapt", "parameters"),
+    }
+
+    def command_line(self, folder, data, *flags):
+        argv = ["--workdir", str(folder), "--data-dir", str(data), *self.FLAGS, *flags]
+        return run_experiment("cifar100", {"plain": Config()}, "Trains.", argv)
+
+    def check(self, folder, regime, steps):
+        """What the folder of a finished run says."""
+        assert [(number, depth) for number, depth, *_ in steps] == [(1, 5), (2, 5)]
+        summary = json.loads((folder / "summary.json").read_text())
+        assert set(summary) >= SUMMARY
+        assert summary["depth_counts"] == {"5": 8}
+        kernels = 9 * (3 * 1 + 1 * 2 + 2 * 4 + 4 * 8 + 8 * 8)
+        others = 2 * (1 + 2 + 4 + 8 + 8) + 2 * (8 * 8 + 8) + 9 * 100
+        puppeteer = 0 if regime == "fixed" else 8**2 + 15 * 8
+        assert summary["puppeteer_bytes"] == 4 * puppeteer
+        assert summary["trainable_bytes"] == 4 * ((puppeteer or kernels) + others)
+        assert summary["generator_macs"] == (0 if regime == "fixed" else 5 * (8**2 + 11 * 8) * 8 * 9)
+        assert min(summary[name] for name in TIMED) > 0
+        model = load_model(folder / "model.safetensors")
+        h = pj.complexities(np.zeros((2, 32, 32, 3), np.uint8), model.complexity)
+        assert {"fixed": h.tolist() == [1, 1], "puppet": h[0] == h[1] > 2, "adaptive": h.tolist() == [0, 0]}[regime]
+        return summary
+
+    def predict(self, folder, capsys):
+        np.save(folder / "image.npy", np.zeros((32, 32, 3), np.uint8))
+        capsys.readouterr()
+        predict(PredictCommand(run=folder, images=(folder / "image.npy",)))
+        return capsys.readouterr().out
+
+    @pytest.fixture
+    def untimed(self, monkeypatch):
+        """To time a network takes programs of many sizes."""
+        monkeypatch.setattr(evaluation, "speed", lambda *_, **__: dict.fromkeys(TIMED, 1.0))
+
+    @pytest.mark.usefixtures("untimed")
+    @pytest.mark.parametrize("regime", ["fixed", pytest.param("puppet", marks=pytest.mark.slow)])
+    def test_run(self, recorder, cifar100, tmp_path, capsys, regime):
+        assert self.command_line(tmp_path, cifar100, *self.REGIMES[regime]) == 0
+        self.check(tmp_path, regime, recorder.steps)
+        line = self.predict(tmp_path, capsys)
+        assert line.endswith("depth 5\n")
+        assert ("complexity 1.000 nats" in line) == (regime == "fixed")
+
+    def test_stopped_resumed_evaluated(self, recorder, cifar100, tmp_path, capsys, monkeypatch):
+        folder, flags = tmp_path / "run", self.REGIMES["adaptive"]
+        recorder.reset({1: signal.SIGINT})
+        assert self.command_line(folder, cifar100, *flags) == 130
+        assert len(recorder.steps) == 1
+        assert self.command_line(folder, cifar100, *flags, "--resume") == 0
+        assert "resumed at step 1 of 2" in capsys.readouterr().out
+        summary = self.check(folder, "adaptive", recorder.steps)
+
+        (folder / "summary.json").unlink()
+        monkeypatch.setattr(evaluation, "speed", lambda *_, **__: dict.fromkeys(TIMED, 1.0))
+        argv = [str(folder), "--agreement", "4"]
+        assert run_command(EvaluateCommand, evaluate, "experiments.evaluate", "Measures.", argv) == 0
+        again = json.loads((folder / "summary.json").read_text())
+        assert {name: again[name] for name in SUMMARY - TIMED} == {name: summary[name] for name in SUMMARY - TIMED}
+        line = self.predict(folder, capsys)
+        assert "complexity 0.000 nats, depth 5\n" in line
+
+    def test_refusals_leave_no_run(self, recorder, tmp_path, capsys):
+        for flags, message in (
+            (("--network", "vgg"), "too small"),
+            (("--network", "alexnet", "--num-layers", "9"), "num_layers is no option of alexnet"),
+        ):
+            flags = (*flags, "--num-levels", "1", "--num-images", "64", "--num-validation", "8")
+            argv = ["--workdir", str(tmp_path / "run"), *flags]
+            assert run_experiment("digits", {"plain": Config()}, "Trains.", argv) == 1
+            err = capsys.readouterr().err
+            assert message in err
+            assert err.count("\n") == 1
+            assert not (tmp_path / "run").exists()
+
+
 class TestTrainedRun:
     """The programs that take the folder of a run."""
 
@@ -476,8 +705,7 @@ class TestTrainedRun:
         assert f"top-1          {straight.summary['top1']:.2%} of 360 test images" in capsys.readouterr().out
         summary = json.loads((folder / "summary.json").read_text())
         assert set(summary) >= SUMMARY
-        timed = {"latency_s", "latency_generating_s", "images_per_s"}
-        for name in SUMMARY - timed:
+        for name in SUMMARY - TIMED:
             assert summary[name] == straight.summary[name] or name == "config"
 
     def test_evaluate_refuses_other_data(self, straight, tmp_path, capsys):

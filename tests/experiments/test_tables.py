@@ -1,0 +1,526 @@
+"""Tables: their definitions, their sizes, the runs behind them, what is printed and written."""
+
+import dataclasses
+import functools
+import json
+import re
+
+import numpy as np
+import pytest
+
+from experiments import evaluation, run, run_folder
+from experiments.cli import run_command
+from experiments.config import PAPER, SMALL, Config
+from experiments.errors import Interrupted, RunError
+from experiments.networks import make_network
+from experiments.tables import definitions, papers, runs, sizes
+from experiments.tables.__main__ import Command, make
+from experiments.tables.definitions import TRAINED, Row, Table, differences, scaled
+
+CONFIG = Config(
+    channels=(8,),
+    spread=(1, 1),
+    num_levels=1,
+    num_slices=2,
+    num_images=64,
+    num_validation=32,
+    batch_size=16,
+    epochs=2,
+)
+PRINTED = {"top1": 0.7251, "top5": 0.9685, "mb": 1.08}
+
+
+def command_line(tmp_path, *argv, name="ablation"):
+    words = [name, "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), *map(str, argv)]
+    return run_command(Command, make, "experiments.tables", "Makes a table.", words)
+
+
+def table_of(*rows, **settings):
+    return Table(title="A table", rows=rows, **({"smoke": 0.5, "seeds": 2, "columns": ("mb", "depth")} | settings))
+
+
+def define(monkeypatch, *rows, **settings):
+    monkeypatch.setitem(TRAINED, "ablation", lambda: table_of(*rows, **settings))
+
+
+REAL = dataclasses.replace(CONFIG, channels=(4,), spread=None)
+REAL_ROWS = (Row("one", "digits", REAL, PRINTED), Row("other", "digits", dataclasses.replace(REAL, num_validation=40)))
+ROWS = (
+    Row("eight channels", "digits", CONFIG, PRINTED),
+    Row("ten channels", "digits", dataclasses.replace(CONFIG, max_channels=10)),
+)
+
+
+class Trainer:
+    """Stands in for `train`: writes a run's folder with made-up figures, notes what it was asked for."""
+
+    def __init__(self):
+        self.configs = []
+        self.fails = {}
+
+    def __call__(self, experiment, config, options, dataset):
+        self.configs.append(config)
+        run_folder.open_run(options.workdir, experiment, config, {"sha256": "0"}, options.resume)
+        if config in self.fails:
+            raise self.fails.pop(config)
+        top1 = 0.5 + 0.01 * len(self.configs)
+        summary = {
+            **dict.fromkeys(("top5", "validation_top1", "latency_s", "latency_generating_s", "depth_mean"), 0.75),
+            **dict.fromkeys(("trainable_bytes", "generator_macs", "puppet_macs", "train_seconds"), 3_000_000),
+            "puppeteer_bytes": 0 if config.kernels == "stored" else 1_000_000,
+            "top1": top1,
+            "device": "a device",
+            "versions": run_folder.versions(),
+        }
+        run_folder.write_json(options.workdir / run_folder.SUMMARY, summary)
+        return summary
+
+
+@pytest.fixture
+def trainer(monkeypatch):
+    trainer = Trainer()
+    monkeypatch.setattr(runs, "train", trainer)
+    return trainer
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def one_line(capsys):
+    """The last line, which is the only error."""
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("error: ") == 1
+    assert "Traceback" not in err
+    line = err.splitlines()[-1]
+    assert line.startswith("error: ")
+    return line
+
+
+class TestScaled:
+    def test_the_whole_budget_is_the_protocol(self):
+        for config in (PAPER, SMALL, Config()):
+            assert scaled(config, 1, 0) == config
+            assert scaled(config, 1, 7) == dataclasses.replace(config, seed=7)
+
+    @pytest.mark.parametrize(("budget", "epochs"), [(0.5, 400), (0.00125, 1), (0.002, 2)])
+    def test_a_share_of_the_epochs(self, budget, epochs):
+        assert scaled(PAPER, budget, 3) == dataclasses.replace(PAPER, epochs=epochs, seed=3)
+
+    def test_less_than_an_epoch_is_a_share_of_the_images(self):
+        expected = dataclasses.replace(PAPER, epochs=1, num_images=3_200, num_validation=800)
+        assert scaled(PAPER, 0.0005, 0) == expected
+        assert scaled(dataclasses.replace(PAPER, epochs=1), 0.5, 0).num_images == 4_000
+
+    def test_never_less_than_a_batch(self):
+        config = scaled(PAPER, 1e-9, 0)
+        assert (config.num_images, config.num_validation, config.epochs) == (64, 64, 1)
+
+    def test_is_never_more_than_the_protocol(self):
+        config = dataclasses.replace(PAPER, num_validation=10, num_images=70)
+        small = scaled(config, 1e-9, 0)
+        assert small.num_validation <= 10
+        assert small.num_images == 64
+
+
+class TestDefinitions:
+    ALL = [(name, row) for name, table in TRAINED.items() for row in table().rows]
+    CLASSES = {"cifar10": (10, (32, 32, 3)), "cifar100": (100, (32, 32, 3)), "mini_imagenet": (100, (64, 64, 3))}
+    AVAILABLE = {"cifar10": 50_000, "cifar100": 50_000, "mini_imagenet": 54_000}
+
+    def test_every_row_has_a_network(self):
+        networks = {make_network(row.config, *self.CLASSES[row.experiment]) for _, row in self.ALL}
+        assert len(networks) > 12
+        for network in networks:
+            network.check()
+
+    def test_every_row_has_its_images(self):
+        for name, row in self.ALL:
+            for budget in (1, 0.5, TRAINED[name]().smoke):
+                config = scaled(row.config, budget, 0)
+                assert config.num_images + config.num_validation <= self.AVAILABLE[row.experiment]
+                assert config.num_images >= config.batch_size
+
+    @pytest.mark.parametrize("name", TRAINED)
+    def test_rows_differ(self, name):
+        rows = TRAINED[name]().rows
+        assert len({row.label for row in rows}) == len(rows)
+        assert len({(row.experiment, row.config) for row in rows}) == len(rows)
+
+    def test_are_those_of_the_command(self):
+        names = set(Command.__annotations__["name"].__args__[0].__args__)
+        assert names == {*TRAINED, "channels", "sizes", "depths"}
+
+    def test_smoke_runs_are_small(self):
+        """Some tens of thousands of images a table of backbones; an epoch of the ablation is cheap."""
+        for table in (TRAINED[name]() for name in ("backbones", "operations", "training_sets", "datasets")):
+            configs = [scaled(row.config, table.smoke, 0) for row in table.rows]
+            assert all(config.epochs == 1 for config in configs)
+            assert sum(config.num_images for config in configs) < 60_000
+
+    def test_regimes(self):
+        rows = {row.label: row.config for row in TRAINED["backbones"]().rows}
+        assert len(rows) == 9
+        regimes = [(c.network, c.kernels, c.adapts) for c in rows.values()]
+        assert regimes[:3] == [
+            ("alexnet", "stored", "none"),
+            ("alexnet", "generated", "none"),
+            ("alexnet", "generated", "parameters"),
+        ]
+        for config in rows.values():
+            assert (config.epochs, config.num_images, config.batch_size) == (800, 8_000, 64)
+
+    def test_full_training_sets(self):
+        rows = {row.label: row.config for row in TRAINED["training_sets"]().rows}
+        for label, config in rows.items():
+            images = (8_000, 2_000) if label.endswith("partial") else (45_000, 5_000)
+            assert (config.num_images, config.num_validation) == images
+
+    def test_shared_rows_share_runs(self):
+        """So that nothing is trained twice."""
+        backbones = {row.config for row in TRAINED["backbones"]().rows}
+        partial = {row.config for row in TRAINED["training_sets"]().rows if row.label.endswith("partial")}
+        assert partial < backbones
+
+    def test_ablation_changes_one_thing(self):
+        first, *others = TRAINED["ablation"]().rows
+        for row in others:
+            names = [field.name for field in dataclasses.fields(Config)]
+            changed = [name for name in names if getattr(row.config, name) != getattr(first.config, name)]
+            assert len(changed) == 1
+
+    @pytest.mark.parametrize(
+        ("table", "label", "printed"),
+        [
+            ("backbones", "AlexNet", (0.6586, 0.9205, 11.65)),
+            ("backbones", "AlexNet + puppeteer-puppet", (0.6933, 0.9405, 1.08)),
+            ("backbones", "VGG + parameter adaptation", (0.6842, 0.9013, 1.08)),
+            ("backbones", "ResNet + parameter adaptation", (0.6825, 0.9431, 1.08)),
+            ("operations", "ResNet", (0.6894, 0.9517, 44.84)),
+            ("operations", "Puppet-CNN", (0.7251, 0.9685, 1.08)),
+            ("training_sets", "VGG, full", (0.8105, 0.9537, 39.01)),
+            ("training_sets", "ResNet + puppeteer-puppet, full", (0.8047, 0.9670, 1.08)),
+            ("training_sets", "ResNet + puppeteer-puppet, partial", (0.6669, 0.9546, 1.08)),
+            ("datasets", "AlexNet, CIFAR-100", (0.4146, 0.6767, 11.84)),
+            ("datasets", "Puppet-CNN, CIFAR-100", (0.5326, 0.7963, 1.08)),
+            ("datasets", "VGG, mini-ImageNet", (0.3295, 0.5994, 39.20)),
+            ("datasets", "Puppet-CNN, mini-ImageNet", (0.4646, 0.7438, 1.08)),
+        ],
+    )
+    def test_the_papers_figures(self, table, label, printed):
+        (row,) = (row for row in TRAINED[table]().rows if row.label == label)
+        assert (row.paper["top1"], row.paper["top5"], row.paper["mb"]) == printed
+
+    def test_the_papers_operations(self):
+        rows = {row.label: row.paper for row in TRAINED["operations"]().rows}
+        assert {label: (row["gmacs"], row["s_per_image"]) for label, row in rows.items()} == {
+            "ResNet": (11.40, 0.0019),
+            "Puppet-ResNet": (23.44, 0.0061),
+            "Puppet-CNN": (12.34, 0.0039),
+        }
+
+    def test_differences(self):
+        assert dict(differences(Config())) == {}
+        assert dict(differences(Config(channels=(4, 8), spread=(1, 2), seed=3))) == {
+            "channels": [4, 8],
+            "spread": [1, 2],
+            "seed": 3,
+        }
+
+
+class TestSizes:
+    def test_channels(self, tmp_path, capsys):
+        assert command_line(tmp_path, "--json", name="channels") == 0
+        described = json.loads(capsys.readouterr().out)
+        rows = {row["channels"]: row for row in described["rows"]}
+        printed = {64: (0.04, 0.02), 512: (2.63, 1.08), 4096: (167.83, 67.35)}
+        for c, (millions, mb) in printed.items():
+            assert rows[c]["floats"] == c**2 + 15 * c
+            assert (rows[c]["paper_with_state_m"], rows[c]["paper_mb"]) == (millions, mb)
+            assert (round(rows[c]["with_state_m"], 2), round(rows[c]["mb"], 2)) == (millions, mb)
+        assert len(rows) == 7
+        for row in rows.values():
+            assert abs(row["residual_mb"]) < 0.0051
+        text = (tmp_path / "out" / "channels.md").read_text()
+        assert "| C = 512 | 269,824 | 1.0793 | 1.08 | -0.0007 | 2.63 | 2.63 |" in text
+
+    def test_networks(self):
+        rows = {row["label"]: row for row in sizes.networks()}
+        floats = {label: row["floats"] for label, row in rows.items()}
+        assert floats["alexnet"] == 2_913_610
+        assert floats["vgg, 100 classes"] == 9_799_844
+        assert floats["resnet"] == 11_209_290
+        assert floats["squeezenet"] == 990_282
+        assert (
+            floats["puppeteer, C = 512"] == floats["puppeteer of alexnet"] == floats["puppeteer of resnet"] == 269_824
+        )
+        assert floats["puppeteer of vgg and all else it trains"] > floats["puppeteer of vgg"]
+        for label, row in rows.items():
+            assert row["mb"] == 4 * row["floats"] / 1e6
+            close = 0.06 if label == "mobilenet_v2" else 0.0051
+            assert row["paper_mb"] is None or abs(row["residual_mb"]) < close
+        assert rows["alexnet"]["paper_mb"] == 11.65
+        assert rows["resnet, 100 classes"]["paper_mb"] == 45.02
+        assert rows["resnet20"]["residual_mb"] is None
+
+    def test_depths(self, tmp_path, monkeypatch, capsys):
+        """Generated kernels cost the same at any depth; kernels of one's own grow."""
+        monkeypatch.setattr(sizes, "LAYERS", {"vgg": (11, 101), "resnet": (12, 48)})
+        assert command_line(tmp_path, name="depths") == 0
+        text, rows = capsys.readouterr().out, json.loads((tmp_path / "out" / "depths.json").read_text())["rows"]
+        assert [(row["network"], row["layers"]) for row in rows] == [
+            *(("vgg", 11), ("vgg", 101)),
+            *(("resnet", 12), ("resnet", 48)),
+        ]
+        for shallow, deep in (rows[:2], rows[2:]):
+            assert shallow["puppet_bytes"] == deep["puppet_bytes"]
+            assert shallow["puppeteer_bytes"] == deep["puppeteer_bytes"] == 4 * 269_824
+            assert deep["fixed_bytes"] > 3 * shallow["fixed_bytes"]
+            assert shallow["puppet_bytes"] < shallow["puppet_affine_bytes"] < deep["puppet_affine_bytes"]
+            assert shallow["puppet_bytes"] < shallow["fixed_bytes"]
+        assert rows[0]["fixed_bytes"] == 4 * 9_753_674
+        assert f"{rows[0]['fixed_bytes']:,}" in text
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A table of two rows and two seeds, really trained at half the protocol. Tests must not change its folder."""
+    folder = tmp_path_factory.mktemp("table")
+
+    def compiled_once(make):
+        """The configurations differ in nothing that is compiled."""
+        cached = functools.cache(make)
+        return lambda config, *others: cached(dataclasses.replace(config, seed=0, num_validation=32), *others)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder / "compiled"))
+        times = {"latency_s": 0.001, "latency_generating_s": 0.002, "images_per_s": 1000.0}
+        patch.setattr(evaluation, "speed", lambda *_, **__: times)
+        for name in ("make_optimizer", "make_train_step", "make_stats_estimator"):
+            patch.setattr(run, name, compiled_once(getattr(run, name)))
+        define(patch, *REAL_ROWS)
+        assert command_line(folder) == 0
+    return folder
+
+
+class TestTrained:
+    def described(self, folder):
+        return json.loads((folder / "out" / "ablation.json").read_text())
+
+    def test_runs_are_ordinary_ones(self, made):
+        described = self.described(made)
+        folders = [folder for row in described["rows"] for folder in row["runs"]]
+        assert len(set(folders)) == 4
+        for folder, expected in zip(folders, [(0, 32), (1, 32), (0, 40), (1, 40)], strict=True):
+            described = run_folder.read_config(made / "runs" / folder.split("/")[-1])
+            config = described["config"]
+            assert (described["experiment"], config["epochs"]) == ("digits", 1)
+            assert (config["seed"], config["num_validation"]) == expected
+
+    def test_json(self, made):
+        described = self.described(made)
+        assert described["smoke"] is True
+        assert (described["name"], described["budget"], described["seeds"]) == ("ablation", 0.5, 2)
+        for row, paper in zip(described["rows"], [PRINTED, {}], strict=True):
+            assert row["paper"] == paper
+            summaries = [json.loads((made / "runs" / one / "summary.json").read_text()) for one in row["runs"]]
+            top1 = [summary["top1"] for summary in summaries]
+            assert row["ours"]["top1"]["seeds"] == top1
+            assert row["ours"]["top1"]["mean"] == pytest.approx(np.mean(top1))
+            assert row["ours"]["top1"]["std"] == pytest.approx(np.std(top1, ddof=1))
+            assert row["seconds"] == pytest.approx(sum(summary["train_seconds"] for summary in summaries))
+            assert row["ours"]["mb"] == {"mean": 4 * (4**2 + 15 * 4) / 1e6, "std": 0, "seeds": [4 * 76 / 1e6] * 2}
+
+    def test_markdown(self, made):
+        text = (made / "out" / "ablation.md").read_text()
+        title, _, header, _, *lines = text.splitlines()
+        assert title == "## A table: SMOKE RUN, 50.0000% of the protocol"
+        columns = [cell.strip() for cell in header.strip("|").split("|")]
+        cells = dict(zip(columns, [cell.strip() for cell in lines[0].strip("|").split("|")], strict=True))
+        assert columns[0] == ""
+        assert cells[""] == "one"
+        assert (cells["papers: top-1 (%)"], cells["papers: top-5 (%)"]) == ("72.51", "96.85")
+        ours = self.described(made)["rows"][0]["ours"]["top1"]
+        assert cells["ours: top-1 (%)"] == f"{100 * ours['mean']:.2f} ± {100 * ours['std']:.2f}"
+        assert cells["every seed"] == ", ".join(f"{100 * value:.2f}" for value in ours["seeds"])
+        assert cells["ours: mean depth"] == "2.00"
+        assert "2 seeds; budget 0.5, a small budget: not the protocol's result; " in text
+        assert re.search(r"Python \d+\.\d+\.\d+, jax \d+", text)
+
+    def test_picture(self, made):
+        assert (made / "out" / "ablation.png").read_bytes().startswith(b"\x89PNG")
+
+    def test_a_second_call_trains_nothing(self, made, monkeypatch, capsys):
+        """And with --json, standard output is the object that is written, nothing else."""
+
+        def refuses(*_):
+            raise AssertionError("trained again")
+
+        monkeypatch.setattr(runs, "train", refuses)
+        monkeypatch.setattr(runs, "load_dataset", refuses)
+        define(monkeypatch, *REAL_ROWS)
+        before = contents(made)
+        assert command_line(made, "--json") == 0
+        picture = made / "out" / "ablation.png"  # drawn again
+        assert contents(made) | {picture: b""} == before | {picture: b""}
+        out, err = capsys.readouterr()
+        assert json.loads(out) == self.described(made)
+        assert out.count("\n") == 1
+        assert "written: " in err
+
+
+class TestRuns:
+    def test_the_whole_budget_is_no_smoke_run(self, trainer, tmp_path, monkeypatch, capsys):
+        define(monkeypatch, *ROWS)
+        assert command_line(tmp_path, "--budget", 1, "--seeds", 1) == 0
+        text = capsys.readouterr().out
+        assert text == (tmp_path / "out" / "ablation.md").read_text() + "\n"
+        assert text.startswith("## A table\n")
+        assert "SMOKE" not in text
+        assert "small budget" not in text
+        assert "every seed" not in text
+        assert trainer.configs == [row.config for row in ROWS]
+
+    def test_stored_kernels_count_as_what_is_stored(self, trainer, tmp_path, monkeypatch):
+        fixed = Config(network="vgg", kernels="stored")
+        define(monkeypatch, Row("fixed", "digits", fixed), Row("generated", "digits", Config(network="vgg")))
+        assert command_line(tmp_path, "--seeds", 1) == 0
+        rows = json.loads((tmp_path / "out" / "ablation.json").read_text())["rows"]
+        assert [row["ours"]["mb"]["mean"] for row in rows] == [3, 1]
+
+    def test_interrupted(self, trainer, tmp_path, monkeypatch, capsys):
+        """Stops with the status of the signal; what is finished is kept, what is not goes on."""
+        define(monkeypatch, *ROWS)
+        second = scaled(ROWS[1].config, 0.5, 1)
+        trainer.fails[second] = Interrupted(2, "stopped after step 3")
+        assert command_line(tmp_path) == 130
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.splitlines()[-1] == (
+            "ten channels, seed 1, is interrupted and saved; give the same command to go on."
+        )
+        assert not (tmp_path / "out").exists()
+        assert len(trainer.configs) == 4
+        assert command_line(tmp_path) == 0
+        assert trainer.configs[4:] == [second]
+        assert len(json.loads((tmp_path / "out" / "ablation.json").read_text())["rows"]) == 2
+
+    def test_missing_data(self, trainer, tmp_path, monkeypatch, capsys):
+        """Is said in its row, which does not keep the others from their figures."""
+        define(monkeypatch, Row("no data", "mini_imagenet", CONFIG, PRINTED), ROWS[0])
+        assert command_line(tmp_path) == 0
+        text = capsys.readouterr().out
+        assert re.search(r"\| no data \| 72\.51 \| 96\.85 \| 1\.08 \| not run \|", text)
+        assert "Not run: no data: there is no automatic download of mini-ImageNet" in text
+        lines = [line for line in text.splitlines() if line.startswith("|")]
+        assert len({line.count("|") for line in lines}) == 1
+        missing, ran = json.loads((tmp_path / "out" / "ablation.json").read_text())["rows"]
+        assert "--data-dir" in missing["missing"]
+        assert "ours" not in missing
+        assert ran["ours"]["top1"]["seeds"] == [0.51, 0.52]
+
+    def test_all_data_missing(self, trainer, tmp_path, monkeypatch, capsys):
+        define(monkeypatch, Row("no data", "mini_imagenet", CONFIG))
+        assert command_line(tmp_path, "--mini-imagenet-dir", tmp_path / "nothing") == 1
+        assert str(tmp_path / "nothing") in one_line(capsys)
+        assert not (tmp_path / "out").exists()
+
+    def test_finished_runs_need_no_data(self, trainer, tmp_path, monkeypatch):
+        define(monkeypatch, *ROWS)
+        assert command_line(tmp_path) == 0
+        monkeypatch.setattr(runs, "load_dataset", None)
+        assert command_line(tmp_path) == 0
+        assert len(trainer.configs) == 4
+
+    @pytest.mark.parametrize(
+        ("name", "damaged"),
+        [
+            ("config.json", "{"),
+            ("summary.json", "{"),
+            ("summary.json", "[]"),
+            ("summary.json", '{"top1": 0.5}'),
+            ("config.json", None),
+        ],
+    )
+    def test_a_damaged_run(self, trainer, tmp_path, monkeypatch, capsys, name, damaged):
+        """One line that names it; nothing is overwritten."""
+        define(monkeypatch, *ROWS)
+        assert command_line(tmp_path) == 0
+        rows = json.loads((tmp_path / "out" / "ablation.json").read_text())["rows"]
+        (folder,) = (path for path in (tmp_path / "runs").iterdir() if path.name == rows[1]["runs"][0].split("/")[-1])
+        (folder / name).unlink() if damaged is None else (folder / name).write_text(damaged)
+        before = contents(tmp_path)
+        capsys.readouterr()
+        assert command_line(tmp_path) == 1
+        assert folder.name in one_line(capsys)
+        assert contents(tmp_path) == before
+        assert len(trainer.configs) == 4
+
+    def test_a_failed_run(self, trainer, tmp_path, monkeypatch, capsys):
+        define(monkeypatch, *ROWS)
+        trainer.fails[scaled(CONFIG, 0.5, 1)] = RunError("the loss became nan.")
+        assert command_line(tmp_path) == 1
+        assert "the loss became nan." in one_line(capsys)
+
+    def test_a_new_field_changes_no_folder(self, trainer, tmp_path, monkeypatch):
+        """Runs that were made before a field was added are found again."""
+        define(monkeypatch, *ROWS)
+        assert command_line(tmp_path) == 0
+        Wider = dataclasses.make_dataclass("Wider", [("more", int, 3)], bases=(Config,), frozen=True, kw_only=True)
+        wider = [dataclasses.replace(row, config=Wider(**dataclasses.asdict(row.config))) for row in ROWS]
+        monkeypatch.setattr(definitions, "Config", Wider)
+        define(monkeypatch, *wider)
+        assert command_line(tmp_path) == 0
+        assert len(trainer.configs) == 4
+        changed = dataclasses.replace(wider[0], config=dataclasses.replace(wider[0].config, more=4))
+        define(monkeypatch, changed)
+        assert command_line(tmp_path) == 0
+        assert len(trainer.configs) == 6
+
+    def test_a_changed_default_is_noticed(self, trainer, tmp_path, monkeypatch, capsys):
+        """The folder's name does not tell; the configuration that lies in it does."""
+        define(monkeypatch, ROWS[0])
+        assert command_line(tmp_path) == 0
+        (folder, _) = sorted((tmp_path / "runs").iterdir())
+        stored = json.loads((folder / "config.json").read_text())
+        stored["config"]["scale"] = 0.5
+        (folder / "config.json").write_text(json.dumps(stored))
+        capsys.readouterr()
+        assert command_line(tmp_path) == 1
+        assert "scale: 0.5 there, 0.1 now" in one_line(capsys)
+
+    def test_rows_of_one_configuration_share_runs(self, trainer, tmp_path, monkeypatch):
+        define(monkeypatch, ROWS[0], dataclasses.replace(ROWS[0], label="again"))
+        assert command_line(tmp_path) == 0
+        assert len(trainer.configs) == 2
+
+
+class TestUsage:
+    @pytest.mark.parametrize(
+        "argv",
+        [
+            *(["ablation", "--budget", value] for value in ("0", "2", "-1", "nan", "inf", "many")),
+            ["ablation", "--seeds", "0"],
+            ["figure7"],
+            [],
+            ["ablation", "--table", "3"],
+        ],
+        ids=" ".join,
+    )
+    def test_wrong(self, tmp_path, monkeypatch, capsys, argv):
+        monkeypatch.chdir(tmp_path)
+        assert run_command(Command, make, "experiments.tables", "Makes a table.", argv) == 2
+        assert "Traceback" not in capsys.readouterr().err
+        assert not any(tmp_path.iterdir())
+
+
+def test_the_papers_sizes_are_those_they_print():
+    assert papers.SIZES_MB == {
+        **{"alexnet": 11.65, "vgg": 39.01, "resnet": 44.84, "puppet": 1.08},
+        **{"mobilenet_v1": 7.52, "mobilenet_v2": 8.90, "squeezenet": 3.96},
+    }
+    assert papers.CHANNELS[128] == (0.17, 0.07)
+    assert papers.CHANNELS[256] == (0.66, 0.28)
+    assert papers.CHANNELS[1024] == (10.50, 4.26)
+    assert papers.CHANNELS[2048] == (41.97, 16.90)
