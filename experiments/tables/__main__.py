@@ -100,7 +100,7 @@ def _trained(command: Command) -> tuple[dict[str, Any], str, Any]:
     }
     results = Runs(command.runs, data_dirs).results(table, budget, seeds)
     full = budget == 1
-    title = table.title if full else f"{table.title}: SMOKE RUN, {budget:.4%} of the protocol"
+    title = table.title if full else f"{table.title}: SMOKE RUN, {100 * budget:g} % of the protocol"
     ran = next(result for result in results if "ours" in result)
     notes = [
         f"{seeds} seed{'s' if seeds > 1 else ''}; budget {budget:g}"

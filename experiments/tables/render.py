@@ -1,5 +1,6 @@
 """A table for people: Markdown and a picture."""
 
+import textwrap
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -64,7 +65,7 @@ def plot_accuracy(title: str, results: list[dict[str, Any]]) -> Figure:
     axes.invert_yaxis()
     axes.set_xlabel("top-1 accuracy on the test set (%)")
     axes.grid(axis="x", color="0.9")
-    figure.suptitle(title)
+    figure.suptitle(textwrap.fill(title, 80))
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     return figure
 
@@ -95,7 +96,7 @@ def plot_sizes(title: str, rows: list[dict[str, Any]]) -> Figure:
     axes.set_yticks(range(len(rows)), [row["label"] for row in rows])
     axes.invert_yaxis()
     axes.set(xscale="log", xlabel="stored trainable floats (MB, float32)")
-    figure.suptitle(title)
+    figure.suptitle(textwrap.fill(title, 80))
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     return figure
 
@@ -121,7 +122,7 @@ def plot_depths(title: str, rows: list[dict[str, Any]]) -> Figure:
         axes.plot(layers, puppet, "--", marker=marker, color=color, mfc="white", label=f"Puppet-{name}")
     axes.set(xlabel="layers", ylabel="stored (MB)", yscale="log")
     axes.grid(color="0.9")
-    figure.suptitle(title)
+    figure.suptitle(textwrap.fill(title, 80))
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False)
     return figure
 
@@ -131,7 +132,9 @@ def _number(name: str, value: float | None) -> str:
         return ""
     if name in ("top1", "top5"):
         return f"{100 * value:.2f}"
-    return f"{value:.5f}" if name.startswith("s_per") else f"{value:.2f}"
+    if name.startswith("s_per"):
+        return f"{value:.5f}"
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.4f}"
 
 
 def _spread(name: str, value: dict[str, Any] | None) -> str:

@@ -335,7 +335,7 @@ class TestTrained:
     def test_markdown(self, made):
         text = (made / "out" / "ablation.md").read_text()
         title, _, header, _, *lines = text.splitlines()
-        assert title == "## A table: SMOKE RUN, 50.0000% of the protocol"
+        assert title == "## A table: SMOKE RUN, 50 % of the protocol"
         columns = [cell.strip() for cell in header.strip("|").split("|")]
         cells = dict(zip(columns, [cell.strip() for cell in lines[0].strip("|").split("|")], strict=True))
         assert columns[0] == ""
