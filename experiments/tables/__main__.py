@@ -14,7 +14,7 @@
 | ablation | initial state, scale, depth rule, adaptation | none |
 
 Trains what is missing, reads what is finished, goes on where a run or the table itself was interrupted. Without
---budget it is a smoke run that two CPU cores finish within an hour, and says so; --budget 1 is the full protocol.
+--budget it is a smoke run on a small share of the protocol, and says so; --budget 1 is the full protocol.
 Writes NAME.md, NAME.json and NAME.png into the folder --out.
 """
 

@@ -47,7 +47,7 @@ class Table:
     Attributes:
         title: shown above it, with its number in the papers.
         rows: its lines.
-        smoke: the budget that two CPU cores finish within an hour, one seed.
+        smoke: the budget of a smoke run, small enough for two CPU cores.
         seeds: seeds of the full protocol.
         columns: figures shown beside accuracy, see `experiments.tables.render`.
     """
