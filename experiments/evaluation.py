@@ -42,7 +42,7 @@ def evaluate(
     """
     h = pj.complexities(images, model.complexity)
     predictor = model.predictor(**overrides)
-    depths = trained_depths(model, h)
+    depths = pj.nearest_depths(h, predictor.depths)
     logits = predictor(images, h)
     correct = logits.argmax(axis=1) == labels
     counts = Counter(depths.tolist())
@@ -62,12 +62,6 @@ def evaluate(
         "puppet_macs": round(puppet),
         **speed(model, images, **overrides),
     }
-
-
-def trained_depths(model: Model, h: np.ndarray) -> np.ndarray:
-    """For each complexity the depth that it runs at: its own, or the nearest that was trained."""
-    depths = sorted(model.batch_stats)
-    return pj.nearest_depths(h, depths) if len(depths) > 1 else np.full(len(h), depths[0])
 
 
 def agreement(model: Model, images: np.ndarray, **overrides: Any) -> float:

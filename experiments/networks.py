@@ -186,6 +186,11 @@ class BackboneNetwork(Network):
         """Graph definition, parameters and statistics, without arrays."""
         return nnx.split(nnx.eval_shape(lambda: self._make(0)), nnx.Param, nnx.BatchStat)
 
+    @functools.cached_property
+    def _abstract_plain(self) -> nnx.Module:
+        """The backbone with kernels of its own, without arrays."""
+        return nnx.eval_shape(lambda: self._plain(0))
+
     def _plain(self, seed: int) -> nnx.Module:
         return make_backbone(
             self.name,
@@ -244,11 +249,11 @@ class BackboneNetwork(Network):
     def decays(self, params):
         return {name: leaf.ndim > 1 for name, leaf in params.items()}
 
-    @property
+    @functools.cached_property
     def depth(self) -> int:
         """Number of convolutions."""
-        model = nnx.eval_shape(lambda: self._plain(0))
-        return sum(isinstance(node, nnx.Conv | nnx.ConvTranspose) for _, node in nnx.iter_graph(model))
+        nodes = nnx.iter_graph(self._abstract_plain)
+        return sum(isinstance(node, nnx.Conv | nnx.ConvTranspose) for _, node in nodes)
 
     def depths(self, h: np.ndarray) -> np.ndarray:
         return np.full(len(h), self.depth)
@@ -270,7 +275,7 @@ class BackboneNetwork(Network):
         return BackbonePredictor(self, params, stats, **settings)
 
     def macs(self, params, depth):
-        graphdef, state = nnx.split(nnx.eval_shape(lambda: self._plain(0)))
+        graphdef, state = nnx.split(self._abstract_plain)
         image = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
 
         def run(state, image):
@@ -287,6 +292,21 @@ class BackboneNetwork(Network):
 
     def describe(self) -> dict[str, Any]:
         return {"kind": "backbone", **dataclasses.asdict(self)}
+
+
+@functools.partial(jax.jit, static_argnames=("network", "dtype"))
+def _forward_own(network: BackboneNetwork, params, stats, h, images, *, dtype):
+    return network.forward(params, stats, images, h, network.depth, dtype)[0]
+
+
+@functools.partial(jax.jit, static_argnames="network")
+def _forward_shared(network: BackboneNetwork, params, stats, kernels, images):
+    return network.forward_with(params, stats, kernels, images)
+
+
+@functools.partial(jax.jit, static_argnames="network")
+def _generate(network: BackboneNetwork, params, h):
+    return network.generate(params, h)
 
 
 class BackbonePredictor:
@@ -310,20 +330,17 @@ class BackbonePredictor:
         if adaptation not in ("level", "sample"):
             raise ValueError(f"adaptation must be 'level' or 'sample', got {adaptation!r}.")
         self.network = network
-        self._depth = network.depth
+        self.params = params
+        (self.stats,) = stats.values()
         self.complexity = complexity
         self.num_slices = num_slices if adaptation == "level" or network.generator is None else None
-        (statistics,) = stats.values()
-        own = jax.jit(lambda h, images: network.forward(params, statistics, images, h, self._depth, dtype)[0])
-        shared = jax.jit(lambda kernels, images: network.forward_with(params, statistics, kernels, images))
-        generate = jax.jit(lambda h: network.generate(params, h))
-        self._bank = functools.lru_cache(max_sets)(generate)
-        self._own, self._shared = own, shared
+        self.dtype = dtype
+        self._bank = functools.lru_cache(max_sets)(functools.partial(_generate, network, params))
 
     @property
     def depths(self) -> tuple[int, ...]:
         """The one depth."""
-        return (self._depth,)
+        return (self.network.depth,)
 
     def __call__(self, images: Any, h: Any | None = None) -> np.ndarray:
         """Logits (batch, num_classes) float32, in the order of `images` (batch, height, width, channels)."""
@@ -332,18 +349,15 @@ class BackbonePredictor:
             h = np.zeros(len(images), np.float32)
         elif h is None:
             h = pj.complexities(images, self.complexity)
+        h = np.asarray(h)
         groups = pj.make_groups(h, range(1, MAX_DEPTH), self.num_slices)
-        outputs = [self._run(group, images, np.asarray(h)) for group in groups]
-        logits = np.empty((len(images), self.network.num_classes), np.float32)
-        for group, output in zip(groups, outputs, strict=True):
-            logits[group.indices] = np.asarray(output)[: len(group.indices)]
-        return logits
+        return pj.run_groups(groups, lambda group: self._run(group, images, h))
 
     def _run(self, group: pj.Group, images: np.ndarray, h: np.ndarray) -> Array:
         padded = group.padded_indices()
         if self.network.generator is None or group.h is None:
-            return self._own(h[padded], images[padded])
-        return self._shared(self._bank(group.h), images[padded])
+            return _forward_own(self.network, self.params, self.stats, h[padded], images[padded], dtype=self.dtype)
+        return _forward_shared(self.network, self.params, self.stats, self._bank(group.h), images[padded])
 
 
 def make_network(config: Config, num_classes: int, image_shape: tuple[int, int, int]) -> Network:

@@ -33,7 +33,6 @@ def predict(command: Command) -> None:
 
     import puppet_jax as pj
     from experiments import run_folder
-    from experiments.evaluation import trained_depths
     from experiments.model_file import load_model
     from experiments.run import use_compilation_cache
 
@@ -46,7 +45,9 @@ def predict(command: Command) -> None:
     predictor = model.predictor()
     h = pj.complexities(images, model.complexity)
     probabilities = np.asarray(jax.nn.softmax(predictor(images, h)))
-    for path, level, depth, row in zip(command.images, h, trained_depths(model, h), probabilities, strict=True):
+    for path, level, depth, row in zip(
+        command.images, h, pj.nearest_depths(h, predictor.depths), probabilities, strict=True
+    ):
         best = int(row.argmax())
         print(f"{path}: {model.class_names[best]} ({row[best]:.1%}), complexity {level:.3f} nats, depth {depth}")
 

@@ -116,7 +116,8 @@ def measure_complexities(config: Config, images: np.ndarray) -> tuple[np.ndarray
         raise RunError(f"complexity cannot be spread over the depths on these images: {error}") from None
     if config.adapts == "none":  # the centre of a slice, so that shared kernels are exact
         measure = pj.CalibratedComplexity(0.0, float(pj.slice_centre(np.array([mean]), middle, config.num_slices)[0]))
-    h = pj.complexities(images, measure)
+    if measure != pj.CalibratedComplexity():
+        h = pj.complexities(images, measure)
     if config.adapts == "depth":
         depths = np.asarray(pj.depth(h))
         for depth in np.unique(depths):

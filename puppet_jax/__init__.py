@@ -52,6 +52,7 @@ from puppet_jax.routing import (
     complexities as complexities,
     make_groups as make_groups,
     nearest_depths as nearest_depths,
+    run_groups as run_groups,
     slice_centre as slice_centre,
 )
 from puppet_jax.seeded import seeded_pattern as seeded_pattern

@@ -63,8 +63,8 @@ def project(state: Float[Array, "C C taps"], shape: tuple[int, ...]) -> Float[Ar
     return pooled.reshape(c_out, c_in, kh, kw).transpose(2, 3, 1, 0)
 
 
-def check_kernel_shape(shape: tuple[int, ...], state_shape: tuple[int, ...]) -> None:
-    """Raises a ValueError unless a kernel of HWIO `shape` can be pooled from a state of `state_shape`."""
+def check_kernel_shape(shape: tuple[int, ...], state_shape: tuple[int, ...], name: str | None = None) -> None:
+    """Raises a ValueError, which begins with `name`, unless a state of `state_shape` can be pooled to HWIO `shape`."""
     if len(shape) != 4 or any(not isinstance(n, int | np.integer) or n < 1 for n in shape):
         raise ValueError(f"A kernel shape must be HWIO, four positive integers, got {tuple(shape)}.")
     kh, kw, c_in, c_out = shape
@@ -72,8 +72,9 @@ def check_kernel_shape(shape: tuple[int, ...], state_shape: tuple[int, ...]) -> 
         raise ValueError(f"A state must have shape (C, C, K**2), got {tuple(state_shape)}.")
     channels, _, taps = state_shape
     if max(c_in, c_out) > channels or kh * kw > taps:
+        name = name or f"Kernel shape {tuple(shape)} (HWIO)"
         raise ValueError(
-            f"Kernel shape {tuple(shape)} (HWIO) is larger than the state: it has {c_out} x {c_in} channels and "
+            f"{name} is larger than the state: it has {c_out} x {c_in} channels and "
             f"{kh * kw} taps, the state {channels} x {channels} and {taps}. Use a puppeteer with max_channels of at "
             f"least {max(c_in, c_out, channels)} and kernel_size of at least "
             f"{odd_at_least(max(kh * kw, taps))}."

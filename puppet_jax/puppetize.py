@@ -14,7 +14,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 from puppet_jax._checks import check_complexity
 from puppet_jax.convolution import convolve
 from puppet_jax.execution_order import uses
-from puppet_jax.projection import odd_at_least
+from puppet_jax.projection import check_kernel_shape, odd_at_least
 from puppet_jax.puppeteer import InitialState, Puppeteer, init_puppeteer
 from puppet_jax.trajectory import generate_kernels
 
@@ -138,10 +138,7 @@ class PuppetModel(nnx.Module, Generic[M]):
     def with_kernels(self, kernels: Sequence[Array]) -> M:
         """The model itself with `kernels`, which `generate` gave, in their places; see `instantiate`."""
         model = nnx.merge(*nnx.split(self.model))
-        for generated, kernel in zip(self._plan.kernels, kernels, strict=True):
-            value = Kernel(kernel.astype(generated.dtype))
-            for path in generated.paths:
-                _at(model, path).kernel = value
+        _put_kernels(model, self._plan.kernels, kernels)
         return model
 
     def generate(self, h: Float[ArrayLike, "..."] | None = None) -> tuple[Array, ...]:
@@ -212,9 +209,7 @@ class PuppetModel(nnx.Module, Generic[M]):
 
         def run(kernels: list[Any], state: Any, arrays: list[Any]) -> Any:
             model = nnx.merge(graphdef, state, copy=True)
-            for generated, kernel in zip(plan.kernels, kernels, strict=True):
-                for path in generated.paths:
-                    _at(model, path).kernel = Kernel(kernel)
+            _put_kernels(model, plan.kernels, kernels)
             given = iter(arrays)
             args, kwargs = jax.tree.unflatten(treedef, [next(given) if hasattr(x, "dtype") else x for x in leaves])
             result = model(*args, **kwargs)
@@ -321,14 +316,11 @@ def puppetize(
             seed=seed,
             scale=scale,
         )
-    c, _, taps = puppeteer.state_shape
     for one in kernels:
-        if max(one.shape[-2:]) > c or math.prod(one.shape[:-2]) > taps:
-            raise ValueError(
-                f"the kernel of {one} is larger than the state of {c} x {c} channels and {taps} taps; use a puppeteer "
-                f"with max_channels of at least {max(*one.shape[-2:], c)} and kernel_size of at least "
-                f"{odd_at_least(max(math.prod(one.shape[:-2]), taps))}, or leave it alone with `where`."
-            )
+        try:
+            check_kernel_shape(one.hwio, puppeteer.state_shape, f"The kernel of {one}")
+        except ValueError as error:
+            raise ValueError(f"{error} Or leave it alone with `where`.") from None
     puppet = PuppetModel(model, puppeteer, Plan(kernels), float(h))
     if example is not None:
         puppet._find_order(*(example if isinstance(example, tuple) else (example,)))
@@ -360,6 +352,14 @@ def _take_kernels(model: nnx.Module, where: Where | None) -> tuple[Generated, ..
         if isinstance(conv, nnx.Conv) and conv.conv_general_dilated is lax.conv_general_dilated:
             conv.conv_general_dilated = convolve
     return tuple(Generated(tuple(paths), shape, dtype) for shape, dtype, paths in sharing.values())
+
+
+def _put_kernels(model: nnx.Module, places: Sequence[Generated], kernels: Sequence[Array]) -> None:
+    """Puts kernels where they belong in `model`, in place."""
+    for generated, kernel in zip(places, kernels, strict=True):
+        value = Kernel(kernel.astype(generated.dtype))
+        for path in generated.paths:
+            _at(model, path).kernel = value
 
 
 def _at(model: Any, path: Path) -> Any:

@@ -175,6 +175,25 @@ def make_groups(
     return groups
 
 
+def run_groups(groups: Sequence[Group], run: Callable[[Group], jax.Array]) -> np.ndarray:
+    """What `run` gives for each group, put back in the order of the batch.
+
+    Args:
+        groups: from `make_groups`, which hold every index of the batch once.
+        run: from a group to an array (group.size, ...), a row for each of its padded indices. All groups are
+            dispatched before the first result is awaited.
+
+    Returns:
+        (batch, ...) float32, without the padding.
+    """
+    outputs = [run(group) for group in groups]
+    batch = sum(len(group.indices) for group in groups)
+    result = np.empty((batch, *outputs[0].shape[1:]), np.float32)
+    for group, output in zip(groups, outputs, strict=True):
+        result[group.indices] = np.asarray(output)[: len(group.indices)]
+    return result
+
+
 @functools.partial(jax.jit, static_argnames=("puppet", "depth", "dtype"))
 def _forward_shared(puppet, params, batch_stats, kernels, images, *, depth, dtype):
     return apply_puppet(puppet, params, batch_stats, kernels, images, depth, dtype)[0]
@@ -248,11 +267,7 @@ class Predictor:
         images = np.asarray(images)
         h = complexities(images, self.complexity) if h is None else np.asarray(h)
         groups = make_groups(h, self.depths, self.num_slices)
-        outputs = [self._run(group, images, h) for group in groups]  # all dispatched before the first is awaited
-        logits = np.empty((len(images), self.puppet.num_classes), np.float32)
-        for group, output in zip(groups, outputs, strict=True):
-            logits[group.indices] = np.asarray(output)[: len(group.indices)]
-        return logits
+        return run_groups(groups, lambda group: self._run(group, images, h))
 
     def _run(self, group: Group, images: np.ndarray, h: np.ndarray) -> jax.Array:
         padded = group.padded_indices()

@@ -5,6 +5,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from experiments.tables.definitions import NAMES
+
 LABELS = {
     "top1": "top-1 (%)",
     "top5": "top-5 (%)",
@@ -116,7 +118,7 @@ def plot_depths(title: str, rows: list[dict[str, Any]]) -> Figure:
     for network, (color, marker) in styles.items():
         own = [row for row in rows if row["network"] == network]
         layers = [row["layers"] for row in own]
-        name = {"vgg": "VGG", "resnet": "ResNet"}[network]
+        name = NAMES[network]
         fixed, puppet = ([row[key] / 1e6 for row in own] for key in ("fixed_bytes", "puppet_bytes"))
         axes.plot(layers, fixed, "-", marker=marker, color=color, label=name)
         axes.plot(layers, puppet, "--", marker=marker, color=color, mfc="white", label=f"Puppet-{name}")

@@ -14,9 +14,6 @@ from experiments.errors import DataError, Interrupted, RunError
 from experiments.run import train
 from experiments.tables.definitions import Row, Table, differences, scaled
 
-MEASURED = ("top1", "top5", "mb", "trainable_mb", "generator_gmacs", "network_gmacs", "s_per_image",
-            "s_per_image_generating", "depth")  # fmt: skip
-
 
 class Runs:
     """Trains what a table needs under one folder.
@@ -55,7 +52,7 @@ class Runs:
             return result | {"missing": str(error)}
         measured = [_measured(summary) for summary in summaries]
         return result | {
-            "ours": {name: _spread([one[name] for one in measured]) for name in MEASURED if name in measured[0]},
+            "ours": {name: _spread([one[name] for one in measured]) for name in measured[0]},
             "runs": [str(self._path(row, config)) for config in configs],
             "seconds": sum(summary["train_seconds"] for summary in summaries),
             "images": configs[0].num_images,
