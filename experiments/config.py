@@ -18,8 +18,9 @@ class Config:
     """The papers' puppet, or a backbone; --channels to --classifier and --spread are the puppet's alone."""
     num_layers: int | None = None
     """Layers of vgg, resnet and resnet20; their usual number if not given."""
-    kernels: Literal["generated", "stored"] = "generated"
-    """A backbone's convolution kernels: from a puppeteer, or trained and stored one by one."""
+    kernels: Literal["generated", "stored", "combined"] = "generated"
+    """Convolution kernels: from a puppeteer; trained and stored one by one; or, of the puppet's shapes, combined from
+    frozen pseudo-random ones with as many coefficients as the puppeteer has floats (PRANC)."""
     adapt: Literal["both", "parameters", "depth", "none"] | None = None
     """What follows the complexity of an image; all that can if not given (a backbone's depth cannot)."""
     channels: tuple[int, ...] = (64, 128, 256, 512)
@@ -45,7 +46,7 @@ class Config:
     adaptation: Literal["level", "sample"] = "level"
     """One set of kernels for each narrow slice of complexity, or for each image."""
     spread: tuple[int, int] | None = None
-    """Calibrate complexity on the training images so that they spread over depths LOW to HIGH."""
+    """Calibrate complexity on the training images so that they spread over depths LOW to HIGH; equal for one depth."""
     num_slices: int = 64
     """Slices of complexity in a depth bucket, at evaluation."""
     num_levels: int = 4
@@ -54,6 +55,8 @@ class Config:
     """Training images drawn with the seed; all that validation leaves if not given."""
     num_validation: int = 2000
     """Images held out of the training set for validation, drawn with the seed."""
+    num_test: int | None = None
+    """Most test images that are evaluated, at equal distances in the test set; all if not given."""
     augment: Literal["none", "crop", "crop_flip"] = "none"
     """Random shifts by up to an eighth of the image, with or without mirror images, on the device."""
     epochs: int = 10
@@ -66,6 +69,8 @@ class Config:
     """Decoupled weight decay on matrices (AdamW); 0 is Adam."""
     label_smoothing: float = 0.0
     """In [0, 1)."""
+    bits: Literal[32, 8, 4] = 32
+    """Bits of a stored weight; training sees the rounded values (quantisation-aware)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of activations and convolutions; trajectory and parameters stay float32."""
     seed: int = 0
@@ -77,7 +82,7 @@ class Config:
                     "pattern_seed": 0, "kernel_size": 1}  # fmt: skip
         for name, low in at_least.items():
             _require(getattr(self, name) >= low, name, f"at least {low}", getattr(self, name))
-        for name in ("num_images", "max_channels"):
+        for name in ("num_images", "num_test", "max_channels"):
             value = getattr(self, name)
             _require(value is None or value >= 1, name, "at least 1", value)
         _require(self.kernel_size % 2 == 1, "kernel_size", "odd", self.kernel_size)
@@ -85,9 +90,15 @@ class Config:
         if self.network == "puppet":
             enough, widest = (self.max_channels or math.inf) >= max(self.channels), f"at least {max(self.channels)}"
             _require(enough, "max_channels", f"{widest}, the widest layer", self.max_channels)
-            _require(self.kernels == "generated", "kernels", "generated for --network puppet", self.kernels)
+            fixed = self.kernels != "generated"
+            reason = f"none for --network puppet with {self.kernels} kernels"
+            _require(not fixed or self.adapt in (None, "none"), "adapt", reason, self.adapt)
             _require(self.num_layers is None, "num_layers", "left out for --network puppet", self.num_layers)
+            one_depth = self.spread is None or self.spread[0] == self.spread[1] or self.adapts in ("both", "depth")
+            _require(one_depth, "spread", f"one depth twice with --adapt {self.adapts}", self.spread)
         else:
+            own = f"generated or stored for --network {self.network}"
+            _require(self.kernels != "combined", "kernels", own, self.kernels)
             possible = ("parameters", "none") if self.kernels == "generated" else ("none",)
             reason = f"{' or '.join(possible)} for --network {self.network} with {self.kernels} kernels"
             _require(self.adapt in (None, *possible), "adapt", reason, self.adapt)
@@ -109,9 +120,9 @@ class Config:
         """What follows the complexity of an image, with the default filled in."""
         if self.adapt is not None:
             return self.adapt
-        if self.network == "puppet":
-            return "both"
-        return "parameters" if self.kernels == "generated" else "none"
+        if self.kernels != "generated":
+            return "none"
+        return "both" if self.network == "puppet" else "parameters"
 
 
 def _require(condition: bool, name: str, what: str, value: Any) -> None:

@@ -115,3 +115,17 @@ def split_indices(
     order = np.random.Generator(np.random.PCG64(seed)).permutation(num_available)
     stop = None if num_images is None else num_validation + num_images
     return np.sort(order[num_validation:stop]), np.sort(order[:num_validation])
+
+
+def spread_indices(num_available: int, at_most: int | None) -> np.ndarray:
+    """Chooses test images at equal distances, because a test set may be in order of class.
+
+    Args:
+      num_available: number of images in the test set, N.
+      at_most: the most images wanted, at least 1; None for all.
+
+    Returns:
+      int64 array of min(N, at_most) distinct values in [0, N), ascending.
+    """
+    count = num_available if at_most is None else min(at_most, num_available)
+    return np.arange(count) * num_available // count

@@ -40,22 +40,15 @@ class Command:
 def evaluate(command: Command) -> None:
     """Carries out the command."""
     from experiments import run_folder
-    from experiments.data import load_dataset
     from experiments.errors import RunError
     from experiments.evaluation import agreement
     from experiments.model_file import load_model
-    from experiments.run import fingerprint, summarise, use_compilation_cache
+    from experiments.run import load_data_of, summarise, use_compilation_cache
 
     use_compilation_cache()
     config = run_folder.read_config(command.run)
     model = load_model(command.run / run_folder.MODEL)
-    source = config["data"]["source"]
-    data_dir = command.data_dir or (source["data_dir"] and Path(source["data_dir"]))
-    dataset = load_dataset(config["experiment"], data_dir, source["data_source"])
-    if fingerprint(dataset) != config["data"]["sha256"]:
-        raise RunError(
-            f"the data ({dataset.source}) is not what {command.run} was trained on; give the right --data-dir."
-        )
+    dataset = load_data_of(command.run, command.data_dir)
     given = {"adaptation": command.adaptation, "num_slices": command.num_slices}
     overrides = {name: value for name, value in given.items() if value is not None}
     adapt = config["config"].get("adapt")

@@ -1,11 +1,12 @@
 """A trained model as one file (safetensors): what is stored, and the size that is claimed."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from safetensors.numpy import save_file
 
 import puppet_jax as pj
 from experiments.errors import RunError
+from experiments.kernels import CombinedKernels, random_signs
 from experiments.networks import Network, Predictor, read_network
 
 
@@ -31,6 +33,7 @@ class Model:
         num_slices: slices of complexity in a depth bucket.
         complexity: the measure that it was trained with.
         step: of training, at which it was taken.
+        bits: of a stored weight; below 32 the params have the values that `puppet_jax.fake_quantize` gives.
     """
 
     network: Network
@@ -41,6 +44,18 @@ class Model:
     num_slices: int
     complexity: pj.CalibratedComplexity
     step: int
+    bits: Literal[32, 8, 4] = 32
+
+    def stored_bytes(self) -> tuple[int, int]:
+        """Bytes of the generator, and of all trainable floats."""
+        generator = self.network.generator_params(self.params)
+        if self.bits == 32:
+            return pj.num_bytes(generator), pj.num_bytes(self.params)
+        matrices = jax.tree.map(lambda leaf: leaf.ndim > 1, generator)
+        return (
+            pj.quantized_bytes(generator, matrices, self.bits),
+            pj.quantized_bytes(self.params, self.network.decays(self.params), self.bits),
+        )
 
     def predictor(self, **overrides: Any) -> Predictor:
         """A predictor as the model was trained, save for `overrides`."""
@@ -53,26 +68,32 @@ class Model:
         return self.network.predictor(self.params, self.batch_stats, **settings)
 
 
-def pattern_hash(puppeteer: pj.Puppeteer) -> str:
-    """SHA-256 of the seeded pattern: a stored puppeteer means nothing with another pattern."""
-    pattern = pj.seeded_pattern(puppeteer.max_channels, puppeteer.kernel_size, puppeteer.seed)
+def pattern_hash(generator: pj.Puppeteer | CombinedKernels | None) -> str | None:
+    """SHA-256 of the frozen pseudo-random numbers that a stored generator means nothing without."""
+    if generator is None:
+        return None
+    if isinstance(generator, CombinedKernels):
+        pattern = random_signs((1 << 16,), generator.seed, 0)
+    else:
+        pattern = pj.seeded_pattern(generator.max_channels, generator.kernel_size, generator.seed)
     return hashlib.sha256(np.asarray(pattern).tobytes()).hexdigest()
 
 
 def save_model(path: Path, model: Model) -> None:
     """Writes `model` to `path` at once: a reader sees the old file or the new one, never half of one."""
-    puppeteer = model.network.puppeteer(model.params)
     meta = {
         "network": model.network.describe(),
-        "pattern_sha256": None if puppeteer is None else pattern_hash(puppeteer),
+        "pattern_sha256": pattern_hash(model.network.generator_params(model.params)),
         "depths": sorted(model.batch_stats),
         "class_names": model.class_names,
         "adaptation": model.adaptation,
         "num_slices": model.num_slices,
         "complexity": dataclasses.asdict(model.complexity),
         "step": model.step,
+        "bits": model.bits,
     }
-    arrays = {name: np.ascontiguousarray(leaf) for name, leaf in _named(model.params, model.batch_stats)}
+    params = _stored(model.network, model.bits, model.params)
+    arrays = {name: np.ascontiguousarray(leaf) for name, leaf in _named(params, model.batch_stats)}
     partial = path.with_name(path.name + ".partial")
     save_file(arrays, partial, metadata={"puppet_jax": json.dumps(meta)})
     os.replace(partial, path)
@@ -94,16 +115,22 @@ def load_model(path: Path) -> Model:
         network = read_network(meta["network"])
         complexity = pj.CalibratedComplexity(**meta["complexity"])
         depths = [int(depth) for depth in meta["depths"]]
-        like = jax.eval_shape(lambda: (network.init(0, depths), {depth: network.init_stats(depth) for depth in depths}))
-        leaves = [_checked(arrays, name, leaf) for name, leaf in _named(*like)]
+        bits = meta["bits"]
+        like, like_stats = jax.eval_shape(
+            lambda: (network.init(0, depths), {depth: network.init_stats(depth) for depth in depths})
+        )
+        stored = jax.eval_shape(functools.partial(_stored, network, bits), like)
+        leaves = [_checked(arrays, name, leaf) for name, leaf in _named(stored, like_stats)]
+        params, batch_stats = jax.tree.unflatten(jax.tree.structure((stored, like_stats)), leaves)
         fields = {name: meta[name] for name in ("adaptation", "num_slices", "step")}
         fields["class_names"] = tuple(meta["class_names"])
         pattern = meta["pattern_sha256"]
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise RunError(f"{path} is damaged or no model of this project ({error}); train or copy it again.") from None
-    params, batch_stats = jax.tree.unflatten(jax.tree.structure(like), leaves)
-    puppeteer = network.puppeteer(params)
-    if puppeteer is not None and pattern_hash(puppeteer) != pattern:
+    if bits < 32:
+        restore = functools.partial(_restore, bits)
+        params = jax.tree.map(restore, like, network.decays(like), params)
+    if pattern_hash(network.generator_params(params)) != pattern:
         raise RunError(
             f"{path} was trained with another seeded pattern than this installation generates, so its kernels cannot "
             "be regenerated; use the version of puppet-jax that wrote it."
@@ -113,8 +140,21 @@ def load_model(path: Path) -> Model:
         params=params,
         batch_stats=batch_stats,
         complexity=complexity,
+        bits=bits,
         **fields,
     )
+
+
+def _stored(network: Network, bits: Literal[32, 8, 4], params: Any) -> Any:
+    """What the file holds of trainable floats: matrices in few bits, vectors in 16, or all as they are."""
+    if bits == 32:
+        return params
+    compress = lambda leaf, is_matrix: pj.quantize(leaf, bits) if is_matrix else leaf.astype(jnp.float16)  # noqa: E731
+    return jax.tree.map(compress, params, network.decays(params))
+
+
+def _restore(bits: Literal[8, 4], like: jax.ShapeDtypeStruct, is_matrix: bool, stored: Any) -> jax.Array:
+    return pj.dequantize(stored, like.shape, bits) if is_matrix else stored.astype(like.dtype)
 
 
 def _named(params: Any, batch_stats: Any) -> list[tuple[str, Any]]:

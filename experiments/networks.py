@@ -16,6 +16,7 @@ from jax import Array
 import puppet_jax as pj
 from experiments.backbones import make_backbone
 from experiments.config import Config
+from experiments.kernels import CombinedKernels, init_combined, init_stored, make_kernels, source_macs
 from experiments.macs import count_macs
 
 MAX_DEPTH = 16
@@ -84,8 +85,8 @@ class Network(abc.ABC):
         """Multiply-accumulates of an image: of the generator, and of the network itself."""
 
     @abc.abstractmethod
-    def puppeteer(self, params: Any) -> pj.Puppeteer | None:
-        """The generator among the trainable floats, if there is one."""
+    def generator_params(self, params: Any) -> pj.Puppeteer | CombinedKernels | None:
+        """The part of the trainable floats that kernels are generated from, if there is one."""
 
     @abc.abstractmethod
     def describe(self) -> dict[str, Any]:
@@ -105,11 +106,16 @@ class Predictor(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PuppetNetwork(Network):
-    """The CNN of the papers, of input-adaptive depth."""
+    """The CNN of the papers, of input-adaptive depth; or of one depth and with kernels of another kind, to compare.
+
+    Controls ("stored", "combined") have the place of their kernels where a Puppet-CNN has its puppeteer; "combined" has
+    as many coefficients as the puppeteer would have floats.
+    """
 
     puppet: pj.Puppet
     generator: Generator
     image_size: tuple[int, int]
+    kernels: Literal["generated", "stored", "combined"] = "generated"
 
     @property
     def num_classes(self) -> int:  # type: ignore[override]
@@ -125,7 +131,17 @@ class PuppetNetwork(Network):
         settings["max_channels"] = max(self.generator.max_channels or 0, self.puppet.max_channels)
         settings["kernel_size"] = self.generator.kernel_size or self.puppet.kernel_size
         puppeteer = pj.init_puppeteer(puppeteer_key, **settings)
-        return pj.init_puppet(puppet_key, self.puppet, puppeteer, max_depth=max(depths))
+        params = pj.init_puppet(puppet_key, self.puppet, puppeteer, max_depth=max(depths))
+        if self.kernels == "generated":
+            return params
+        (depth,) = depths
+        shapes = self.puppet.kernel_shapes(depth)
+        source: Any
+        if self.kernels == "stored":
+            source = init_stored(puppeteer_key, shapes)
+        else:
+            source = init_combined(puppeteer_key, shapes, pj.num_floats(puppeteer), self.generator.seed)
+        return dataclasses.replace(params, puppeteer=source)
 
     def init_stats(self, depth: int) -> tuple[pj.BatchStats, ...]:
         return pj.init_batch_stats(self.puppet, depth)
@@ -133,9 +149,9 @@ class PuppetNetwork(Network):
     def forward(self, params, stats, images, h, depth, dtype):
         shapes = self.puppet.kernel_shapes(depth)
         if len(h) == 1:
-            kernels = pj.generate_kernels(params.puppeteer, h[0], shapes)
+            kernels = make_kernels(params.puppeteer, h[0], shapes)
         else:
-            kernels = jax.vmap(lambda level: pj.generate_kernels(params.puppeteer, level, shapes))(h)
+            kernels = jax.vmap(lambda level: make_kernels(params.puppeteer, level, shapes))(h)
         return pj.apply_puppet(self.puppet, params, stats, kernels, images, depth, dtype)
 
     def decays(self, params):
@@ -154,14 +170,14 @@ class PuppetNetwork(Network):
         self.puppet.check_image_size(*self.image_size)
 
     def predictor(self, params, stats, **settings) -> pj.Predictor:
-        return pj.Predictor(self.puppet, params, stats, **settings)
+        return pj.Predictor(self.puppet, params, stats, generate=make_kernels, **settings)
 
     def macs(self, params, depth):
-        generator = pj.generator_macs(params.puppeteer, len(self.puppet.kernel_shapes(depth)))
+        generator = source_macs(params.puppeteer, self.puppet.kernel_shapes(depth))
         return generator, pj.puppet_macs(self.puppet, depth, self.image_size)
 
-    def puppeteer(self, params):
-        return params.puppeteer
+    def generator_params(self, params):
+        return None if self.kernels == "stored" else params.puppeteer
 
     def describe(self) -> dict[str, Any]:
         return {"kind": "puppet", **dataclasses.asdict(self)}
@@ -283,11 +299,11 @@ class BackboneNetwork(Network):
             model.eval()
             return model(image)
 
-        puppeteer = self.puppeteer(params)
+        puppeteer = self.generator_params(params)
         generator = 0 if puppeteer is None else pj.generator_macs(puppeteer, self.depth)
         return generator, count_macs(run, state, image)
 
-    def puppeteer(self, params):
+    def generator_params(self, params):
         return None if self.generator is None else self._model(params, None).puppeteer.get_value()
 
     def describe(self) -> dict[str, Any]:
@@ -399,7 +415,7 @@ def make_network(config: Config, num_classes: int, image_shape: tuple[int, int, 
         classifier=config.classifier,
     )
     generator = Generator(max_channels=config.max_channels, kernel_size=config.kernel_size, **settings)
-    return PuppetNetwork(puppet=puppet, generator=generator, image_size=image_shape[:2])
+    return PuppetNetwork(puppet=puppet, generator=generator, image_size=image_shape[:2], kernels=config.kernels)
 
 
 def read_network(described: dict[str, Any]) -> Network:
@@ -416,8 +432,8 @@ def read_network(described: dict[str, Any]) -> Network:
         return BackboneNetwork(**fields | {"image_shape": tuple(fields["image_shape"])})
     if kind != "puppet":
         raise ValueError(f"the kind of a network is puppet or backbone, got {kind!r}")
-    puppet = pj.Puppet(**fields["puppet"] | {"channels": tuple(fields["puppet"]["channels"])})
-    return PuppetNetwork(puppet=puppet, generator=fields["generator"], image_size=tuple(fields["image_size"]))
+    fields["puppet"] = pj.Puppet(**fields["puppet"] | {"channels": tuple(fields["puppet"]["channels"])})
+    return PuppetNetwork(**fields | {"image_size": tuple(fields["image_size"])})
 
 
 def _flat(state: Any) -> dict[str, Any]:

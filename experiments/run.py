@@ -17,7 +17,7 @@ from experiments import plots, run_folder
 from experiments.batching import Bucket, epoch_batches, make_buckets, steps_per_epoch
 from experiments.checkpoint import Checkpoints
 from experiments.config import Config, Options
-from experiments.data import Dataset, load_dataset, split_indices
+from experiments.data import Dataset, load_dataset, split_indices, spread_indices
 from experiments.errors import Interrupted, RunError
 from experiments.evaluation import accuracy, describe, device_name, evaluate
 from experiments.interrupts import Interrupts
@@ -31,6 +31,7 @@ from experiments.training import (
     make_optimizer,
     make_stats_estimator,
     make_train_step,
+    rounded,
 )
 
 CHECK_EVERY = 50
@@ -98,23 +99,27 @@ def _fitting_network(config: Config, dataset: Dataset, num_images: int) -> Netwo
 def measure_complexities(config: Config, images: np.ndarray) -> tuple[np.ndarray, pj.CalibratedComplexity]:
     """The complexities that training images count with, and the measure for images to come.
 
-    `config.adapts` decides: the images' own ("both"), those squeezed into the interval of their mean's depth
-    ("parameters"), the centre of their depth's interval ("depth"), or one for all, at their mean ("none").
+    `config.adapts` decides: the images' own ("both"), those squeezed into the interval of one depth ("parameters"),
+    the centre of their depth's interval ("depth"), or one for all ("none"). The one depth is `config.spread`'s, else
+    that of the mean complexity, and the one complexity the centre of that depth's interval, else the mean.
     """
     measure = pj.CalibratedComplexity()
-    if config.kernels == "stored":
+    if config.network != "puppet" and config.kernels == "stored":
         return np.ones(len(images), np.float32), pj.CalibratedComplexity(0.0, 1.0)
     h = pj.complexities(images, measure)
     mean = float(h.mean())
     middle = int(pj.depth(mean))
     try:
         if config.network == "puppet" and config.adapts == "parameters":
-            measure = pj.calibrate(h, middle, middle)
-        elif config.network == "puppet" and config.spread is not None:
+            measure = pj.calibrate(h, *(config.spread or (middle, middle)))
+        elif config.network == "puppet" and config.adapts != "none" and config.spread is not None:
             measure = pj.calibrate(h, *config.spread)
     except ValueError as error:
         raise RunError(f"complexity cannot be spread over the depths on these images: {error}") from None
     if config.adapts == "none":  # the centre of a slice, so that shared kernels are exact
+        if config.network == "puppet" and config.spread is not None:
+            middle = config.spread[0]
+            mean = float(pj.slice_centre(np.zeros(1), middle, 1)[0])
         measure = pj.CalibratedComplexity(0.0, float(pj.slice_centre(np.array([mean]), middle, config.num_slices)[0]))
     if measure != pj.CalibratedComplexity():
         h = pj.complexities(images, measure)
@@ -214,13 +219,14 @@ class _Run:
     def _model(self, state: TrainState, batches: list[tuple[int, np.ndarray]]) -> Model:
         return Model(
             network=self.network,
-            params=state.params,
+            params=rounded(self.config, self.network, state.params),
             batch_stats=self.estimate_stats(state.params, self.data, batches),
             class_names=self.dataset.class_names,
             adaptation=self.config.adaptation,
             num_slices=1 if self.config.adapts == "depth" else self.config.num_slices,
             complexity=self.measure,
             step=int(state.step),
+            bits=self.config.bits,
         )
 
     def _validate(self, model: Model) -> dict[str, float]:
@@ -265,13 +271,31 @@ class _Losses:
         self.checked = max(self.checked, stop)
 
 
+def load_data_of(folder: Path, data_dir: Path | None = None) -> Dataset:
+    """The data that the run in `folder` was trained on, from `data_dir` or from where it was.
+
+    Raises:
+        DataError: if it cannot be had.
+        RunError: if what is found is other data.
+    """
+    config = run_folder.read_config(folder)
+    source = config["data"]["source"]
+    data_dir = data_dir or (source["data_dir"] and Path(source["data_dir"]))
+    dataset = load_dataset(config["experiment"], data_dir, source["data_source"])
+    if fingerprint(dataset) != config["data"]["sha256"]:
+        raise RunError(f"the data ({dataset.source}) is not what {folder} was trained on; give the right --data-dir.")
+    return dataset
+
+
 def summarise(folder: Path, model: Model, dataset: Dataset, **overrides: Any) -> dict[str, Any]:
     """Evaluates on the test set, writes `summary.json`, prints it, and returns it."""
     config = run_folder.read_config(folder)
     rows = run_folder.read_metrics(folder)
+    chosen = spread_indices(len(dataset.test_labels), config["config"].get("num_test"))
+    images, labels = dataset.test_images[chosen], dataset.test_labels[chosen]
     summary = {
         "experiment": config["experiment"],
-        **evaluate(model, dataset.test_images, dataset.test_labels, folder / run_folder.MODEL, **overrides),
+        **evaluate(model, images, labels, folder / run_folder.MODEL, **overrides),
         "adaptation": overrides.get("adaptation", model.adaptation),
         "num_slices": overrides.get("num_slices", model.num_slices),
         "validation_top1": max((row["validation_top1"] for row in rows), default=None),

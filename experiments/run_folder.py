@@ -84,6 +84,21 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise RunError(f"{path} is damaged ({error}); restore it, or start anew in another --workdir.") from None
 
 
+def as_config(described: dict[str, Any]) -> Config:
+    """The configuration that a `config.json` describes.
+
+    Raises:
+        RunError: if it is of another version of the project.
+    """
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in described.items()
+    }
+    try:
+        return Config(**values)
+    except (TypeError, ValueError) as error:
+        raise RunError(f"its configuration is of another version of the project ({error}); train it again.") from None
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file at once: a reader sees the old file or the new one."""
     partial = path.with_name(path.name + ".partial")

@@ -66,8 +66,14 @@ def _pick(config: Config, data: Data, indices: Array, step: Array) -> Data:
     return Data(images, labels, h)
 
 
+def rounded(config: Config, network: Network, params: Any) -> Any:
+    """The trainable floats with the values that they will have once stored."""
+    return params if config.bits == 32 else pj.fake_quantize(params, network.decays(params), config.bits)
+
+
 def _forward(config: Config, network: Network, params: Any, batch: Data, depth: int):
     """Logits and batch statistics of a batch of one depth bucket that is in order of complexity."""
+    params = rounded(config, network, params)
     h = jnp.clip(batch.h, *network.interval(depth))  # borrowed images count as the bucket's nearest
     # Neighbours share kernels, generated at their mean; batch norms see the whole batch, a sample of the whole bucket.
     num_sets = config.num_levels if config.adaptation == "level" else len(h)

@@ -46,6 +46,13 @@ from puppet_jax.puppetize import (
     PuppetModel as PuppetModel,
     puppetize as puppetize,
 )
+from puppet_jax.quantization import (
+    Quantized as Quantized,
+    dequantize as dequantize,
+    fake_quantize as fake_quantize,
+    quantize as quantize,
+    quantized_bytes as quantized_bytes,
+)
 from puppet_jax.routing import (
     Group as Group,
     Predictor as Predictor,

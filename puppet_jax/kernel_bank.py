@@ -1,6 +1,7 @@
 """Kernels once per level of complexity, reused: they depend on the image through the scalar H alone."""
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 from jaxtyping import Array
 
@@ -18,14 +19,22 @@ class KernelBank:
         puppet: the architecture.
         puppeteer: the generator. A bank belongs to one set of parameters: make a new bank after an update.
         max_sets: how many sets of kernels are kept, at least 1. A set of the papers' puppet takes 63 MB in float32.
+        generate: from (puppeteer, h, shapes) to kernels; another function serves another kind of puppeteer.
     """
 
-    def __init__(self, puppet: Puppet, puppeteer: Puppeteer, max_sets: int = 128):
+    def __init__(
+        self,
+        puppet: Puppet,
+        puppeteer: Puppeteer,
+        max_sets: int = 128,
+        generate: Callable[..., tuple[Array, ...]] = generate_kernels,
+    ):
         if max_sets < 1:
             raise ValueError(f"max_sets must be at least 1, got {max_sets}.")
         self.puppet = puppet
         self.puppeteer = puppeteer
         self.max_sets = max_sets
+        self.generate = generate
         self._sets: OrderedDict[tuple[int, float], tuple[Array, ...]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -38,6 +47,6 @@ class KernelBank:
         if key not in self._sets:
             while len(self._sets) >= self.max_sets:
                 self._sets.popitem(last=False)
-            self._sets[key] = generate_kernels(self.puppeteer, key[1], self.puppet.kernel_shapes(depth))
+            self._sets[key] = self.generate(self.puppeteer, key[1], self.puppet.kernel_shapes(depth))
         self._sets.move_to_end(key)
         return self._sets[key]

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -199,13 +199,13 @@ def _forward_shared(puppet, params, batch_stats, kernels, images, *, depth, dtyp
     return apply_puppet(puppet, params, batch_stats, kernels, images, depth, dtype)[0]
 
 
-@functools.partial(jax.jit, static_argnames=("puppet", "depth", "dtype"))
-def _forward_own(puppet, params, batch_stats, h, images, *, depth, dtype):
+@functools.partial(jax.jit, static_argnames=("puppet", "depth", "dtype", "generate"))
+def _forward_own(puppet, params, batch_stats, h, images, *, depth, dtype, generate):
     shapes = puppet.kernel_shapes(depth)
     # an image that was routed to the nearest trained depth counts as the nearest complexity of that depth
     low, high = depth_interval(depth)
     h = jnp.clip(h, low, high)
-    kernels = jax.vmap(lambda one: generate_kernels(params.puppeteer, one, shapes))(h)
+    kernels = jax.vmap(lambda one: generate(params.puppeteer, one, shapes))(h)
     return apply_puppet(puppet, params, batch_stats, kernels, images, depth, dtype)[0]
 
 
@@ -225,6 +225,7 @@ class Predictor:
         complexity: the measure, see `complexities`.
         dtype: of activations and convolutions.
         max_sets: capacity of the bank.
+        generate: from (params.puppeteer, h, shapes) to kernels; another function serves another kind of puppeteer.
     """
 
     def __init__(
@@ -238,6 +239,7 @@ class Predictor:
         complexity: Callable[[ArrayLike], ArrayLike] = entropy_complexity,
         dtype: jnp.dtype = jnp.float32,
         max_sets: int = 128,
+        generate: Callable[..., tuple[jax.Array, ...]] = generate_kernels,
     ):
         if adaptation not in ("level", "sample"):
             raise ValueError(f"adaptation must be 'level' or 'sample', got {adaptation!r}.")
@@ -247,7 +249,8 @@ class Predictor:
         self.num_slices = num_slices if adaptation == "level" else None
         self.complexity = complexity
         self.dtype = dtype
-        self.bank = KernelBank(puppet, params.puppeteer, max_sets)
+        self.generate = generate
+        self.bank = KernelBank(puppet, params.puppeteer, max_sets, generate)
 
     @property
     def depths(self) -> tuple[int, ...]:
@@ -272,8 +275,9 @@ class Predictor:
     def _run(self, group: Group, images: np.ndarray, h: np.ndarray) -> jax.Array:
         padded = group.padded_indices()
         stats = self.batch_stats[group.depth]
-        static = {"depth": group.depth, "dtype": self.dtype}
+        static: dict[str, Any] = {"depth": group.depth, "dtype": self.dtype}
         if group.h is None:
+            static["generate"] = self.generate
             return _forward_own(self.puppet, self.params, stats, h[padded], images[padded], **static)
         kernels = self.bank(group.depth, group.h)
         return _forward_shared(self.puppet, self.params, stats, kernels, images[padded], **static)

@@ -21,6 +21,8 @@ ABLATION = dataclasses.replace(
     SMALL, channels=(8, 16, 32), num_levels=1, num_slices=16, num_validation=1_000, epochs=20
 )
 """A size that two CPU cores train in minutes; C = 32."""
+SMOKE_TEST_IMAGES = 1_000
+"""Most test images of a run of less than one epoch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +62,9 @@ class Table:
 
 
 def scaled(config: Config, budget: float, seed: int) -> Config:
-    """A configuration with a share of the epochs; less than one epoch is one epoch on a share of the images.
+    """A configuration with a share of the epochs.
+
+    Less than one epoch is one epoch on a share of the images, evaluated on at most `SMOKE_TEST_IMAGES` test images.
 
     Args:
         config: of the full protocol.
@@ -72,7 +76,8 @@ def scaled(config: Config, budget: float, seed: int) -> Config:
         return dataclasses.replace(config, epochs=max(1, round(epochs)), seed=seed)
     images = max(config.batch_size, round((config.num_images or config.batch_size) * epochs))
     validation = min(config.num_validation, max(config.batch_size, round(config.num_validation * epochs)))
-    return dataclasses.replace(config, epochs=1, num_images=images, num_validation=validation, seed=seed)
+    few: dict[str, Any] = {"num_images": images, "num_validation": validation, "num_test": SMOKE_TEST_IMAGES}
+    return dataclasses.replace(config, epochs=1, seed=seed, **few)
 
 
 def _backbone(network: Any, regime: str, **changes: Any) -> Config:
@@ -99,7 +104,7 @@ def backbones() -> Table:
         )
         for (network, regime), printed in papers.BACKBONES.items()
     )
-    return Table("Backbones under three regimes (v1 table 3, v2 table 2)", rows, smoke=0.0005)
+    return Table("Backbones under three regimes (v1 table 3, v2 table 2)", rows, smoke=0.00005)
 
 
 def operations() -> Table:
@@ -112,7 +117,7 @@ def operations() -> Table:
     rows = tuple(Row(label, "cifar10", config, papers.OPERATIONS[label]) for label, config in configs.items())
     columns = ("mb", "generator_gmacs", "network_gmacs", "s_per_image", "s_per_image_generating")
     title = "Multiply-accumulates and speed (v1 table 4, v2 table 5)"
-    return Table(title, rows, smoke=0.0005, columns=columns)
+    return Table(title, rows, smoke=0.00005, columns=columns)
 
 
 def training_sets() -> Table:
@@ -125,7 +130,7 @@ def training_sets() -> Table:
         rows.append(Row(f"{label}, partial", "cifar10", _backbone(network, regime), partial))
         full = _backbone(network, regime, **FULL_TRAINING_SET)
         rows.append(Row(f"{label}, full", "cifar10", full, _accuracy(printed, mb)))
-    return Table("Partial and full training set (v2 table 4)", tuple(rows), smoke=0.0002)
+    return Table("Partial and full training set (v2 table 4)", tuple(rows), smoke=0.00005)
 
 
 def datasets() -> Table:
@@ -136,7 +141,7 @@ def datasets() -> Table:
         config = dataclasses.replace(PAPER, **split) if network == "puppet" else _backbone(network, "fixed", **split)
         name = {"cifar100": "CIFAR-100", "mini_imagenet": "mini-ImageNet"}[experiment]
         rows.append(Row(f"{NAMES[network]}, {name}", experiment, config, _accuracy(printed[:2], printed[2])))
-    return Table("CIFAR-100 and mini-ImageNet (v1 and v2 table 6)", tuple(rows), smoke=0.00005)
+    return Table("CIFAR-100 and mini-ImageNet (v1 and v2 table 6)", tuple(rows), smoke=0.00001)
 
 
 def ablation() -> Table:

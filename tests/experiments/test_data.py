@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.data import load_dataset, split_indices
+from experiments.data import load_dataset, split_indices, spread_indices
 from experiments.errors import DataError, ExperimentError
 
 TINY = [
@@ -270,3 +270,21 @@ def test_official_cifar10():
     np.testing.assert_array_equal(cifar10.test_labels[:10], [3, 8, 8, 0, 6, 6, 1, 6, 3, 1])
     np.testing.assert_array_equal(np.bincount(cifar10.train_labels), 5_000)
     np.testing.assert_array_equal(np.bincount(cifar10.test_labels), 1_000)
+
+
+class TestSpreadIndices:
+    def test_all_unless_fewer_are_wanted(self):
+        for num_test in (None, 7, 100):
+            np.testing.assert_array_equal(spread_indices(7, num_test), np.arange(7))
+
+    def test_every_class_of_a_sorted_set_has_its_share(self):
+        labels = np.repeat(np.arange(10), 60)
+        chosen = labels[spread_indices(600, 100)]
+        np.testing.assert_array_equal(np.bincount(chosen), np.full(10, 10))
+
+    @pytest.mark.parametrize(("available", "wanted"), [(10, 1), (10, 3), (10_000, 999), (360, 359)])
+    def test_are_distinct_and_in_range(self, available, wanted):
+        chosen = spread_indices(available, wanted)
+        assert len(np.unique(chosen)) == len(chosen) == wanted
+        assert chosen.min() == 0
+        assert chosen.max() < available

@@ -147,7 +147,7 @@ class TestForward:
         if regime == "fixed":
             (kernel,) = (leaf for name, leaf in params.items() if "stages.0.0.conv" in name)
         else:
-            (kernel,) = pj.generate_kernels(network.puppeteer(params), h[0], [(3, 3, 3, 1)])
+            (kernel,) = pj.generate_kernels(network.generator_params(params), h[0], [(3, 3, 3, 1)])
         dimensions = ("NHWC", "HWIO", "NHWC")
         x = jax.lax.conv_general_dilated(pj.centred(images), kernel, (1, 1), "SAME", dimension_numbers=dimensions)
         first = own[min(own)]
@@ -169,7 +169,7 @@ class TestForward:
 class TestParts:
     def test_the_puppeteer_generates_the_kernels(self, vgg):
         network, params, _ = vgg
-        puppeteer = network.puppeteer(params)
+        puppeteer = network.generator_params(params)
         mine = {name: leaf for name, leaf in params.items() if name.startswith("puppeteer.")}
         assert sorted(map(jnp.shape, jax.tree.leaves(puppeteer))) == sorted(map(jnp.shape, mine.values()))
         np.testing.assert_array_equal(puppeteer.pointwise_kernel, params["puppeteer.pointwise_kernel"])
@@ -177,7 +177,7 @@ class TestParts:
         in_order = pj.generate_kernels(puppeteer, 4.5, [kernel.shape for kernel in kernels])
         for one, other in zip(kernels, in_order, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
-        assert small_vgg("fixed").puppeteer({}) is None
+        assert small_vgg("fixed").generator_params({}) is None
 
     def test_decays(self, vgg):
         network, params, _ = vgg
@@ -308,7 +308,7 @@ class TestModelFile:
             meta = json.loads(file.metadata()["puppet_jax"])
             stored = sum(file.get_tensor(key).size for key in file.keys())
         assert stored == pj.num_floats((model.params, model.batch_stats))
-        puppeteer = model.network.puppeteer(model.params)
+        puppeteer = model.network.generator_params(model.params)
         assert meta["pattern_sha256"] == (None if regime == "fixed" else pattern_hash(puppeteer))
 
     def test_another_pattern(self, tmp_path):

@@ -555,7 +555,10 @@ class TestAdaptation:
     """A puppet of which only a part follows complexity."""
 
     @pytest.mark.usefixtures("quick")
-    @pytest.mark.parametrize(("adapt", "spread", "depth"), [("none", None, 2), ("depth", (1, 1), 1)])
+    @pytest.mark.parametrize(
+        ("adapt", "spread", "depth"),
+        [("none", None, 2), ("none", (3, 3), 3), ("depth", (1, 1), 1), ("parameters", (3, 3), 3)],
+    )
     def test_run(self, recorder, tmp_path, capsys, adapt, spread, depth):
         config = dataclasses.replace(CONFIG, channels=(4,), spread=spread, epochs=1, batch_size=32, augment="none")
         assert command_line(tmp_path, "--adapt", adapt, config=config) == 0
@@ -565,7 +568,11 @@ class TestAdaptation:
         assert model.num_slices == (1 if adapt == "depth" else config.num_slices)
         dataset, split = run.load_dataset("digits", None, "auto"), np.load(tmp_path / "split.npz")
         h = pj.complexities(dataset.test_images, model.complexity)
-        (group,) = {group.h for group in pj.make_groups(h, [depth], model.num_slices)}  # one set of kernels for all
+        groups = {group.h for group in pj.make_groups(h, [depth], model.num_slices)}
+        if adapt == "parameters":
+            assert len(groups) > 1
+            return
+        (group,) = groups  # one set of kernels for all
         trained, _ = run.measure_complexities(
             dataclasses.replace(config, adapt=adapt), dataset.train_images[split["train"]]
         )
@@ -707,6 +714,17 @@ class TestTrainedRun:
         assert set(summary) >= SUMMARY
         for name in SUMMARY - TIMED:
             assert summary[name] == straight.summary[name] or name == "config"
+
+    def test_evaluate_takes_as_many_test_images_as_the_run_asked_for(self, straight, tmp_path):
+        folder = shutil.copytree(straight.folder, tmp_path / "moved")
+        config = json.loads((folder / "config.json").read_text())
+        config["config"]["num_test"] = 90
+        (folder / "config.json").write_text(json.dumps(config))
+        assert self.evaluate(folder) == 0
+        summary = json.loads((folder / "summary.json").read_text())
+        model, dataset = load_model(folder / "model.safetensors"), run.load_dataset("digits", None, "auto")
+        correct = model.predictor()(dataset.test_images[::4]).argmax(1) == dataset.test_labels[::4]
+        assert (summary["test_images"], summary["top1"]) == (90, correct.mean())
 
     def test_evaluate_refuses_other_data(self, straight, tmp_path, capsys):
         folder = shutil.copytree(straight.folder, tmp_path / "moved")

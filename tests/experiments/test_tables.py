@@ -109,7 +109,7 @@ class TestScaled:
         assert scaled(PAPER, budget, 3) == dataclasses.replace(PAPER, epochs=epochs, seed=3)
 
     def test_less_than_an_epoch_is_a_share_of_the_images(self):
-        expected = dataclasses.replace(PAPER, epochs=1, num_images=3_200, num_validation=800)
+        expected = dataclasses.replace(PAPER, epochs=1, num_images=3_200, num_validation=800, num_test=1_000)
         assert scaled(PAPER, 0.0005, 0) == expected
         assert scaled(dataclasses.replace(PAPER, epochs=1), 0.5, 0).num_images == 4_000
 

@@ -1,0 +1,120 @@
+"""Few bits a stored float: matrices rounded channel by channel, vectors to float16."""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Float16, Int8, UInt8
+
+Bits = Literal[8, 4]
+
+
+class Quantized(NamedTuple):
+    """A matrix as stored.
+
+    Attributes:
+        codes: 8 bits: (..., channels) int8; 4 bits: (ceil(size / 2),) uint8, two codes a byte, the earlier one low.
+        scale: (channels,) float16; a float is its code times the scale of its channel.
+    """
+
+    codes: Int8[Array, "..."] | UInt8[Array, " bytes"]
+    scale: Float16[Array, " channels"]
+
+
+def quantize(x: Float[Array, "... channels"], bits: Bits) -> Quantized:
+    """Symmetric rounding with one scale a channel, the last axis.
+
+    The scale takes the largest magnitude of a channel to the largest code, 2**(bits - 1) - 1; it is rounded to float16
+    before the codes are.
+
+    Args:
+        x: at least one axis, finite.
+        bits: 8 or 4.
+
+    Returns:
+        Codes and scales; `dequantize` takes them back.
+
+    Raises:
+        ValueError: if `bits` is neither 8 nor 4, or `x` is a scalar.
+
+    Example:
+        >>> import jax.numpy as jnp, puppet_jax as pj
+        >>> stored = pj.quantize(jnp.array([[1.0, -0.5], [0.3, 0.0]]), bits=8)
+        >>> stored.codes.tolist()
+        [[127, -127], [38, 0]]
+    """
+    codes, scale = _round(x, bits)
+    if bits == 4:
+        flat = jnp.pad(codes.reshape(-1), (0, codes.size % 2))
+        low, high = (flat[i::2].astype(jnp.uint8) & 15 for i in (0, 1))
+        return Quantized(low | high << 4, scale)
+    return Quantized(codes, scale)
+
+
+def dequantize(stored: Quantized, shape: tuple[int, ...], bits: Bits) -> Float[Array, "... channels"]:
+    """The floats (float32) of `shape` that `quantize` stored.
+
+    Raises:
+        ValueError: if `bits` is neither 8 nor 4.
+    """
+    _check_bits(bits)
+    codes = stored.codes
+    if bits == 4:
+        pairs = jnp.stack([codes & 15, codes >> 4], axis=-1).astype(jnp.int8)
+        size = 1
+        for n in shape:
+            size *= n
+        codes = ((pairs ^ 8) - 8).reshape(-1)[:size]  # the fourth bit is the sign
+    return codes.reshape(shape).astype(jnp.float32) * stored.scale.astype(jnp.float32)
+
+
+def fake_quantize(params: Any, matrices: Any, bits: Bits) -> Any:
+    """Parameters with the values they will have once stored; the gradient passes as if nothing was rounded.
+
+    Args:
+        params: a pytree of float32 arrays.
+        matrices: the same tree of booleans: leaves to `quantize`; the others are rounded to float16.
+        bits: 8 or 4.
+
+    Returns:
+        A pytree like `params`. The straight-through estimator of Bengio, Leonard and Courville (2013): its derivative
+        is the identity.
+    """
+
+    def one(leaf: Array, is_matrix: bool) -> Array:
+        if is_matrix:
+            codes, scale = _round(leaf, bits)
+            rounded = codes.astype(leaf.dtype) * scale.astype(leaf.dtype)
+        else:
+            rounded = leaf.astype(jnp.float16).astype(leaf.dtype)
+        return leaf + jax.lax.stop_gradient(rounded - leaf)
+
+    return jax.tree.map(one, params, matrices)
+
+
+def quantized_bytes(params: Any, matrices: Any, bits: Bits) -> int:
+    """Bytes of `params` once stored: codes, scales and float16 vectors. Works on the result of `jax.eval_shape` too."""
+    _check_bits(bits)
+
+    def one(leaf: Any, is_matrix: bool) -> int:
+        return -(-leaf.size * bits // 8) + 2 * leaf.shape[-1] if is_matrix else 2 * leaf.size
+
+    return sum(jax.tree.leaves(jax.tree.map(one, params, matrices)))
+
+
+def _round(
+    x: Float[Array, "... channels"], bits: Bits
+) -> tuple[Int8[Array, "... channels"], Float16[Array, " channels"]]:
+    _check_bits(bits)
+    if x.ndim == 0:
+        raise ValueError("x must have at least one axis, got a scalar.")
+    largest = 2 ** (bits - 1) - 1
+    scale = (jnp.abs(x).max(axis=tuple(range(x.ndim - 1))) / largest).astype(jnp.float16)
+    scale = jnp.where(scale > 0, scale, jnp.ones_like(scale))
+    codes = jnp.clip(jnp.round(x / scale.astype(x.dtype)), -largest, largest)
+    return codes.astype(jnp.int8), scale
+
+
+def _check_bits(bits: int) -> None:
+    if bits not in (8, 4):
+        raise ValueError(f"bits must be 8 or 4, got {bits}.")

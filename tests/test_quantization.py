@@ -1,0 +1,116 @@
+"""Few bits a float, against plain NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+import puppet_jax as pj
+
+
+def reference(x, bits):
+    """Symmetric rounding, channel by channel, in plain Python."""
+    largest = 2 ** (bits - 1) - 1
+    codes, scales = np.empty(x.shape, int), np.empty(x.shape[-1], np.float16)
+    for channel in range(x.shape[-1]):
+        scale = np.float16(np.abs(x[..., channel]).max() / np.float32(largest))
+        scales[channel] = scale if scale > 0 else 1
+        codes[..., channel] = np.clip(np.round(x[..., channel] / np.float32(scales[channel])), -largest, largest)
+    return codes, scales
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("shape", [(5,), (4, 6), (3, 3, 7), (1, 3)])
+def test_codes_and_scales_are_those_of_the_reference(bits, shape):
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32) * np.float32(0.1)
+    stored = pj.quantize(jnp.asarray(x), bits)
+    codes, scales = reference(x, bits)
+    np.testing.assert_array_equal(stored.scale, scales)
+    np.testing.assert_array_equal(
+        pj.dequantize(stored, shape, bits), codes.astype(np.float32) * scales.astype(np.float32)
+    )
+    if bits == 8:
+        np.testing.assert_array_equal(stored.codes, codes)
+
+
+def test_two_codes_share_a_byte_the_earlier_one_low():
+    x = jnp.array([[7.0], [-7.0], [3.0]])
+    stored = pj.quantize(x, 4)
+    assert stored.codes.dtype == jnp.uint8
+    assert stored.codes.tolist() == [7 | (16 - 7) << 4, 3]
+    np.testing.assert_array_equal(pj.dequantize(stored, (3, 1), 4), x)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([8, 4]), st.floats(-3, 3))
+def test_the_error_is_at_most_half_a_step_and_storing_again_changes_nothing(seed, bits, exponent):
+    x = np.random.default_rng(seed).normal(size=(6, 5)).astype(np.float32) * np.float32(10**exponent)
+    stored = pj.quantize(jnp.asarray(x), bits)
+    back = np.asarray(pj.dequantize(stored, x.shape, bits))
+    # the scale is rounded to float16, so that the largest code can miss by another 2**-11 of it
+    step = np.asarray(stored.scale, np.float32)
+    assert (np.abs(back - x) <= step * (0.5 + 2.0**-11 * 2 ** (bits - 1) + 1e-5)).all()
+    again = pj.quantize(jnp.asarray(back), bits)
+    np.testing.assert_array_equal(again.codes, stored.codes)
+    np.testing.assert_array_equal(again.scale, stored.scale)
+
+
+def test_a_channel_of_zeros():
+    stored = pj.quantize(jnp.zeros((3, 2)).at[:, 0].set(1.0), 8)
+    assert stored.scale.tolist()[1] == 1
+    np.testing.assert_array_equal(pj.dequantize(stored, (3, 2), 8)[:, 1], 0)
+
+
+class TestFakeQuantize:
+    PARAMS = {"matrix": jnp.array([[0.3, -1.0], [0.21, 0.4]]), "vector": jnp.array([1.00001, 0.1])}
+    MATRICES = {"matrix": True, "vector": False}
+
+    @pytest.mark.parametrize("bits", [8, 4])
+    def test_has_the_values_that_are_stored(self, bits):
+        faked = pj.fake_quantize(self.PARAMS, self.MATRICES, bits)
+        stored = pj.dequantize(pj.quantize(self.PARAMS["matrix"], bits), (2, 2), bits)
+        np.testing.assert_allclose(faked["matrix"], stored, rtol=1e-6)
+        assert not np.array_equal(faked["matrix"], self.PARAMS["matrix"])
+        np.testing.assert_allclose(faked["vector"], self.PARAMS["vector"].astype(jnp.float16), rtol=1e-7)
+
+    def test_the_gradient_passes_as_if_nothing_was_rounded(self):
+        def loss(params):
+            return sum(jnp.square(leaf).sum() for leaf in pj.fake_quantize(params, self.MATRICES, 4).values())
+
+        grads, rounded = jax.grad(loss)(self.PARAMS), pj.fake_quantize(self.PARAMS, self.MATRICES, 4)
+        for name in self.PARAMS:
+            np.testing.assert_allclose(grads[name], 2 * rounded[name], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("bits", "megabytes"), [(8, 0.27), (4, 0.14)])
+def test_the_papers_puppeteer_in_few_bits(bits, megabytes):
+    puppeteer = jax.eval_shape(lambda: pj.init_puppeteer(jax.random.key(0), max_channels=512))
+    matrices = jax.tree.map(lambda leaf: leaf.ndim > 1, puppeteer)
+    c = 512
+    expected = (c**2 + 9 * c) * bits // 8 + 2 * 2 * c + 2 * 6 * c  # codes; scales of two matrices; six vectors
+    assert pj.quantized_bytes(puppeteer, matrices, bits) == expected
+    assert expected / 1e6 == pytest.approx(megabytes, abs=0.005)
+
+
+def test_bytes_are_those_of_the_arrays():
+    x = jnp.ones((3, 5))
+    for bits in (8, 4):
+        stored = pj.quantize(x, bits)
+        assert pj.quantized_bytes([x, x], [True, False], bits) == stored.codes.nbytes + stored.scale.nbytes + 2 * 15
+
+
+@pytest.mark.parametrize("bits", [1, 2, 16, 32])
+def test_other_numbers_of_bits_are_refused(bits):
+    for call in (
+        lambda: pj.quantize(jnp.ones(3), bits),
+        lambda: pj.dequantize(pj.quantize(jnp.ones(3), 8), (3,), bits),
+        lambda: pj.quantized_bytes([jnp.ones(3)], [True], bits),
+    ):
+        with pytest.raises(ValueError, match=f"bits must be 8 or 4, got {bits}"):
+            call()
+
+
+def test_a_scalar_is_refused():
+    with pytest.raises(ValueError, match="at least one axis, got a scalar"):
+        pj.quantize(jnp.ones(()), 8)
