@@ -174,12 +174,12 @@ class ResNet20(nnx.Module):
     Args:
         num_classes: at least 1.
         num_layers: 6 n + 2, at least 8.
-        widths: channels of the three stages, none narrower than the one before.
         in_channels: of the images.
+        max_channels: width of the last stage; the others have a half and a quarter of it, rounded down, at least 1.
         rngs: `params` are drawn from it.
 
     Raises:
-        ValueError: if a number is too small or `num_layers` or `widths` is not as above.
+        ValueError: if a number is too small or `num_layers` is not as above.
     """
 
     def __init__(
@@ -187,15 +187,14 @@ class ResNet20(nnx.Module):
         num_classes: int,
         *,
         num_layers: int = 20,
-        widths: Sequence[int] = (16, 32, 64),
         in_channels: int = 3,
+        max_channels: int = 64,
         rngs: nnx.Rngs,
     ):
-        _check_positive(num_classes=num_classes, in_channels=in_channels)
+        _check_positive(num_classes=num_classes, in_channels=in_channels, max_channels=max_channels)
         if num_layers < 8 or num_layers % 6 != 2:
             raise ValueError(f"num_layers must be 6 n + 2, such as 8, 14 or 20, got {num_layers}.")
-        if len(widths) != 3 or min(widths) < 1 or sorted(widths) != list(widths):
-            raise ValueError(f"widths must be three numbers of at least 1 in ascending order, got {tuple(widths)}.")
+        widths = (max(1, max_channels // 4), max(1, max_channels // 2), max_channels)
         self.stem = _ConvNorm(in_channels, widths[0], rngs=rngs)
         blocks = []
         c_in = widths[0]
@@ -354,7 +353,7 @@ def make_backbone(
         num_classes: at least 1.
         in_channels: of the images.
         num_layers: of "vgg", "resnet" or "resnet20"; the network's own default if None.
-        max_channels: of all but "resnet20"; 512 if None.
+        max_channels: scales every width; 512 if None, of "resnet20" 64.
         affine: of "vgg" and "resnet"; true if None.
         rngs: `params` are drawn from it.
 

@@ -26,7 +26,7 @@ class Config:
     channels: tuple[int, ...] = (64, 128, 256, 512)
     """Width of each stage of the puppet."""
     max_channels: int | None = None
-    """Channels C of the puppeteer's state, the widest layer if not given; the width of a backbone, 512 if not given."""
+    """Channels C of the puppeteer's state, the widest layer if not given; or the width of a backbone."""
     kernel_size: int = 3
     """Size of the puppet's kernels, odd."""
     depth_rule: Literal["per_stage", "total"] = "per_stage"
@@ -63,10 +63,12 @@ class Config:
     """Passes over the training images."""
     batch_size: int = 64
     """Images a step."""
+    optimizer: Literal["adam", "muon"] = "adam"
+    """Adam; or Muon for matrices and stored kernels, with updates of Adam's size, and Adam for the rest."""
     learning_rate: float = 1e-3
     """Peak of the schedule: short warm-up, cosine decay to zero."""
     weight_decay: float = 0.0
-    """Decoupled weight decay on matrices (AdamW); 0 is Adam."""
+    """Decoupled weight decay: Adam's on matrices, Muon's on what it updates; 0 for none."""
     label_smoothing: float = 0.0
     """In [0, 1)."""
     bits: Literal[32, 8, 4] = 32

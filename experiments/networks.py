@@ -263,7 +263,7 @@ class BackboneNetwork(Network):
             return self._model(params, stats).with_kernels(kernels)(pj.centred(images))
 
     def decays(self, params):
-        return {name: leaf.ndim > 1 for name, leaf in params.items()}
+        return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
     @functools.cached_property
     def depth(self) -> int:

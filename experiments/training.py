@@ -16,6 +16,11 @@ from experiments.networks import Network
 
 STATS_BATCHES = 8
 """Batches of a depth bucket whose statistics are averaged for evaluation."""
+MATRICES = {
+    2: optax.contrib.MuonDimensionNumbers(),
+    4: optax.contrib.MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3),
+}
+"""What Muon takes for a matrix, by number of axes: matrices, and HWIO kernels from window and input to output."""
 
 
 class Data(NamedTuple):
@@ -39,13 +44,31 @@ class TrainState(NamedTuple):
 
 
 def make_optimizer(config: Config, network: Network, num_steps: int) -> optax.GradientTransformation:
-    """Adam with a warm-up and a cosine decay to zero over `num_steps`, weight decay decoupled, on matrices only."""
+    """Adam or Muon with a warm-up and a cosine decay to zero over `num_steps`, and decoupled weight decay.
+
+    Muon's updates are scaled to unit root mean square, about that of Adam's, so that both take the same learning rates
+    at every size of a matrix.
+
+    References:
+        Loshchilov and Hutter, Decoupled weight decay regularization, 2019. Jordan et al., Muon: an optimizer for hidden
+        layers in neural networks, 2024; its scale: Liu et al., Muon is scalable for LLM training, 2025.
+    """
     warmup = min(num_steps // 20, 500)
     schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, max(num_steps, warmup + 1))
-    return optax.adamw(
+    if config.optimizer == "adam":
+        return optax.adamw(schedule, weight_decay=config.weight_decay, mask=network.decays)
+
+    def dimensions(params: Any) -> Any:
+        return jax.tree.map(
+            lambda leaf, decays: MATRICES.get(leaf.ndim) if decays else None, params, network.decays(params)
+        )
+
+    return optax.contrib.muon(
         schedule,
         weight_decay=config.weight_decay,
-        mask=network.decays,
+        adam_learning_rate=schedule,
+        muon_weight_dimension_numbers=dimensions,
+        consistent_rms=1.0,
     )
 
 

@@ -107,7 +107,11 @@ def _trained(command: Command) -> tuple[dict[str, Any], str, Any]:
         + ("" if full else ", a small budget: not the protocol's result")
         + f"; {ran['device']}; Python {ran['versions']['python']}, jax {ran['versions']['jax']}."
     ]
-    notes += [f"Not run: {r['label']}: {r['missing']}" for r in results if "missing" in r]
+    missing: dict[str, list[str]] = {}
+    for result in results:
+        if "missing" in result:
+            missing.setdefault(result["missing"], []).append(result["label"])
+    notes += [f"Not run: {'; '.join(labels)}: {reason}" for reason, labels in missing.items()]
     text = f"## {title}\n\n{render.accuracy_table(results, table.columns)}\n" + "\n".join(notes) + "\n"
     described = {
         "name": command.name,

@@ -49,7 +49,7 @@ class Runs:
         try:
             summaries = [self._summary(row, config) for config in configs]
         except DataError as error:
-            return result | {"missing": str(error)}
+            return result | {"missing": str(error).replace("--data-dir", _flag(row.experiment))}
         measured = [_measured(summary) for summary in summaries]
         return result | {
             "ours": {name: _spread([one[name] for one in measured]) for name in measured[0]},
@@ -84,6 +84,11 @@ class Runs:
             self._loaded = None  # frees the one before
             self._loaded = (experiment, load_dataset(experiment, data_dir))
         return self._loaded[1]
+
+
+def _flag(experiment: str) -> str:
+    """The flag of `experiments.tables` that names the folder of a data set."""
+    return "--data-dir" if experiment == "cifar10" else f"--{experiment.replace('_', '-')}-dir"
 
 
 def _finished(folder: Path, config: Config) -> dict[str, Any]:

@@ -236,7 +236,7 @@ class TestCheck:
         ("name", "option", "message"),
         [
             ("alexnet", {"num_layers": 9}, "num_layers is no option of alexnet"),
-            ("resnet20", {"max_channels": 64}, "max_channels is no option of resnet20"),
+            ("mobilenet_v1", {"num_layers": 9}, "num_layers is no option of mobilenet_v1"),
             ("resnet", {"num_layers": 11}, "even"),
         ],
     )

@@ -416,7 +416,7 @@ class TestRuns:
         lines = [line for line in text.splitlines() if line.startswith("|")]
         assert len({line.count("|") for line in lines}) == 1
         missing, ran = json.loads((tmp_path / "out" / "ablation.json").read_text())["rows"]
-        assert "--data-dir" in missing["missing"]
+        assert "--mini-imagenet-dir" in missing["missing"]
         assert "ours" not in missing
         assert ran["ours"]["top1"]["seeds"] == [0.51, 0.52]
 
