@@ -18,9 +18,10 @@ class Config:
     """The papers' puppet, or a backbone; --channels to --classifier and --spread are the puppet's alone."""
     num_layers: int | None = None
     """Layers of vgg, resnet and resnet20; their usual number if not given."""
-    kernels: Literal["generated", "stored", "combined"] = "generated"
-    """Convolution kernels: from a puppeteer; trained and stored one by one; or, of the puppet's shapes, combined from
-    frozen pseudo-random ones with as many coefficients as the puppeteer has floats (PRANC)."""
+    kernels: Literal["generated", "stored", "combined", "standardised", "reseeded"] = "generated"
+    """Convolution kernels: from a puppeteer; trained and stored one by one; or, in the puppet's shapes, combined from
+    frozen pseudo-random ones with as many coefficients as the puppeteer has floats (PRANC), generated and standardised,
+    or generated and joined by a pattern of each layer's own."""
     adapt: Literal["both", "parameters", "depth", "none"] | None = None
     """What follows the complexity of an image; all that can if not given (a backbone's depth cannot)."""
     channels: tuple[int, ...] = (64, 128, 256, 512)
@@ -31,6 +32,8 @@ class Config:
     """Size of the puppet's kernels, odd."""
     depth_rule: Literal["per_stage", "total"] = "per_stage"
     """Depth counts layers in each stage (first paper) or in total (second)."""
+    stem: bool = False
+    """The puppet's first stage has one layer at every depth."""
     residual: bool = False
     """Within a stage, add each layer to its input."""
     affine: bool = False
@@ -92,7 +95,7 @@ class Config:
         if self.network == "puppet":
             enough, widest = (self.max_channels or math.inf) >= max(self.channels), f"at least {max(self.channels)}"
             _require(enough, "max_channels", f"{widest}, the widest layer", self.max_channels)
-            fixed = self.kernels != "generated"
+            fixed = self.kernels in ("stored", "combined")
             reason = f"none for --network puppet with {self.kernels} kernels"
             _require(not fixed or self.adapt in (None, "none"), "adapt", reason, self.adapt)
             _require(self.num_layers is None, "num_layers", "left out for --network puppet", self.num_layers)
@@ -100,7 +103,7 @@ class Config:
             _require(one_depth, "spread", f"one depth twice with --adapt {self.adapts}", self.spread)
         else:
             own = f"generated or stored for --network {self.network}"
-            _require(self.kernels != "combined", "kernels", own, self.kernels)
+            _require(self.kernels in ("generated", "stored"), "kernels", own, self.kernels)
             possible = ("parameters", "none") if self.kernels == "generated" else ("none",)
             reason = f"{' or '.join(possible)} for --network {self.network} with {self.kernels} kernels"
             _require(self.adapt in (None, *possible), "adapt", reason, self.adapt)
@@ -122,7 +125,7 @@ class Config:
         """What follows the complexity of an image, with the default filled in."""
         if self.adapt is not None:
             return self.adapt
-        if self.kernels != "generated":
+        if self.kernels in ("stored", "combined"):
             return "none"
         return "both" if self.network == "puppet" else "parameters"
 
@@ -178,5 +181,17 @@ SMALL = Config(
 )
 """The papers' 8,000 images and a 20 KB puppeteer, for two CPU cores."""
 
-PRESETS = {"small": SMALL, "paper": PAPER, "full": FULL}
+BEST = dataclasses.replace(
+    SMALL,
+    channels=(32, 48, 64),
+    stem=True,
+    adapt="none",
+    spread=(4, 4),
+    num_levels=1,
+    optimizer="muon",
+    learning_rate=2.5e-3,
+)
+"""What won the study in experiments/studies/ at the bytes of preset `small`."""
+
+PRESETS = {"small": SMALL, "best": BEST, "paper": PAPER, "full": FULL}
 """Presets of the experiments on photographs, the first the default."""

@@ -1,8 +1,8 @@
-"""Kernels of a puppet that no puppeteer generates: the controls that it is compared with."""
+"""Where the kernels of a puppet can come from: a puppeteer, variants of one, and the controls it is compared with."""
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -81,26 +81,51 @@ def init_combined(
     return CombinedKernels(coefficients=tuple(coefficients), seed=seed)
 
 
-def make_kernels(source: Any, h: Any, shapes: Sequence[tuple[int, ...]]) -> tuple[Array, ...]:
-    """What `puppet_jax.generate_kernels` is for a puppeteer, for any `Source`; `h` matters to a puppeteer alone.
-
-    Returns:
-        Kernels of HWIO `shapes`, float32.
+def stored_kernels(source: StoredKernels, h: Any, shapes: Sequence[tuple[int, ...]]) -> tuple[Array, ...]:
+    """The kernels themselves; `h` does not matter.
 
     Raises:
-        ValueError: if the source is for other shapes.
+        ValueError: if `shapes` are others.
     """
-    if isinstance(source, pj.Puppeteer):
-        return pj.generate_kernels(source, h, shapes)
-    if isinstance(source, StoredKernels):
-        found = tuple(kernel.shape for kernel in source.kernels)
-        if found != tuple(map(tuple, shapes)):
-            raise ValueError(f"kernels of shapes {tuple(shapes)} were asked for, but those of {found} are stored.")
-        return source.kernels
+    found = tuple(kernel.shape for kernel in source.kernels)
+    if found != tuple(map(tuple, shapes)):
+        raise ValueError(f"kernels of shapes {tuple(shapes)} were asked for, but those of {found} are stored.")
+    return source.kernels
+
+
+def combined_kernels(source: CombinedKernels, h: Any, shapes: Sequence[tuple[int, ...]]) -> tuple[Array, ...]:
+    """Kernels of HWIO `shapes` from their coefficients; `h` does not matter."""
     return tuple(
         _combine(coefficients, n, source.seed, shape)
         for n, (coefficients, shape) in enumerate(zip(source.coefficients, shapes, strict=True))
     )
+
+
+def standardised_kernels(source: pj.Puppeteer, h: Any, shapes: Sequence[tuple[int, ...]]) -> tuple[Array, ...]:
+    """Generated kernels with every filter brought to mean 0 and variance 1 / fan-in (Qiao et al. 2019)."""
+    return tuple(map(_standardise, pj.generate_kernels(source, h, shapes)))
+
+
+def reseeded_kernels(source: pj.Puppeteer, h: Any, shapes: Sequence[tuple[int, ...]]) -> tuple[Array, ...]:
+    """Generated kernels plus a seeded pattern of each layer's own, as strong as the initial state; stores nothing."""
+    kernels = pj.generate_kernels(source, h, shapes)
+    patterns = (
+        pj.seeded_pattern(source.max_channels, source.kernel_size, source.seed + 1 + n) for n in range(len(shapes))
+    )
+    return tuple(
+        kernel + source.scale * pj.project(pattern, kernel.shape)
+        for kernel, pattern in zip(kernels, patterns, strict=True)
+    )
+
+
+GENERATE: dict[str, Callable[..., tuple[Array, ...]]] = {
+    "generated": pj.generate_kernels,
+    "standardised": standardised_kernels,
+    "reseeded": reseeded_kernels,
+    "stored": stored_kernels,
+    "combined": combined_kernels,
+}
+"""From (source, h, shapes) to the kernels of each kind, float32."""
 
 
 def source_macs(source: Source, shapes: Sequence[tuple[int, ...]]) -> int:
@@ -132,6 +157,12 @@ def _combine(coefficients: Array, layer: int, seed: int, shape: tuple[int, ...])
     weights = jnp.einsum("bk,bkw->bw", coefficients, signs, precision=jax.lax.Precision.HIGHEST)
     unit = weights.reshape(-1)[:size].reshape(shape) / (_INITIAL * math.sqrt(per_block))
     return _gain(shape) * unit
+
+
+def _standardise(kernel: Float[Array, "kh kw c_in c_out"]) -> Float[Array, "kh kw c_in c_out"]:
+    centred = kernel - kernel.mean(axis=(0, 1, 2))
+    fan_in = math.prod(kernel.shape[:-1])
+    return centred * jax.lax.rsqrt(jnp.square(centred).sum(axis=(0, 1, 2)) + fan_in * 1e-8)
 
 
 def _gain(shape: tuple[int, ...]) -> float:

@@ -16,7 +16,7 @@ from jax import Array
 import puppet_jax as pj
 from experiments.backbones import make_backbone
 from experiments.config import Config
-from experiments.kernels import CombinedKernels, init_combined, init_stored, make_kernels, source_macs
+from experiments.kernels import GENERATE, CombinedKernels, init_combined, init_stored, source_macs
 from experiments.macs import count_macs
 
 MAX_DEPTH = 16
@@ -106,16 +106,16 @@ class Predictor(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PuppetNetwork(Network):
-    """The CNN of the papers, of input-adaptive depth; or of one depth and with kernels of another kind, to compare.
+    """The CNN of the papers, of input-adaptive depth; or with kernels of another kind of `experiments.kernels`.
 
-    Controls ("stored", "combined") have the place of their kernels where a Puppet-CNN has its puppeteer; "combined" has
-    as many coefficients as the puppeteer would have floats.
+    "stored" and "combined" are of one depth and stand where a Puppet-CNN has its puppeteer; "combined" has as many
+    coefficients as the puppeteer would have floats.
     """
 
     puppet: pj.Puppet
     generator: Generator
     image_size: tuple[int, int]
-    kernels: Literal["generated", "stored", "combined"] = "generated"
+    kernels: str = "generated"
 
     @property
     def num_classes(self) -> int:  # type: ignore[override]
@@ -132,7 +132,7 @@ class PuppetNetwork(Network):
         settings["kernel_size"] = self.generator.kernel_size or self.puppet.kernel_size
         puppeteer = pj.init_puppeteer(puppeteer_key, **settings)
         params = pj.init_puppet(puppet_key, self.puppet, puppeteer, max_depth=max(depths))
-        if self.kernels == "generated":
+        if self.kernels not in ("stored", "combined"):
             return params
         (depth,) = depths
         shapes = self.puppet.kernel_shapes(depth)
@@ -147,11 +147,11 @@ class PuppetNetwork(Network):
         return pj.init_batch_stats(self.puppet, depth)
 
     def forward(self, params, stats, images, h, depth, dtype):
-        shapes = self.puppet.kernel_shapes(depth)
+        shapes, generate = self.puppet.kernel_shapes(depth), GENERATE[self.kernels]
         if len(h) == 1:
-            kernels = make_kernels(params.puppeteer, h[0], shapes)
+            kernels = generate(params.puppeteer, h[0], shapes)
         else:
-            kernels = jax.vmap(lambda level: make_kernels(params.puppeteer, level, shapes))(h)
+            kernels = jax.vmap(lambda level: generate(params.puppeteer, level, shapes))(h)
         return pj.apply_puppet(self.puppet, params, stats, kernels, images, depth, dtype)
 
     def decays(self, params):
@@ -170,7 +170,7 @@ class PuppetNetwork(Network):
         self.puppet.check_image_size(*self.image_size)
 
     def predictor(self, params, stats, **settings) -> pj.Predictor:
-        return pj.Predictor(self.puppet, params, stats, generate=make_kernels, **settings)
+        return pj.Predictor(self.puppet, params, stats, generate=GENERATE[self.kernels], **settings)
 
     def macs(self, params, depth):
         generator = source_macs(params.puppeteer, self.puppet.kernel_shapes(depth))
@@ -410,6 +410,7 @@ def make_network(config: Config, num_classes: int, image_shape: tuple[int, int, 
         in_channels=image_shape[-1],
         kernel_size=config.kernel_size,
         depth_rule=config.depth_rule,
+        stem=config.stem,
         residual=config.residual,
         affine=config.affine,
         classifier=config.classifier,

@@ -40,6 +40,8 @@ class Puppet:
         kernel_size: size of every kernel, odd.
         depth_rule: "per_stage" (v1): depth D means D layers in each stage. "total" (v2): D layers in all, at least
             one a stage, spread as evenly as can be, later stages first.
+        stem: the first stage, where a layer costs most, has one layer at every depth; the rule is for the others
+            ("total": for what is left of D).
         residual: within a stage a layer is added to its input (v1 Eq. 3) instead of replacing it.
         affine: batch norms have a trainable scale and bias, shared by all depths: two floats a channel of each layer
             of the deepest puppet, stored beside the puppeteer. Without them only statistics are kept.
@@ -52,6 +54,7 @@ class Puppet:
     in_channels: int = 3
     kernel_size: int = 3
     depth_rule: DepthRule = "per_stage"
+    stem: bool = False
     residual: bool = False
     affine: bool = False
     classifier: Classifier = "linear"
@@ -60,6 +63,8 @@ class Puppet:
         """Refuses values outside their range."""
         if not self.channels or min(self.channels) < 1:
             raise ValueError(f"channels must be at least one positive integer, got {self.channels}.")
+        if self.stem and len(self.channels) < 2:
+            raise ValueError(f"a stem needs at least one stage behind it, got channels {self.channels}.")
         for name in ("num_classes", "in_channels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
@@ -80,11 +85,12 @@ class Puppet:
         """Number of convolutions in each stage at `depth`."""
         if depth < 1:
             raise ValueError(f"depth must be at least 1, got {depth}.")
-        stages = len(self.channels)
+        stem = (1,) if self.stem else ()
+        stages = len(self.channels) - len(stem)
         if self.depth_rule == "per_stage":
-            return (depth,) * stages
-        total = max(depth, stages)
-        return tuple(total // stages + (stage >= stages - total % stages) for stage in range(stages))
+            return stem + (depth,) * stages
+        total = max(depth - len(stem), stages)
+        return stem + tuple(total // stages + (stage >= stages - total % stages) for stage in range(stages))
 
     def layers(self, depth: int) -> tuple[Layer, ...]:
         """The convolutions of the puppet of `depth`, in order."""

@@ -178,9 +178,25 @@ def test_gradient_is_of_the_same_class_and_reaches_every_leaf():
 
 
 @pytest.mark.parametrize(
+    ("rule", "depth", "expected"),
+    [
+        ("per_stage", 3, (1, 3, 3, 3)),
+        ("total", 1, (1, 1, 1, 1)),
+        ("total", 8, (1, 2, 2, 3)),
+        ("total", 9, (1, 2, 3, 3)),
+    ],
+)
+def test_a_stem_has_one_layer(rule, depth, expected):
+    puppet = pj.Puppet(depth_rule=rule, stem=True)
+    assert puppet.layers_per_stage(depth) == expected
+    assert [layer.stage for layer in puppet.layers(depth)] == [s for s, n in enumerate(expected) for _ in range(n)]
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"channels": ()}, "channels"),
+        ({"channels": (4,), "stem": True}, "a stem needs at least one stage behind it"),
         ({"channels": (4, 0)}, "channels"),
         ({"num_classes": 0}, "num_classes"),
         ({"kernel_size": 2}, "kernel_size"),

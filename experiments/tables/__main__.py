@@ -12,6 +12,7 @@
 | sizes | every network that is built here; no training | params of v1 tables 1 to 3 |
 | depths | stored size against depth of VGG and ResNet; no training | v1 figure 4 |
 | ablation | initial state, scale, depth rule, adaptation | none |
+| ring64, ring128 | puppet, controls and residual networks of as many bytes | none |
 
 Trains what is missing, reads what is finished, goes on where a run or the table itself was interrupted. Without
 --budget it is a smoke run on a small share of the protocol, and says so; --budget 1 is the full protocol.
@@ -35,7 +36,18 @@ class Command:
     """Command line of `experiments.tables`."""
 
     name: Annotated[
-        Literal["backbones", "operations", "channels", "datasets", "training_sets", "sizes", "depths", "ablation"],
+        Literal[
+            "backbones",
+            "operations",
+            "channels",
+            "datasets",
+            "training_sets",
+            "sizes",
+            "depths",
+            "ablation",
+            "ring64",
+            "ring128",
+        ],
         tyro.conf.Positional,
     ]
     """Which table."""

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from experiments.config import PAPER, SMALL, Config
+from experiments.config import BEST, PAPER, SMALL, Config
 from experiments.tables import papers
 
 NAMES = {"alexnet": "AlexNet", "vgg": "VGG", "resnet": "ResNet", "puppet": "Puppet-CNN"}
@@ -163,12 +163,46 @@ def ablation() -> Table:
     return Table(title, rows, smoke=0.02, seeds=3, columns=("trainable_mb", "depth"))
 
 
+def _ring(best: Config, residuals: dict[int, int]) -> Table:
+    """Puppets and controls of as many stored bytes under one protocol, and free weights in the puppet's shapes.
+
+    `residuals`: from the number of layers to the width of residual networks of the puppet's bytes.
+    """
+    combined = {"kernels": "combined", "optimizer": "adam", "learning_rate": 1e-2}
+    changes: dict[str, dict[str, Any]] = {
+        "Puppet-CNN, one depth": {},
+        "Puppet-CNN, depth and parameters adapted": {"adapt": "both", "spread": None, "num_levels": 2},
+        "its shapes, kernels combined from frozen ones": combined,
+        "its shapes, every weight stored": {"kernels": "stored"},
+    }
+    ordinary = {"network": "resnet20", "kernels": "stored", "adapt": None, "spread": None}
+    for num_layers, max_channels in residuals.items():
+        size = {"num_layers": num_layers, "max_channels": max_channels}
+        changes[f"residual network of {num_layers} layers"] = ordinary | size
+    rows = tuple(Row(label, "cifar10", dataclasses.replace(best, **change)) for label, change in changes.items())
+    c = max(best.channels)
+    columns = ("trainable_mb", "generator_gmacs", "network_gmacs")
+    return Table(f"Accuracy per stored byte, C = {c}", rows, smoke=0.02, seeds=3, columns=columns)
+
+
+def ring64() -> Table:
+    """27 KB."""
+    return _ring(BEST, {8: 19, 14: 12})
+
+
+def ring128() -> Table:
+    """86 KB."""
+    return _ring(dataclasses.replace(BEST, channels=(64, 96, 128)), {8: 34, 20: 18})
+
+
 TRAINED: dict[str, Callable[[], Table]] = {
     "backbones": backbones,
     "operations": operations,
     "training_sets": training_sets,
     "datasets": datasets,
     "ablation": ablation,
+    "ring64": ring64,
+    "ring128": ring128,
 }
 """Tables that need training, by name."""
 

@@ -15,8 +15,8 @@ from experiments.errors import DataError, Interrupted
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = {
-    "cifar10": ["--epochs", "--preset {small,paper,full}", "--data-dir", "--resume"],
-    "cifar100": ["--epochs", "--preset {small,paper,full}", "--data-dir", "--network", "--adapt"],
+    "cifar10": ["--epochs", "--preset {small,best,paper,full}", "--data-dir", "--resume"],
+    "cifar100": ["--epochs", "--preset {small,best,paper,full}", "--data-dir", "--network", "--adapt"],
     "mini_imagenet": ["--epochs", "--data-dir DIR", "--resume"],
     "digits": ["--epochs", "--workdir", "--learning-rate"],
     "evaluate": ["--data-dir", "--adaptation"],
@@ -302,8 +302,9 @@ class TestPresets:
         assert full.augment == "crop_flip"
         assert max(full.channels) <= 512
 
-    def test_small_takes_the_papers_images(self):
-        small = PRESETS["small"]
+    @pytest.mark.parametrize("name", ["small", "best"])
+    def test_small_takes_the_papers_images(self, name):
+        small = PRESETS[name]
         assert (small.num_images, small.num_validation, small.batch_size) == (8_000, 2_000, 64)
         assert small.augment == "none"
         assert max(small.channels) <= 512
@@ -312,13 +313,13 @@ class TestPresets:
     def test_of_other_data(self, name, validation):
         """The papers' splits: whatever is not for validation is trained on."""
         module = importlib.import_module(f"experiments.{name}")
-        assert list(module.PRESETS) == ["small", "paper", "full"]
+        assert list(module.PRESETS) == ["small", "best", "paper", "full"]
         for preset in module.PRESETS.values():
             assert (preset.num_images, preset.num_validation) == (None, validation)
         assert dataclasses.replace(module.PRESETS["paper"], num_images=8_000, num_validation=2_000) == PRESETS["paper"]
 
     def test_small_comes_first(self):
-        assert list(PRESETS) == ["small", "paper", "full"]
+        assert list(PRESETS) == ["small", "best", "paper", "full"]
 
     @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
     def test_fits_the_images(self, preset):

@@ -14,11 +14,14 @@ from experiments.kernels import (
     PER_BLOCK,
     CombinedKernels,
     StoredKernels,
+    combined_kernels,
     init_combined,
     init_stored,
-    make_kernels,
     random_signs,
+    reseeded_kernels,
     source_macs,
+    standardised_kernels,
+    stored_kernels,
 )
 from experiments.model_file import Model, load_model, save_model
 from experiments.networks import make_network
@@ -48,7 +51,7 @@ class TestRandomSigns:
 class TestStored:
     def test_are_what_is_stored(self):
         source = init_stored(jax.random.key(0), SHAPES)
-        for kernel, stored in zip(make_kernels(source, 1.0, SHAPES), source.kernels, strict=True):
+        for kernel, stored in zip(stored_kernels(source, 1.0, SHAPES), source.kernels, strict=True):
             assert kernel is stored
         assert pj.num_floats(source) == sum(SIZES)
         assert source_macs(source, SHAPES) == 0
@@ -56,13 +59,13 @@ class TestStored:
     def test_other_shapes_are_refused(self):
         source = init_stored(jax.random.key(0), SHAPES)
         with pytest.raises(ValueError, match="were asked for, but those of"):
-            make_kernels(source, 1.0, SHAPES[:2])
+            stored_kernels(source, 1.0, SHAPES[:2])
 
 
 class TestCombined:
     def test_is_the_sum_of_signs_times_coefficients(self):
         source = init_combined(jax.random.key(1), SHAPES, 20 * PER_BLOCK, seed=5)
-        kernels = make_kernels(source, 1.0, SHAPES)
+        kernels = combined_kernels(source, 1.0, SHAPES)
         for layer, (kernel, coefficients, shape) in enumerate(zip(kernels, source.coefficients, SHAPES, strict=True)):
             blocks, length = len(coefficients), -(-math.prod(shape) // len(coefficients))
             signs = np.asarray(random_signs((blocks, PER_BLOCK, length), 5, layer), np.float64)
@@ -82,7 +85,7 @@ class TestCombined:
 
     def test_kernels_start_with_the_variance_of_he(self):
         source = init_combined(jax.random.key(0), [(3, 3, 64, 64)] * 4, 200 * PER_BLOCK)
-        for kernel in make_kernels(source, 1.0, [(3, 3, 64, 64)] * 4):
+        for kernel in combined_kernels(source, 1.0, [(3, 3, 64, 64)] * 4):
             assert float(kernel.var()) == pytest.approx(2 / (9 * 64), rel=0.15)
 
     def test_too_few_coefficients(self):
@@ -94,13 +97,26 @@ class TestCombined:
         assert source_macs(source, SHAPES) == PER_BLOCK * sum(SIZES)
 
 
-def test_a_puppeteer_generates():
-    puppeteer = pj.init_puppeteer(jax.random.key(0), max_channels=32)
-    for one, other in zip(
-        make_kernels(puppeteer, 4.5, SHAPES), pj.generate_kernels(puppeteer, 4.5, SHAPES), strict=True
-    ):
-        np.testing.assert_array_equal(one, other)
-    assert source_macs(puppeteer, SHAPES) == pj.generator_macs(puppeteer, 3)
+class TestVariants:
+    PUPPETEER = pj.init_puppeteer(jax.random.key(0), max_channels=32, scale=0.3, seed=11)
+
+    def test_standardised(self):
+        plain = pj.generate_kernels(self.PUPPETEER, 4.5, SHAPES)
+        for kernel, before in zip(standardised_kernels(self.PUPPETEER, 4.5, SHAPES), plain, strict=True):
+            kernel, before = np.asarray(kernel, np.float64), np.asarray(before, np.float64)
+            np.testing.assert_allclose(kernel.mean((0, 1, 2)), 0, atol=1e-6)
+            np.testing.assert_allclose(kernel.var((0, 1, 2)), 1 / np.prod(kernel.shape[:3]), rtol=1e-3)
+            for channel in range(kernel.shape[-1]):
+                assert np.corrcoef(kernel[..., channel].ravel(), before[..., channel].ravel())[0, 1] > 0.9999
+
+    def test_reseeded(self):
+        plain = pj.generate_kernels(self.PUPPETEER, 4.5, SHAPES)
+        for n, (kernel, before) in enumerate(zip(reseeded_kernels(self.PUPPETEER, 4.5, SHAPES), plain, strict=True)):
+            pattern = pj.project(pj.seeded_pattern(32, 3, 12 + n), SHAPES[n])
+            np.testing.assert_allclose(kernel - before, 0.3 * pattern, atol=1e-6)
+
+    def test_macs(self):
+        assert source_macs(self.PUPPETEER, SHAPES) == pj.generator_macs(self.PUPPETEER, 3)
 
 
 @pytest.mark.parametrize(("kernels", "kind"), [("stored", StoredKernels), ("combined", CombinedKernels)])

@@ -153,6 +153,36 @@ class TestOptimizer:
         config = dataclasses.replace(CONFIG, weight_decay=0.0)
         assert all((np.asarray(update) == 0).all() for update in jax.tree.leaves(self.updates(config)))
 
+    def test_muon_turns_all_directions_of_a_matrix_by_as_much(self):
+        """Nearly orthogonal updates of the learning rate's root mean square, whatever the gradient; Adam elsewhere."""
+        config = dataclasses.replace(CONFIG, channels=(32,), optimizer="muon", weight_decay=0.0)
+        tx = make_optimizer(config, make_network(config, 10, (8, 8, 1)), 10)
+        shapes = jax.eval_shape(lambda: setup(config)[2].params)
+        rng = np.random.default_rng(0)
+        params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
+        grads = jax.tree.map(lambda leaf: (10 ** rng.uniform(-3, 1) * leaf).astype(np.float32), params)
+        updates, _ = jax.jit(tx.update)(grads, tx.init(params), params)
+        for update in (updates.puppeteer.pointwise_kernel, updates.classifier_kernel):
+            values = np.linalg.svd(update, compute_uv=False)
+            assert values.max() < 4 * values.min()
+            assert np.sqrt(np.square(update).mean()) == pytest.approx(config.learning_rate, rel=0.3)
+        for update in (updates.puppeteer.depthwise_kernel, updates.puppeteer.norm1_scale, updates.classifier_bias):
+            np.testing.assert_allclose(np.abs(update), np.abs(update).max(), rtol=0.01)  # Adam's first is a sign
+
+    def test_muon_of_a_backbone_takes_kernels_for_matrices(self):
+        config = Config(network="resnet20", num_layers=8, max_channels=16, kernels="stored", optimizer="muon")
+        network = make_network(config, 10, (8, 8, 3))
+        tx = make_optimizer(config, network, 10)
+        rng = np.random.default_rng(0)
+        shapes = jax.eval_shape(lambda: network.init(0, (7,)))
+        params = {name: rng.normal(size=leaf.shape).astype(np.float32) for name, leaf in shapes.items()}
+        updates, _ = jax.jit(tx.update)(params, tx.init(params), params)
+        kernels = {name: update for name, update in updates.items() if update.ndim == 4}
+        assert len(kernels) == 7
+        for update in kernels.values():
+            values = np.linalg.svd(np.asarray(update).reshape(-1, update.shape[-1]), compute_uv=False)
+            assert values.max() < 4 * values.min()
+
     @pytest.mark.parametrize(("num_steps", "warmup"), [(1, 0), (10, 0), (1000, 50), (100_000, 500)])
     def test_schedule_warms_up_and_decays_to_zero(self, num_steps, warmup):
         tx = make_optimizer(

@@ -1,0 +1,65 @@
+"""The study: every row can be trained, and the log tells of every row."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+import experiments.run
+from experiments import studies
+from experiments.cli import run_command
+from experiments.networks import make_network
+from experiments.studies.__main__ import Command, study
+from experiments.studies.rows import ROWS
+
+LOG = (Path(studies.__file__).parent / "README.md").read_text()
+
+
+def test_every_row_has_a_network_of_its_own():
+    assert len(set(ROWS.values())) == len(ROWS)
+    for config in ROWS.values():
+        make_network(config, 10, (32, 32, 3)).check()
+
+
+def test_rows_differ_in_what_they_ask_for_alone():
+    """One protocol: the same images and steps."""
+    for config in ROWS.values():
+        protocol = (config.num_images, config.num_validation, config.epochs, config.batch_size, config.augment)
+        assert protocol == (8_000, 2_000, 8, 64, "none")
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_the_log_names_every_row(row):
+    assert f"| `{row}` |" in LOG
+
+
+def test_command(tmp_path, monkeypatch, capsys):
+    """Trains what is missing under the asked seed, reads what is finished, prints both."""
+    trained = []
+
+    def train(experiment, config, options):
+        trained.append((experiment, config, options.workdir))
+        options.workdir.mkdir()
+        summary = {"trainable_bytes": 4 * 6_666, "train_seconds": 100 + len(trained)}
+        (options.workdir / "summary.json").write_text(json.dumps(summary))
+        row = {"step": 1, "validation_top1": 0.61 + 0.01 * len(trained), "train_top1": 0.7}
+        (options.workdir / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+        return summary
+
+    monkeypatch.setattr(experiments.run, "train", train)
+
+    def call(*rows):
+        return run_command(Command, study, "experiments.studies", "", [*rows, "--seed", "3", "--runs", str(tmp_path)])
+
+    assert call("wide") == 0
+    capsys.readouterr()
+    assert call("muon", "wide") == 0
+    assert trained == [
+        ("cifar10", dataclasses.replace(ROWS[name], seed=3), tmp_path / f"{name}-seed3") for name in ("wide", "muon")
+    ]
+    _, muon, wide = capsys.readouterr().out.splitlines()
+    assert muon.split() == ["muon", "63.00%", "70.00%", "6,666", "102"]
+    assert wide.split() == ["wide", "62.00%", "70.00%", "6,666", "101"]
+    assert call("no-such-row") == 2
+    assert call() == 2
