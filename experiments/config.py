@@ -100,7 +100,7 @@ class Config:
             _require(not fixed or self.adapt in (None, "none"), "adapt", reason, self.adapt)
             _require(self.num_layers is None, "num_layers", "left out for --network puppet", self.num_layers)
             one_depth = self.spread is None or self.spread[0] == self.spread[1] or self.adapts in ("both", "depth")
-            _require(one_depth, "spread", f"one depth twice with --adapt {self.adapts}", self.spread)
+            _require(one_depth, "spread", f"one depth twice, such as 4 4, with --adapt {self.adapts}", self.spread)
         else:
             own = f"generated or stored for --network {self.network}"
             _require(self.kernels in ("generated", "stored"), "kernels", own, self.kernels)

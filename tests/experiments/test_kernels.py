@@ -181,7 +181,7 @@ class TestNetwork:
     [
         ({"kernels": "stored", "adapt": "both"}, "--adapt must be none .* with stored kernels"),
         ({"kernels": "combined", "adapt": "depth"}, "--adapt must be none .* with combined kernels"),
-        ({"kernels": "stored", "spread": (3, 4)}, "--spread must be one depth twice with --adapt none"),
+        ({"kernels": "stored", "spread": (3, 4)}, "--spread must be one depth twice, such as 4 4, with --adapt none"),
         ({"kernels": "combined", "network": "resnet20"}, "--kernels must be generated or stored"),
     ],
 )
