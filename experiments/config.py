@@ -36,6 +36,8 @@ class Config:
     """The puppet's first stage has one layer at every depth."""
     residual: bool = False
     """Within a stage, add each layer to its input."""
+    dropout: float = 0.0
+    """Fraction of the puppet's activations behind each pooling that training sets to zero, in [0, 1)."""
     affine: bool = False
     """Trainable scale and bias in the puppet's batch norms; stored beside the puppeteer."""
     classifier: Literal["linear", "generated"] = "linear"
@@ -113,6 +115,8 @@ class Config:
             _require(0 < value < math.inf, name, "positive and finite", value)
         _require(0 <= self.weight_decay < math.inf, "weight_decay", "at least 0 and finite", self.weight_decay)
         _require(0 <= self.label_smoothing < 1, "label_smoothing", "in [0, 1)", self.label_smoothing)
+        possible_dropout = self.dropout == 0 if self.network != "puppet" else 0 <= self.dropout < 1
+        _require(possible_dropout, "dropout", "in [0, 1), and 0 for a backbone", self.dropout)
         low, high = self.spread or (1, 1)
         _require(1 <= low <= high, "spread", "two depths, 1 <= LOW <= HIGH", self.spread)
         divides = self.batch_size % self.num_levels == 0
@@ -183,13 +187,16 @@ SMALL = Config(
 
 BEST = dataclasses.replace(
     SMALL,
-    channels=(32, 48, 64),
+    channels=(32, 64, 64),
+    depth_rule="total",
     stem=True,
     adapt="none",
-    spread=(4, 4),
+    spread=(6, 6),
     num_levels=1,
     optimizer="muon",
     learning_rate=2.5e-3,
+    dropout=0.2,
+    weight_decay=0.4,
 )
 """What won the study in experiments/studies/ at the bytes of preset `small`."""
 

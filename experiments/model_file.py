@@ -48,13 +48,13 @@ class Model:
 
     def stored_bytes(self) -> tuple[int, int]:
         """Bytes of the generator, and of all trainable floats."""
-        generator = self.network.generator_params(self.params)
+        generator, params = self.network.generator_params(self.params), self.params
         if self.bits == 32:
-            return pj.num_bytes(generator), pj.num_bytes(self.params)
+            return pj.num_bytes(generator), pj.num_bytes(params)
         matrices = jax.tree.map(lambda leaf: leaf.ndim > 1, generator)
         return (
-            pj.quantized_bytes(generator, matrices, self.bits),
-            pj.quantized_bytes(self.params, self.network.decays(self.params), self.bits),
+            pj.quantized_bytes(generator, pj.choose_bits(generator, matrices, self.bits)),
+            pj.quantized_bytes(params, pj.choose_bits(params, self.network.decays(params), self.bits)),
         )
 
     def predictor(self, **overrides: Any) -> Predictor:
@@ -128,8 +128,7 @@ def load_model(path: Path) -> Model:
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise RunError(f"{path} is damaged or no model of this project ({error}); train or copy it again.") from None
     if bits < 32:
-        restore = functools.partial(_restore, bits)
-        params = jax.tree.map(restore, like, network.decays(like), params)
+        params = jax.tree.map(_restore, like, pj.choose_bits(like, network.decays(like), bits), params)
     if pattern_hash(network.generator_params(params)) != pattern:
         raise RunError(
             f"{path} was trained with another seeded pattern than this installation generates, so its kernels cannot "
@@ -146,15 +145,15 @@ def load_model(path: Path) -> Model:
 
 
 def _stored(network: Network, bits: Literal[32, 8, 4], params: Any) -> Any:
-    """What the file holds of trainable floats: matrices in few bits, vectors in 16, or all as they are."""
+    """What the file holds of trainable floats: in few bits, or as they are."""
     if bits == 32:
         return params
-    compress = lambda leaf, is_matrix: pj.quantize(leaf, bits) if is_matrix else leaf.astype(jnp.float16)  # noqa: E731
-    return jax.tree.map(compress, params, network.decays(params))
+    compress = lambda leaf, bits: leaf.astype(jnp.float16) if bits == 16 else pj.quantize(leaf, bits)  # noqa: E731
+    return jax.tree.map(compress, params, pj.choose_bits(params, network.decays(params), bits))
 
 
-def _restore(bits: Literal[8, 4], like: jax.ShapeDtypeStruct, is_matrix: bool, stored: Any) -> jax.Array:
-    return pj.dequantize(stored, like.shape, bits) if is_matrix else stored.astype(like.dtype)
+def _restore(like: jax.ShapeDtypeStruct, bits: Literal[4, 8, 16], stored: Any) -> jax.Array:
+    return stored.astype(like.dtype) if bits == 16 else pj.dequantize(stored, like.shape, bits)
 
 
 def _named(params: Any, batch_stats: Any) -> list[tuple[str, Any]]:

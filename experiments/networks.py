@@ -53,11 +53,18 @@ class Network(abc.ABC):
 
     @abc.abstractmethod
     def forward(
-        self, params: Any, stats: Any | None, images: Array, h: Array, depth: int, dtype: jnp.dtype
+        self,
+        params: Any,
+        stats: Any | None,
+        images: Array,
+        h: Array,
+        depth: int,
+        dtype: jnp.dtype,
+        key: Array | None = None,
     ) -> tuple[Array, Any]:
         """Logits (batch, num_classes) float32 and the statistics used: `stats`, or the batch's own where it is None.
 
-        `h` (sets,) nats: each set of kernels serves as many neighbouring images.
+        `h` (sets,) nats: each set of kernels serves as many neighbouring images. `key` is for dropout, none without it.
         """
 
     @abc.abstractmethod
@@ -146,13 +153,13 @@ class PuppetNetwork(Network):
     def init_stats(self, depth: int) -> tuple[pj.BatchStats, ...]:
         return pj.init_batch_stats(self.puppet, depth)
 
-    def forward(self, params, stats, images, h, depth, dtype):
+    def forward(self, params, stats, images, h, depth, dtype, key=None):
         shapes, generate = self.puppet.kernel_shapes(depth), GENERATE[self.kernels]
         if len(h) == 1:
             kernels = generate(params.puppeteer, h[0], shapes)
         else:
             kernels = jax.vmap(lambda level: generate(params.puppeteer, level, shapes))(h)
-        return pj.apply_puppet(self.puppet, params, stats, kernels, images, depth, dtype)
+        return pj.apply_puppet(self.puppet, params, stats, kernels, images, depth, dtype, key)
 
     def decays(self, params):
         """Matrices, and not norms, whose axis of layers is no axis of a matrix."""
@@ -246,7 +253,7 @@ class BackboneNetwork(Network):
     def init_stats(self, depth: int) -> dict[str, pj.BatchStats]:
         return _paired({name: jnp.zeros(leaf.shape) for name, leaf in _flat(self._abstract[2]).items()})
 
-    def forward(self, params, stats, images, h, depth, dtype):
+    def forward(self, params, stats, images, h, depth, dtype, key=None):
         model = self._model(params, stats)
         x = pj.centred(images).astype(dtype)
         with jax.default_matmul_precision("highest"):  # float32 means float32 on a GPU too
@@ -411,6 +418,7 @@ def make_network(config: Config, num_classes: int, image_shape: tuple[int, int, 
         kernel_size=config.kernel_size,
         depth_rule=config.depth_rule,
         stem=config.stem,
+        dropout=config.dropout,
         residual=config.residual,
         affine=config.affine,
         classifier=config.classifier,

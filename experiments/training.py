@@ -91,10 +91,12 @@ def _pick(config: Config, data: Data, indices: Array, step: Array) -> Data:
 
 def rounded(config: Config, network: Network, params: Any) -> Any:
     """The trainable floats with the values that they will have once stored."""
-    return params if config.bits == 32 else pj.fake_quantize(params, network.decays(params), config.bits)
+    if config.bits == 32:
+        return params
+    return pj.fake_quantize(params, pj.choose_bits(params, network.decays(params), config.bits))
 
 
-def _forward(config: Config, network: Network, params: Any, batch: Data, depth: int):
+def _forward(config: Config, network: Network, params: Any, batch: Data, depth: int, key: Array | None = None):
     """Logits and batch statistics of a batch of one depth bucket that is in order of complexity."""
     params = rounded(config, network, params)
     h = jnp.clip(batch.h, *network.interval(depth))  # borrowed images count as the bucket's nearest
@@ -106,7 +108,7 @@ def _forward(config: Config, network: Network, params: Any, batch: Data, depth: 
     if config.adapts == "depth":  # borrowed images too, as at evaluation
         centre = pj.slice_centre(np.array([network.interval(depth)[0]]), depth, 1)
         levels = jnp.asarray(centre, jnp.float32)
-    return network.forward(params, None, jnp.asarray(batch.images), levels, depth, jnp.dtype(config.dtype))
+    return network.forward(params, None, jnp.asarray(batch.images), levels, depth, jnp.dtype(config.dtype), key)
 
 
 def make_train_step(config: Config, network: Network, tx: optax.GradientTransformation) -> Callable:
@@ -116,8 +118,8 @@ def make_train_step(config: Config, network: Network, tx: optax.GradientTransfor
     device: `loss` (nats), `correct` (fraction).
     """
 
-    def loss_fn(params, batch: Data, depth):
-        logits, _ = _forward(config, network, params, batch, depth)
+    def loss_fn(params, batch: Data, depth, key):
+        logits, _ = _forward(config, network, params, batch, depth, key)
         targets = optax.smooth_labels(jax.nn.one_hot(batch.labels, network.num_classes), config.label_smoothing)
         return optax.softmax_cross_entropy(logits, targets).mean(), (logits.argmax(-1) == batch.labels).mean()
 
@@ -125,7 +127,8 @@ def make_train_step(config: Config, network: Network, tx: optax.GradientTransfor
     def train_step(state: TrainState, data: Data, indices: Array, *, depth: int):
         batch = _pick(config, data, indices, state.step)
         grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-        (loss, correct), grads = grad_fn(state.params, batch, depth)
+        key = jax.random.fold_in(jax.random.key(config.seed + 2), state.step)
+        (loss, correct), grads = grad_fn(state.params, batch, depth, key)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         return TrainState(params, opt_state, state.step + 1), {"loss": loss, "correct": correct}

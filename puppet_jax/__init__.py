@@ -48,6 +48,7 @@ from puppet_jax.puppetize import (
 )
 from puppet_jax.quantization import (
     Quantized as Quantized,
+    choose_bits as choose_bits,
     dequantize as dequantize,
     fake_quantize as fake_quantize,
     quantize as quantize,

@@ -30,8 +30,8 @@ class Layer(NamedTuple):
 class Puppet:
     """Architecture of a puppet: static facts, hashable, no arrays.
 
-    Stages of equal width; a layer is a 'SAME' convolution, batch norm and ReLU; 2x2 max-pooling where the width
-    changes; global average pooling and a classifier at the end.
+    Stages of equal width, 2x2 max-pooling between them (in the papers every stage is wider than the one before); a
+    layer is a 'SAME' convolution, batch norm and ReLU; global average pooling and a classifier at the end.
 
     Attributes:
         channels: width of each stage.
@@ -43,6 +43,7 @@ class Puppet:
         stem: the first stage, where a layer costs most, has one layer at every depth; the rule is for the others
             ("total": for what is left of D).
         residual: within a stage a layer is added to its input (v1 Eq. 3) instead of replacing it.
+        dropout: fraction of the activations behind each pooling that training sets to zero, in [0, 1).
         affine: batch norms have a trainable scale and bias, shared by all depths: two floats a channel of each layer
             of the deepest puppet, stored beside the puppeteer. Without them only statistics are kept.
         classifier: "linear" stores channels[-1] x num_classes + num_classes floats; "generated" stores nothing: one
@@ -56,6 +57,7 @@ class Puppet:
     depth_rule: DepthRule = "per_stage"
     stem: bool = False
     residual: bool = False
+    dropout: float = 0.0
     affine: bool = False
     classifier: Classifier = "linear"
 
@@ -70,6 +72,8 @@ class Puppet:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.kernel_size < 1 or self.kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd and at least 1, got {self.kernel_size}.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}.")
         if self.depth_rule not in ("per_stage", "total"):
             raise ValueError(f"depth_rule must be 'per_stage' or 'total', got {self.depth_rule!r}.")
         if self.classifier not in ("linear", "generated"):
@@ -96,7 +100,7 @@ class Puppet:
         """The convolutions of the puppet of `depth`, in order."""
         counts = self.layers_per_stage(depth)
         return tuple(
-            Layer(stage, place, channels, pool=place == 0 and stage > 0 and channels != self.channels[stage - 1])
+            Layer(stage, place, channels, pool=place == 0 and stage > 0)
             for stage, (channels, count) in enumerate(zip(self.channels, counts, strict=True))
             for place in range(count)
         )
@@ -198,6 +202,7 @@ def apply_puppet(
     images: ArrayLike,
     depth: int,
     dtype: jnp.dtype = jnp.float32,
+    key: PRNGKeyArray | None = None,
 ) -> tuple[Float[Array, "batch classes"], tuple[BatchStats, ...]]:
     """Logits of a batch that shares one depth.
 
@@ -212,6 +217,7 @@ def apply_puppet(
         images: (batch, height, width, in_channels), uint8 or floating in [0, 1].
         depth: the depth bucket (static).
         dtype: of activations and convolutions; statistics and logits are float32.
+        key: a JAX random key, for dropout; nothing is dropped without one.
 
     Returns:
         `(logits, stats)`: (batch, num_classes) float32, and the statistics used, one `BatchStats` a layer.
@@ -235,6 +241,8 @@ def apply_puppet(
     for n, layer in enumerate(layers):
         if layer.pool:
             x = _max_pool(x)
+            if key is not None and puppet.dropout:
+                x = _drop(jax.random.fold_in(key, n), x, puppet.dropout)
         y = _conv(x, kernels[n].astype(dtype))
         stats = _statistics(y) if batch_stats is None else batch_stats[n]
         used.append(stats)
@@ -279,6 +287,11 @@ def _max_pool(x: Float[Array, "batch height width channels"]) -> Float[Array, "b
     batch, height, width, channels = x.shape
     x = x[:, : height // 2 * 2, : width // 2 * 2]
     return x.reshape(batch, height // 2, 2, width // 2, 2, channels).max(axis=(2, 4))
+
+
+def _drop(key: PRNGKeyArray, x: Array, fraction: float) -> Array:
+    """Zero in place of a fraction of the activations, the others scaled to the same mean (Srivastava et al. 2014)."""
+    return jnp.where(jax.random.bernoulli(key, fraction, x.shape), 0, x / (1 - fraction)).astype(x.dtype)
 
 
 def _conv(x: Float[Array, "batch height width c_in"], kernel: Array) -> Float[Array, "batch height width c_out"]:

@@ -1,4 +1,5 @@
 """Few bits a stored float: matrices rounded channel by channel, vectors to float16."""
+# The bits of a whole model are a pytree of 4, 8 and 16 (float16), one number a leaf; `choose_bits` makes it.
 
 from typing import Any, Literal, NamedTuple
 
@@ -68,42 +69,65 @@ def dequantize(stored: Quantized, shape: tuple[int, ...], bits: Bits) -> Float[A
     return codes.reshape(shape).astype(jnp.float32) * stored.scale.astype(jnp.float32)
 
 
-def fake_quantize(params: Any, matrices: Any, bits: Bits) -> Any:
+def choose_bits(params: Any, matrices: Any, bits: Bits) -> Any:
+    """The bits of each leaf: few for large matrices, 8 for small ones, 16 for what is no matrix.
+
+    A matrix is small with less than a quarter of the floats of the largest: fewer bits would save little there, and a
+    classifier loses more accuracy to them than the largest matrix does.
+
+    Args:
+        params: a pytree of arrays, or the result of `jax.eval_shape`.
+        matrices: the same tree of booleans.
+        bits: of the large matrices, 8 or 4.
+
+    Returns:
+        The same tree of 4, 8 and 16.
+    """
+    _check_bits(bits)
+    sizes = jax.tree.map(lambda leaf, is_matrix: leaf.size if is_matrix else 0, params, matrices)
+    largest = max(jax.tree.leaves(sizes), default=0)
+    return jax.tree.map(lambda size: 16 if not size else bits if 4 * size >= largest else 8, sizes)
+
+
+def fake_quantize(params: Any, bits: Any) -> Any:
     """Parameters with the values they will have once stored; the gradient passes as if nothing was rounded.
 
     Args:
         params: a pytree of float32 arrays.
-        matrices: the same tree of booleans: leaves to `quantize`; the others are rounded to float16.
-        bits: 8 or 4.
+        bits: the same tree of 4, 8 and 16, see `choose_bits`.
 
     Returns:
         A pytree like `params`. The straight-through estimator of Bengio, Leonard and Courville (2013): its derivative
         is the identity.
     """
 
-    def one(leaf: Array, is_matrix: bool) -> Array:
-        if is_matrix:
+    def one(leaf: Array, bits: int) -> Array:
+        if bits == 16:
+            rounded = leaf.astype(jnp.float16).astype(leaf.dtype)
+        else:
             codes, scale = _round(leaf, bits)
             rounded = codes.astype(leaf.dtype) * scale.astype(leaf.dtype)
-        else:
-            rounded = leaf.astype(jnp.float16).astype(leaf.dtype)
         return leaf + jax.lax.stop_gradient(rounded - leaf)
 
-    return jax.tree.map(one, params, matrices)
+    return jax.tree.map(one, params, bits)
 
 
-def quantized_bytes(params: Any, matrices: Any, bits: Bits) -> int:
-    """Bytes of `params` once stored: codes, scales and float16 vectors. Works on the result of `jax.eval_shape` too."""
-    _check_bits(bits)
+def quantized_bytes(params: Any, bits: Any) -> int:
+    """Bytes of `params` once stored: codes, scales and float16 vectors. Works on the result of `jax.eval_shape` too.
 
-    def one(leaf: Any, is_matrix: bool) -> int:
-        return -(-leaf.size * bits // 8) + 2 * leaf.shape[-1] if is_matrix else 2 * leaf.size
+    Args:
+        params: a pytree of arrays.
+        bits: the same tree of 4, 8 and 16, see `choose_bits`.
+    """
 
-    return sum(jax.tree.leaves(jax.tree.map(one, params, matrices)))
+    def one(leaf: Any, bits: int) -> int:
+        return -(-leaf.size * bits // 8) + (2 * leaf.shape[-1] if bits < 16 else 0)
+
+    return sum(jax.tree.leaves(jax.tree.map(one, params, bits)))
 
 
 def _round(
-    x: Float[Array, "... channels"], bits: Bits
+    x: Float[Array, "... channels"], bits: int
 ) -> tuple[Int8[Array, "... channels"], Float16[Array, " channels"]]:
     _check_bits(bits)
     if x.ndim == 0:

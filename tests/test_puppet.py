@@ -23,10 +23,10 @@ def images(n=4, size=8, channels=3, seed=0):
 def reference(puppet, params, kernels, x, stats, depth):
     """A plain NumPy forward pass, float64: shifted products, no library convolution."""
     x = 4 * x.astype(np.float64) / 255 - 2
-    n, previous = 0, None
-    for stage, width in enumerate(puppet.channels):
+    n = 0
+    for stage in range(len(puppet.channels)):
         for place in range(puppet.layers_per_stage(depth)[stage]):
-            if place == 0 and previous is not None and previous != width:
+            if place == 0 and stage > 0:
                 b, h, w, c = x.shape
                 x = x[:, : h // 2 * 2, : w // 2 * 2].reshape(b, h // 2, 2, w // 2, 2, c).max((2, 4))
             k = np.asarray(kernels[n], np.float64)
@@ -43,7 +43,7 @@ def reference(puppet, params, kernels, x, stats, depth):
                 y = y * np.asarray(params.norm_scale[stage][place]) + np.asarray(params.norm_bias[stage][place])
             y = np.maximum(y, 0)
             x = x + y if puppet.residual and place else y
-            n, previous = n + 1, width
+            n += 1
     features = x.mean((1, 2))
     if puppet.classifier == "generated":
         return features @ np.asarray(kernels[-1], np.float64)[0, 0]
@@ -106,6 +106,37 @@ def test_bfloat16_changes_activations_only():
     rough, stats = pj.apply_puppet(puppet, params, None, kernels, images(), 2, jnp.bfloat16)
     assert rough.dtype == jnp.float32 and stats[0].mean.dtype == jnp.float32
     assert 0 < np.abs(np.asarray(exact - rough)).max() < 0.1
+
+
+class TestDropout:
+    PUPPET = pj.Puppet(channels=(4, 8), dropout=0.4)
+
+    def stats(self, key):
+        params, kernels = make(self.PUPPET, 1)
+        return pj.apply_puppet(self.PUPPET, params, None, kernels, images(), 1, key=key)[1]
+
+    def test_without_a_key_nothing_is_dropped(self):
+        params, kernels = make(self.PUPPET, 1)
+        plain = dataclasses.replace(self.PUPPET, dropout=0.0)
+        dropped, _ = pj.apply_puppet(self.PUPPET, params, None, kernels, images(), 1)
+        for puppet, key in ((plain, None), (plain, jax.random.key(0))):
+            np.testing.assert_array_equal(
+                dropped, pj.apply_puppet(puppet, params, None, kernels, images(), 1, key=key)[0]
+            )
+
+    def test_keeps_the_mean_behind_a_pooling_and_leaves_the_first_stage_alone(self):
+        """The second layer is linear in what is dropped: its mean stays on average, its variance grows."""
+        without = self.stats(None)
+        many = jax.lax.map(self.stats, jax.random.split(jax.random.key(1), 400))
+        np.testing.assert_allclose(many[0].mean[0], without[0].mean, rtol=1e-5)
+        error = np.asarray(many[1].mean).std(axis=0) / 20
+        assert (np.abs(many[1].mean.mean(axis=0) - without[1].mean) < 5 * error).all()
+        assert (many[1].variance.mean(axis=0) > without[1].variance).all()
+
+    def test_the_key_decides(self):
+        first, again, other = (self.stats(jax.random.key(seed))[1].mean for seed in (0, 0, 1))
+        np.testing.assert_array_equal(first, again)
+        assert not np.array_equal(first, other)
 
 
 @pytest.mark.parametrize(
@@ -196,6 +227,8 @@ def test_a_stem_has_one_layer(rule, depth, expected):
     ("arguments", "message"),
     [
         ({"channels": ()}, "channels"),
+        ({"dropout": 1.0}, "dropout must be in"),
+        ({"dropout": -0.1}, "dropout must be in"),
         ({"channels": (4,), "stem": True}, "a stem needs at least one stage behind it"),
         ({"channels": (4, 0)}, "channels"),
         ({"num_classes": 0}, "num_classes"),

@@ -64,40 +64,60 @@ def test_a_channel_of_zeros():
 
 class TestFakeQuantize:
     PARAMS = {"matrix": jnp.array([[0.3, -1.0], [0.21, 0.4]]), "vector": jnp.array([1.00001, 0.1])}
-    MATRICES = {"matrix": True, "vector": False}
 
     @pytest.mark.parametrize("bits", [8, 4])
     def test_has_the_values_that_are_stored(self, bits):
-        faked = pj.fake_quantize(self.PARAMS, self.MATRICES, bits)
+        faked = pj.fake_quantize(self.PARAMS, {"matrix": bits, "vector": 16})
         stored = pj.dequantize(pj.quantize(self.PARAMS["matrix"], bits), (2, 2), bits)
         np.testing.assert_allclose(faked["matrix"], stored, rtol=1e-6)
         assert not np.array_equal(faked["matrix"], self.PARAMS["matrix"])
         np.testing.assert_allclose(faked["vector"], self.PARAMS["vector"].astype(jnp.float16), rtol=1e-7)
 
     def test_the_gradient_passes_as_if_nothing_was_rounded(self):
-        def loss(params):
-            return sum(jnp.square(leaf).sum() for leaf in pj.fake_quantize(params, self.MATRICES, 4).values())
+        bits = {"matrix": 4, "vector": 16}
 
-        grads, rounded = jax.grad(loss)(self.PARAMS), pj.fake_quantize(self.PARAMS, self.MATRICES, 4)
+        def loss(params):
+            return sum(jnp.square(leaf).sum() for leaf in pj.fake_quantize(params, bits).values())
+
+        grads, rounded = jax.grad(loss)(self.PARAMS), pj.fake_quantize(self.PARAMS, bits)
         for name in self.PARAMS:
             np.testing.assert_allclose(grads[name], 2 * rounded[name], rtol=1e-6)
+
+
+class TestChooseBits:
+    PARAMS = {
+        "large": jnp.ones((8, 8)),
+        "quarter": jnp.ones((4, 4)),
+        "small": jnp.ones((5, 3)),
+        "vector": jnp.ones(999),
+    }
+    MATRICES = {"large": True, "quarter": True, "small": True, "vector": False}
+
+    def test_few_for_large_matrices(self):
+        chosen = pj.choose_bits(self.PARAMS, self.MATRICES, 4)
+        assert chosen == {"large": 4, "quarter": 4, "small": 8, "vector": 16}
+        chosen = pj.choose_bits(self.PARAMS, self.MATRICES, 8)
+        assert chosen == {"large": 8, "quarter": 8, "small": 8, "vector": 16}
+
+    def test_without_matrices(self):
+        assert pj.choose_bits([jnp.ones(3)], [False], 4) == [16]
+        assert pj.choose_bits([], [], 4) == []
+
+    def test_bytes_are_those_of_the_arrays(self):
+        chosen = pj.choose_bits(self.PARAMS, self.MATRICES, 4)
+        stored = [pj.quantize(self.PARAMS[name], chosen[name]) for name in ("large", "quarter", "small")]
+        expected = sum(one.codes.nbytes + one.scale.nbytes for one in stored) + 2 * 999
+        assert pj.quantized_bytes(self.PARAMS, chosen) == expected
 
 
 @pytest.mark.parametrize(("bits", "megabytes"), [(8, 0.27), (4, 0.14)])
 def test_the_papers_puppeteer_in_few_bits(bits, megabytes):
     puppeteer = jax.eval_shape(lambda: pj.init_puppeteer(jax.random.key(0), max_channels=512))
-    matrices = jax.tree.map(lambda leaf: leaf.ndim > 1, puppeteer)
+    chosen = pj.choose_bits(puppeteer, jax.tree.map(lambda leaf: leaf.ndim > 1, puppeteer), bits)
     c = 512
-    expected = (c**2 + 9 * c) * bits // 8 + 2 * 2 * c + 2 * 6 * c  # codes; scales of two matrices; six vectors
-    assert pj.quantized_bytes(puppeteer, matrices, bits) == expected
+    expected = c**2 * bits // 8 + 9 * c + 2 * 2 * c + 2 * 6 * c  # codes; scales of two matrices; six vectors
+    assert pj.quantized_bytes(puppeteer, chosen) == expected
     assert expected / 1e6 == pytest.approx(megabytes, abs=0.005)
-
-
-def test_bytes_are_those_of_the_arrays():
-    x = jnp.ones((3, 5))
-    for bits in (8, 4):
-        stored = pj.quantize(x, bits)
-        assert pj.quantized_bytes([x, x], [True, False], bits) == stored.codes.nbytes + stored.scale.nbytes + 2 * 15
 
 
 @pytest.mark.parametrize("bits", [1, 2, 16, 32])
@@ -105,7 +125,7 @@ def test_other_numbers_of_bits_are_refused(bits):
     for call in (
         lambda: pj.quantize(jnp.ones(3), bits),
         lambda: pj.dequantize(pj.quantize(jnp.ones(3), 8), (3,), bits),
-        lambda: pj.quantized_bytes([jnp.ones(3)], [True], bits),
+        lambda: pj.choose_bits([jnp.ones(3)], [True], bits),
     ):
         with pytest.raises(ValueError, match=f"bits must be 8 or 4, got {bits}"):
             call()

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from experiments.config import SMALL, Config
+from experiments.config import BEST, SMALL, Config
 
 SHORT = dataclasses.replace(SMALL, adapt="none", spread=(4, 4), num_levels=1, epochs=8, num_test=1_000)
 """C = 64, stages 16-32-64 of four layers, Adam; eight epochs, three minutes on two cores."""
@@ -12,6 +12,8 @@ RESIDUAL = dataclasses.replace(
     SHORT, network="resnet20", num_layers=8, max_channels=19, kernels="stored", adapt=None, spread=None
 )
 """An ordinary residual network of as many bytes."""
+WHOLE = dataclasses.replace(BEST, num_test=1_000)
+"""As long as preset `best`: a quarter of an hour."""
 
 ROWS: dict[str, Config] = {
     "adam": SHORT,
@@ -37,5 +39,11 @@ ROWS: dict[str, Config] = {
     "residual-muon": dataclasses.replace(RESIDUAL, optimizer="muon", learning_rate=2.5e-3),
     "residual-muon-thrice": dataclasses.replace(RESIDUAL, optimizer="muon", learning_rate=8e-3),
     "residual-14-layers": dataclasses.replace(RESIDUAL, num_layers=14, max_channels=12, learning_rate=1e-2),
+    "whole": WHOLE,
+    "whole-undropped": dataclasses.replace(WHOLE, dropout=0.0),
+    "whole-dropout-0.3": dataclasses.replace(WHOLE, dropout=0.3),
+    "whole-depth": dataclasses.replace(WHOLE, adapt="depth", spread=(5, 7)),
+    "whole-both": dataclasses.replace(WHOLE, adapt="both", spread=(5, 7), num_levels=2),
+    "whole-int4": dataclasses.replace(WHOLE, bits=4),
 }
 """By name; README.md has the question of each and what came of it."""

@@ -182,6 +182,8 @@ class TestNetwork:
         ({"kernels": "stored", "adapt": "both"}, "--adapt must be none .* with stored kernels"),
         ({"kernels": "combined", "adapt": "depth"}, "--adapt must be none .* with combined kernels"),
         ({"kernels": "stored", "spread": (3, 4)}, "--spread must be one depth twice, such as 4 4, with --adapt none"),
+        ({"dropout": 0.2, "network": "resnet20"}, "--dropout must be in"),
+        ({"dropout": 1.0}, "--dropout must be in"),
         ({"kernels": "combined", "network": "resnet20"}, "--kernels must be generated or stored"),
     ],
 )
