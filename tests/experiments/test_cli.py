@@ -100,7 +100,7 @@ class TestFlags:
             (["--epochs", "many"], "many"),
             (["--classifier", "psychic"], "psychic"),
             (["stray"], "stray"),
-            (["--preset", "huge"], "--preset must be one of small, paper, full, got 'huge'"),
+            (["--preset", "huge"], "--preset must be one of small, best, paper, full, got 'huge'"),
         ],
     )
     def test_unknown(self, taken, capsys, argv, complaint):
@@ -132,6 +132,8 @@ class TestFlags:
             "--num-slices 0",
             "--num-images 0",
             "--num-validation 0",
+            "--num-test 0",
+            "--dropout 1",
             "--kernel-size 2",
             "--kernel-size -1",
             "--max-channels 0",
@@ -142,7 +144,9 @@ class TestFlags:
             f"--seed {2**32}",
             "--pattern-seed -1",
             "--num-layers 18",  # from here on: what does not go together
-            "--kernels stored",
+            "--kernels stored --adapt depth",
+            "--network vgg --kernels combined",
+            "--network resnet20 --dropout 0.1",
             "--network vgg --adapt both",
             "--network vgg --adapt depth",
             "--network resnet --kernels stored --adapt parameters",
