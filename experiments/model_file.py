@@ -115,7 +115,7 @@ def load_model(path: Path) -> Model:
         network = read_network(meta["network"])
         complexity = pj.CalibratedComplexity(**meta["complexity"])
         depths = [int(depth) for depth in meta["depths"]]
-        bits = meta.get("bits", 32)
+        bits = meta["bits"]
         like, like_stats = jax.eval_shape(
             lambda: (network.init(0, depths), {depth: network.init_stats(depth) for depth in depths})
         )

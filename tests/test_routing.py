@@ -113,13 +113,14 @@ def test_compilations_are_bounded_over_many_random_batches(model):
     assert len(compiled) - first <= 2
 
 
-def test_bank_generates_each_set_once_and_forgets_the_oldest(model, monkeypatch):
+def test_bank_generates_each_set_once_and_forgets_the_oldest(model):
     calls = []
-    bank = pj.KernelBank(PUPPET, model[0].puppeteer, max_sets=2)
-    real = pj.generate_kernels
-    monkeypatch.setattr(
-        "puppet_jax.kernel_bank.generate_kernels", lambda *a: calls.append(a[1]) or real(*a), raising=True
-    )
+
+    def generate(puppeteer, h, shapes):
+        calls.append(h)
+        return pj.generate_kernels(puppeteer, h, shapes)
+
+    bank = pj.KernelBank(PUPPET, model[0].puppeteer, max_sets=2, generate=generate)
     a = bank(1, 1.0)
     assert bank(1, 1.0) is a and len(calls) == 1
     bank(1, 1.5)
@@ -131,6 +132,22 @@ def test_bank_generates_each_set_once_and_forgets_the_oldest(model, monkeypatch)
     assert calls[-1] == 1.5 and len(calls) == 4
     with pytest.raises(ValueError, match="max_sets"):
         pj.KernelBank(PUPPET, model[0].puppeteer, max_sets=0)
+
+
+@pytest.mark.parametrize("adaptation", ["level", "sample"])
+def test_kernels_may_be_made_in_another_way(model, adaptation):
+    params, stats = model
+
+    def doubled(puppeteer, h, shapes):
+        return tuple(2 * kernel for kernel in pj.generate_kernels(puppeteer, h, shapes))
+
+    predictor = pj.Predictor(PUPPET, params, stats, adaptation=adaptation, num_slices=1, generate=doubled)
+    depth = predictor.depths[0]
+    centre = pj.slice_centre(np.zeros(1), depth, 1)[0]
+    x, h = pictures(5), np.full(5, centre, np.float32)
+    kernels = doubled(params.puppeteer, centre, PUPPET.kernel_shapes(depth))
+    expected, _ = pj.apply_puppet(PUPPET, params, stats[depth], kernels, x, depth)
+    np.testing.assert_allclose(predictor(x, h), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_any_complexity_measure_serves(model):
