@@ -176,6 +176,7 @@ def _ring(best: Config, residuals: dict[int, int]) -> Table:
         "its shapes, every weight stored": {"kernels": "stored"},
     }
     ordinary = {"network": "resnet20", "kernels": "stored", "adapt": None, "spread": None, "dropout": 0.0}
+    ordinary |= {"optimizer": "adam", "learning_rate": 1e-2, "weight_decay": 0.05}  # the best of a search so far
     for num_layers, max_channels in residuals.items():
         size = {"num_layers": num_layers, "max_channels": max_channels}
         changes[f"residual network of {num_layers} layers"] = ordinary | size
