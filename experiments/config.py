@@ -7,6 +7,9 @@ from typing import Any, Literal
 
 import tyro
 
+CONTROLS = ("stored", "combined")
+"""Kernels that no puppeteer generates, so that complexity cannot change them."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
@@ -97,7 +100,7 @@ class Config:
         if self.network == "puppet":
             enough, widest = (self.max_channels or math.inf) >= max(self.channels), f"at least {max(self.channels)}"
             _require(enough, "max_channels", f"{widest}, the widest layer", self.max_channels)
-            fixed = self.kernels in ("stored", "combined")
+            fixed = self.kernels in CONTROLS
             reason = f"none for --network puppet with {self.kernels} kernels"
             _require(not fixed or self.adapt in (None, "none"), "adapt", reason, self.adapt)
             _require(self.num_layers is None, "num_layers", "left out for --network puppet", self.num_layers)
@@ -129,7 +132,7 @@ class Config:
         """What follows the complexity of an image, with the default filled in."""
         if self.adapt is not None:
             return self.adapt
-        if self.kernels in ("stored", "combined"):
+        if self.kernels in CONTROLS:
             return "none"
         return "both" if self.network == "puppet" else "parameters"
 

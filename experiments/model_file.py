@@ -54,7 +54,7 @@ class Model:
         matrices = jax.tree.map(lambda leaf: leaf.ndim > 1, generator)
         return (
             pj.quantized_bytes(generator, pj.choose_bits(generator, matrices, self.bits)),
-            pj.quantized_bytes(params, pj.choose_bits(params, self.network.decays(params), self.bits)),
+            pj.quantized_bytes(params, self.network.bits(params, self.bits)),
         )
 
     def predictor(self, **overrides: Any) -> Predictor:
@@ -128,7 +128,7 @@ def load_model(path: Path) -> Model:
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise RunError(f"{path} is damaged or no model of this project ({error}); train or copy it again.") from None
     if bits < 32:
-        params = jax.tree.map(_restore, like, pj.choose_bits(like, network.decays(like), bits), params)
+        params = jax.tree.map(_restore, like, network.bits(like, bits), params)
     if pattern_hash(network.generator_params(params)) != pattern:
         raise RunError(
             f"{path} was trained with another seeded pattern than this installation generates, so its kernels cannot "
@@ -149,7 +149,7 @@ def _stored(network: Network, bits: Literal[32, 8, 4], params: Any) -> Any:
     if bits == 32:
         return params
     compress = lambda leaf, bits: leaf.astype(jnp.float16) if bits == 16 else pj.quantize(leaf, bits)  # noqa: E731
-    return jax.tree.map(compress, params, pj.choose_bits(params, network.decays(params), bits))
+    return jax.tree.map(compress, params, network.bits(params, bits))
 
 
 def _restore(like: jax.ShapeDtypeStruct, bits: Literal[4, 8, 16], stored: Any) -> jax.Array:

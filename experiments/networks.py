@@ -15,7 +15,7 @@ from jax import Array
 
 import puppet_jax as pj
 from experiments.backbones import make_backbone
-from experiments.config import Config
+from experiments.config import CONTROLS, Config
 from experiments.kernels import GENERATE, CombinedKernels, init_combined, init_stored, source_macs
 from experiments.macs import count_macs
 
@@ -70,6 +70,10 @@ class Network(abc.ABC):
     @abc.abstractmethod
     def decays(self, params: Any) -> Any:
         """Which leaves weight decay touches."""
+
+    def bits(self, params: Any, bits: Literal[8, 4]) -> Any:
+        """The bits of each leaf once stored, see `pj.choose_bits`; what weight decay touches is a matrix."""
+        return pj.choose_bits(params, self.decays(params), bits)
 
     @abc.abstractmethod
     def depths(self, h: np.ndarray) -> np.ndarray:
@@ -139,7 +143,7 @@ class PuppetNetwork(Network):
         settings["kernel_size"] = self.generator.kernel_size or self.puppet.kernel_size
         puppeteer = pj.init_puppeteer(puppeteer_key, **settings)
         params = pj.init_puppet(puppet_key, self.puppet, puppeteer, max_depth=max(depths))
-        if self.kernels not in ("stored", "combined"):
+        if self.kernels not in CONTROLS:
             return params
         (depth,) = depths
         shapes = self.puppet.kernel_shapes(depth)

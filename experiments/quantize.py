@@ -32,6 +32,7 @@ class Command:
 
 def quantize(command: Command) -> None:
     """Carries out the command."""
+    import jax.numpy as jnp
     import numpy as np
 
     from experiments import run_folder
@@ -61,7 +62,8 @@ def quantize(command: Command) -> None:
     batches = epoch_batches(buckets, h, config.batch_size, config.seed, epoch=0)
     params = rounded(config, model.network, model.params)
     estimate = make_stats_estimator(config, model.network)
-    stats = estimate(params, Data(images, dataset.train_labels[train], h), batches)
+    data = Data(*map(jnp.asarray, (images, dataset.train_labels[train], h)))  # on the device, once
+    stats = estimate(params, data, batches)
     stored = dataclasses.replace(model, params=params, batch_stats=stats, bits=command.bits)
 
     folder.mkdir(parents=True)

@@ -109,18 +109,20 @@ def measure_complexities(config: Config, images: np.ndarray) -> tuple[np.ndarray
     h = pj.complexities(images, measure)
     mean = float(h.mean())
     middle = int(pj.depth(mean))
-    try:
-        if config.network == "puppet" and config.adapts == "parameters":
-            measure = pj.calibrate(h, *(config.spread or (middle, middle)))
-        elif config.network == "puppet" and config.adapts != "none" and config.spread is not None:
-            measure = pj.calibrate(h, *config.spread)
-    except ValueError as error:
-        raise RunError(f"complexity cannot be spread over the depths on these images: {error}") from None
-    if config.adapts == "none":  # the centre of a slice, so that shared kernels are exact
-        if config.network == "puppet" and config.spread is not None:
-            middle = config.spread[0]
+    spread = config.spread if config.network == "puppet" else None
+    if config.network == "puppet" and config.adapts == "parameters":
+        spread = spread or (middle, middle)
+    if config.adapts == "none":
+        if spread is not None:
+            middle = spread[0]
             mean = float(pj.slice_centre(np.zeros(1), middle, 1)[0])
+        # the centre of a slice, so that shared kernels are exact
         measure = pj.CalibratedComplexity(0.0, float(pj.slice_centre(np.array([mean]), middle, config.num_slices)[0]))
+    elif spread is not None:
+        try:
+            measure = pj.calibrate(h, *spread)
+        except ValueError as error:
+            raise RunError(f"complexity cannot be spread over the depths on these images: {error}") from None
     if measure != pj.CalibratedComplexity():
         h = pj.complexities(images, measure)
     if config.adapts == "depth":

@@ -93,7 +93,7 @@ def rounded(config: Config, network: Network, params: Any) -> Any:
     """The trainable floats with the values that they will have once stored."""
     if config.bits == 32:
         return params
-    return pj.fake_quantize(params, pj.choose_bits(params, network.decays(params), config.bits))
+    return pj.fake_quantize(params, network.bits(params, config.bits))
 
 
 def _forward(config: Config, network: Network, params: Any, batch: Data, depth: int, key: Array | None = None):

@@ -7,14 +7,12 @@ experiments/studies/README.md.
 """
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from experiments.cli import run_command
-from experiments.config import Options
 from experiments.studies.rows import ROWS
 
 
@@ -41,16 +39,13 @@ class Command:
 def study(command: Command) -> None:
     """Carries out the command."""
     from experiments import run_folder
-    from experiments.run import train
+    from experiments.tables.runs import Runs
 
+    runs = Runs(command.runs, {"cifar10": command.data_dir})
     summaries = {}
     for row in command.rows:
-        folder = command.runs / f"{row}-seed{command.seed}"
         config = dataclasses.replace(ROWS[row], seed=command.seed)
-        if (folder / run_folder.SUMMARY).is_file():
-            summaries[row] = json.loads((folder / run_folder.SUMMARY).read_text())
-            continue
-        summaries[row] = train("cifar10", config, Options(data_dir=command.data_dir, workdir=folder, resume=True))
+        summaries[row] = runs.summary(row, "cifar10", config, command.runs / f"{row}-seed{command.seed}")
     print(f"{'row':24}{'validation':>11}{'training':>10}{'floats':>9}{'seconds':>9}")
     for row, summary in summaries.items():
         last = run_folder.read_metrics(command.runs / f"{row}-seed{command.seed}")[-1]

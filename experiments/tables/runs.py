@@ -47,7 +47,7 @@ class Runs:
         result: dict[str, Any] = {"label": row.label, "paper": row.paper}
         configs = [scaled(row.config, budget, seed) for seed in range(seeds)]
         try:
-            summaries = [self._summary(row, config) for config in configs]
+            summaries = [self.summary(row.label, row.experiment, config, self._path(row, config)) for config in configs]
         except DataError as error:
             return result | {"missing": str(error).replace("--data-dir", _flag(row.experiment))}
         measured = [_measured(summary) for summary in summaries]
@@ -66,17 +66,23 @@ class Runs:
         digest = hashlib.sha256(described.encode()).hexdigest()[:10]
         return self.folder / f"{row.experiment}-{config.network}-seed{config.seed}-{digest}"
 
-    def _summary(self, row: Row, config: Config) -> dict[str, Any]:
-        folder = self._path(row, config)
+    def summary(self, label: str, experiment: str, config: Config, folder: Path) -> dict[str, Any]:
+        """The summary of the run in `folder`, which is trained first where it is not finished.
+
+        Raises:
+            DataError: if its data cannot be had.
+            ExperimentError: if it fails, or `folder` holds a run of another configuration.
+            Interrupted: after a signal.
+        """
         if (folder / run_folder.SUMMARY).is_file():
             return _finished(folder, config)
-        print(f"== {row.label}, seed {config.seed}: {config.epochs} epochs", flush=True)
-        data_dir = self.data_dirs.get(row.experiment)
+        print(f"== {label}, seed {config.seed}: {config.epochs} epochs", flush=True)
+        data_dir = self.data_dirs.get(experiment)
         try:
             options = Options(data_dir=data_dir, workdir=folder, resume=True)
-            return train(row.experiment, config, options, self._dataset(row.experiment, data_dir))
+            return train(experiment, config, options, self._dataset(experiment, data_dir))
         except Interrupted as stop:
-            message = f"{row.label}, seed {config.seed}, is interrupted and saved; give the same command to go on."
+            message = f"{label}, seed {config.seed}, is interrupted and saved; give the same command to go on."
             raise Interrupted(stop.signum, message) from None
 
     def _dataset(self, experiment: str, data_dir: Path | None) -> Dataset:

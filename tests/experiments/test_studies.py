@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-import experiments.run
 from experiments import studies
 from experiments.cli import run_command
 from experiments.networks import make_network
 from experiments.studies.__main__ import Command, study
 from experiments.studies.rows import ROWS
+from experiments.tables import runs
 
 LOG = (Path(studies.__file__).parent / "README.md").read_text()
 
@@ -38,16 +38,20 @@ def test_command(tmp_path, monkeypatch, capsys):
     """Trains what is missing under the asked seed, reads what is finished, prints both."""
     trained = []
 
-    def train(experiment, config, options):
+    def train(experiment, config, options, dataset):
         trained.append((experiment, config, options.workdir))
         options.workdir.mkdir()
-        summary = {"trainable_bytes": 4 * 6_666, "train_seconds": 100 + len(trained)}
+        figures = ("top1", "top5", "puppeteer_bytes", "generator_macs", "puppet_macs", "latency_s",
+                   "latency_generating_s", "depth_mean", "device", "versions")  # fmt: skip
+        summary = dict.fromkeys(figures, 1) | {"trainable_bytes": 4 * 6_666, "train_seconds": 100 + len(trained)}
+        (options.workdir / "config.json").write_text(json.dumps({"config": dataclasses.asdict(config)}))
         (options.workdir / "summary.json").write_text(json.dumps(summary))
         row = {"step": 1, "validation_top1": 0.61 + 0.01 * len(trained), "train_top1": 0.7}
         (options.workdir / "metrics.jsonl").write_text(json.dumps(row) + "\n")
         return summary
 
-    monkeypatch.setattr(experiments.run, "train", train)
+    monkeypatch.setattr(runs, "train", train)
+    monkeypatch.setattr(runs, "load_dataset", lambda *_: None)
 
     def call(*rows):
         return run_command(Command, study, "experiments.studies", "", [*rows, "--seed", "3", "--runs", str(tmp_path)])
@@ -58,8 +62,11 @@ def test_command(tmp_path, monkeypatch, capsys):
     assert trained == [
         ("cifar10", dataclasses.replace(ROWS[name], seed=3), tmp_path / f"{name}-seed3") for name in ("wide", "muon")
     ]
-    _, muon, wide = capsys.readouterr().out.splitlines()
+    *_, muon, wide = capsys.readouterr().out.splitlines()
     assert muon.split() == ["muon", "63.00%", "70.00%", "6,666", "102"]
     assert wide.split() == ["wide", "62.00%", "70.00%", "6,666", "101"]
+    monkeypatch.setitem(ROWS, "wide", dataclasses.replace(ROWS["wide"], epochs=9))
+    assert call("wide") == 1  # what is finished is another row
+    assert "another configuration (epochs: 8 there, 9 now)" in capsys.readouterr().err
     assert call("no-such-row") == 2
     assert call() == 2
