@@ -41,6 +41,8 @@ class Config:
     """Within a stage, add each layer to its input."""
     dropout: float = 0.0
     """Fraction of the puppet's activations behind each pooling that training sets to zero, in [0, 1)."""
+    mirror: bool = False
+    """The puppet's second half of channels mirrors the first, so that mirror images get the same logits."""
     affine: bool = False
     """Trainable scale and bias in the puppet's batch norms; stored beside the puppeteer."""
     classifier: Literal["linear", "generated"] = "linear"
@@ -55,6 +57,8 @@ class Config:
     """One set of kernels for each narrow slice of complexity, or for each image."""
     spread: tuple[int, int] | None = None
     """Calibrate complexity on the training images so that they spread over depths LOW to HIGH; equal for one depth."""
+    mix_depths: bool = False
+    """With --adapt depth: deal the training images out to the depths by lot, so that any measure can route later."""
     num_slices: int = 64
     """Slices of complexity in a depth bucket, at evaluation."""
     num_levels: int = 4
@@ -113,6 +117,8 @@ class Config:
             reason = f"{' or '.join(possible)} for --network {self.network} with {self.kernels} kernels"
             _require(self.adapt in (None, *possible), "adapt", reason, self.adapt)
             _require(self.dtype == "float32", "dtype", "float32 for a backbone", self.dtype)
+        mixed = not self.mix_depths or (self.network == "puppet" and self.adapts == "depth")
+        _require(mixed, "mix_depths", "left out unless --network puppet has --adapt depth", self.mix_depths)
         for name in ("scale", "learning_rate"):
             value = getattr(self, name)
             _require(0 < value < math.inf, name, "positive and finite", value)
@@ -190,11 +196,12 @@ SMALL = Config(
 
 BEST = dataclasses.replace(
     SMALL,
-    channels=(32, 64, 64),
+    channels=(64, 64, 64),
     depth_rule="total",
     stem=True,
+    mirror=True,
     adapt="none",
-    spread=(6, 6),
+    spread=(7, 7),
     num_levels=1,
     optimizer="muon",
     learning_rate=2.5e-3,

@@ -59,7 +59,7 @@ def quantize(command: Command) -> None:
     images = dataset.train_images[train]
     h, _ = measure_complexities(config, images)
     buckets = make_buckets(h, model.network.depths(h), config.batch_size)
-    batches = epoch_batches(buckets, h, config.batch_size, config.seed, epoch=0)
+    batches = epoch_batches(buckets, h, config.batch_size, config.seed, 0, config.mix_depths)
     params = rounded(config, model.network, model.params)
     estimate = make_stats_estimator(config, model.network)
     data = Data(*map(jnp.asarray, (images, dataset.train_labels[train], h)))  # on the device, once

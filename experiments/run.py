@@ -174,7 +174,7 @@ class _Run:
         with Interrupts() as interrupts, Progress(self.per_epoch * config.epochs, step) as bar:
             for epoch in range(step // self.per_epoch, config.epochs):
                 started, first = time.perf_counter(), step
-                batches = epoch_batches(self.buckets, self.h, config.batch_size, config.seed, epoch)
+                batches = epoch_batches(self.buckets, self.h, config.batch_size, config.seed, epoch, config.mix_depths)
                 losses = _Losses(first, checkpoints)
                 for depth, indices in batches[step - epoch * self.per_epoch :]:
                     state, metrics = self.train_step(state, self.data, indices, depth=depth)

@@ -44,10 +44,17 @@ class Puppet:
             ("total": for what is left of D).
         residual: within a stage a layer is added to its input (v1 Eq. 3) instead of replacing it.
         dropout: fraction of the activations behind each pooling that training sets to zero, in [0, 1).
+        mirror: the second half of every layer's channels mirrors the first: their kernels are those of the first half,
+            mirrored left to right, with the halves of their input channels exchanged. A network so built gives an
+            image (of even width at every pooling) and its mirror image the same logits; it needs half the kernels,
+            half the norms and half the classifier. Every width must be even.
         affine: batch norms have a trainable scale and bias, shared by all depths: two floats a channel of each layer
             of the deepest puppet, stored beside the puppeteer. Without them only statistics are kept.
         classifier: "linear" stores channels[-1] x num_classes + num_classes floats; "generated" stores nothing: one
             more Euler step gives a 1x1 kernel, as the papers' 1.08 MB require.
+
+    References:
+        Mirror: Cohen and Welling, Group equivariant convolutional networks, 2016.
     """
 
     channels: tuple[int, ...] = (64, 128, 256, 512)
@@ -58,6 +65,7 @@ class Puppet:
     stem: bool = False
     residual: bool = False
     dropout: float = 0.0
+    mirror: bool = False
     affine: bool = False
     classifier: Classifier = "linear"
 
@@ -67,6 +75,8 @@ class Puppet:
             raise ValueError(f"channels must be at least one positive integer, got {self.channels}.")
         if self.stem and len(self.channels) < 2:
             raise ValueError(f"a stem needs at least one stage behind it, got channels {self.channels}.")
+        if self.mirror and any(width % 2 for width in self.channels):
+            raise ValueError(f"channels must be even with mirror, got {self.channels}.")
         for name in ("num_classes", "in_channels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
@@ -84,6 +94,10 @@ class Puppet:
         """The least C of a puppeteer that can generate every kernel."""
         classes = self.num_classes if self.classifier == "generated" else 1
         return max(*self.channels, self.in_channels, classes)
+
+    def free_channels(self, channels: int) -> int:
+        """How many of a layer's channels have kernels, norms and classifier weights of their own."""
+        return channels // 2 if self.mirror else channels
 
     def layers_per_stage(self, depth: int) -> tuple[int, ...]:
         """Number of convolutions in each stage at `depth`."""
@@ -106,13 +120,13 @@ class Puppet:
         )
 
     def kernel_shapes(self, depth: int) -> tuple[tuple[int, int, int, int], ...]:
-        """HWIO shapes of the generated kernels of the puppet of `depth`, in order."""
+        """HWIO shapes of the generated kernels of the puppet of `depth`, in order; with `mirror` those of a half."""
         size, previous, shapes = self.kernel_size, self.in_channels, []
         for layer in self.layers(depth):
-            shapes.append((size, size, previous, layer.channels))
+            shapes.append((size, size, previous, self.free_channels(layer.channels)))
             previous = layer.channels
         if self.classifier == "generated":
-            shapes.append((1, 1, previous, self.num_classes))
+            shapes.append((1, 1, self.free_channels(previous), self.num_classes))
         return tuple(shapes)
 
     def check_image_size(self, height: int, width: int) -> None:
@@ -126,7 +140,10 @@ class Puppet:
 
 
 class BatchStats(NamedTuple):
-    """Statistics of one batch norm, each (channels,) float32; the variance is the biased one."""
+    """Statistics of one batch norm, each (channels,) float32; the variance is the biased one.
+
+    Of a mirrored layer those of the first half of the channels, taken over both halves.
+    """
 
     mean: Array
     variance: Array
@@ -174,10 +191,11 @@ def init_puppet(key: PRNGKeyArray, puppet: Puppet, puppeteer: Puppeteer, max_dep
         )
     scale = bias = kernel = logit_bias = None
     if puppet.affine:
-        shapes = list(zip(puppet.layers_per_stage(max_depth), puppet.channels, strict=True))
+        widths = map(puppet.free_channels, puppet.channels)
+        shapes = list(zip(puppet.layers_per_stage(max_depth), widths, strict=True))
         scale, bias = tuple(map(jnp.ones, shapes)), tuple(map(jnp.zeros, shapes))
     if puppet.classifier == "linear":
-        fan_in = puppet.channels[-1]
+        fan_in = puppet.free_channels(puppet.channels[-1])
         bound = fan_in**-0.5
         kernel = jax.random.uniform(key, (fan_in, puppet.num_classes), minval=-bound, maxval=bound)
         logit_bias = jnp.zeros(puppet.num_classes)
@@ -191,7 +209,8 @@ def init_batch_stats(puppet: Puppet, depth: int) -> tuple[BatchStats, ...]:
 
     Every depth bucket needs its own: layer n of a deeper puppet has another kernel and sees other activations.
     """
-    return tuple(BatchStats(jnp.zeros(layer.channels), jnp.ones(layer.channels)) for layer in puppet.layers(depth))
+    widths = [puppet.free_channels(layer.channels) for layer in puppet.layers(depth)]
+    return tuple(BatchStats(jnp.zeros(width), jnp.ones(width)) for width in widths)
 
 
 def apply_puppet(
@@ -243,12 +262,13 @@ def apply_puppet(
             x = _max_pool(x)
             if key is not None and puppet.dropout:
                 x = _drop(jax.random.fold_in(key, n), x, puppet.dropout)
-        y = _conv(x, kernels[n].astype(dtype))
-        stats = _statistics(y) if batch_stats is None else batch_stats[n]
+        kernel = _with_mirrored(kernels[n], mirrored_input=n > 0) if puppet.mirror else kernels[n]
+        y = _conv(x, kernel.astype(dtype))
+        stats = _statistics(y, puppet) if batch_stats is None else batch_stats[n]
         used.append(stats)
-        y = jax.nn.relu(_batch_norm(y, stats, *_affine(params, layer)))
+        y = jax.nn.relu(_batch_norm(y, stats, *_affine(params, layer), puppet))
         x = x + y if puppet.residual and layer.place > 0 else y
-    features = x.astype(jnp.float32).mean(axis=(1, 2))
+    features = _untwinned(x.astype(jnp.float32).mean(axis=(1, 2)), puppet)
     precision = lax.Precision.HIGHEST
     if puppet.classifier == "linear":
         assert params.classifier_kernel is not None and params.classifier_bias is not None
@@ -271,15 +291,45 @@ def _affine(params: PuppetParams, layer: Layer) -> tuple[Array | float, Array | 
     return params.norm_scale[layer.stage][layer.place], params.norm_bias[layer.stage][layer.place]
 
 
-def _statistics(x: Float[Array, "batch height width channels"]) -> BatchStats:
+def _with_mirrored(kernel: Array, mirrored_input: bool) -> Array:
+    """The kernels (..., kh, kw, c_in, c_out / 2) of a layer's first half, and behind them those of the second."""
+    mirrored = jnp.flip(kernel, axis=-3)
+    if mirrored_input:
+        mirrored = jnp.roll(mirrored, kernel.shape[-2] // 2, axis=-2)
+    return jnp.concatenate([kernel, mirrored], axis=-1)
+
+
+def _untwinned(values: Float[Array, "*rest channels"], puppet: Puppet) -> Float[Array, "*rest free"]:
+    """The mean of a channel's value and that of its mirrored one."""
+    if not puppet.mirror:
+        return values
+    # A product with a constant: split or joined vectors, fused into a loop over pixels, slow it by a fifth on a CPU.
+    return jnp.dot(values, 0.5 * _twins(values.shape[-1]).T, precision=lax.Precision.HIGHEST)
+
+
+def _twinned(values: Float[Array, " free"], puppet: Puppet) -> Float[Array, " channels"]:
+    """A value for each channel, the same for mirrored ones."""
+    if not puppet.mirror:
+        return values
+    return jnp.dot(values, _twins(2 * len(values)), precision=lax.Precision.HIGHEST)
+
+
+def _twins(channels: int) -> Float[Array, "free channels"]:
+    """1 where a channel is the one of that number or its mirrored one, else 0."""
+    return jnp.tile(jnp.eye(channels // 2), 2)
+
+
+def _statistics(x: Float[Array, "batch height width channels"], puppet: Puppet) -> BatchStats:
     x = x.astype(jnp.float32)
-    mean = x.mean(axis=(0, 1, 2))
-    return BatchStats(mean, jnp.square(x - mean).mean(axis=(0, 1, 2)))
+    mean = _untwinned(x.mean(axis=(0, 1, 2)), puppet)
+    variance = jnp.square(x - _twinned(mean, puppet)).mean(axis=(0, 1, 2))
+    return BatchStats(mean, _untwinned(variance, puppet))
 
 
-def _batch_norm(x: Array, stats: BatchStats, scale: Array | float, bias: Array | float) -> Array:
+def _batch_norm(x: Array, stats: BatchStats, scale: Array | float, bias: Array | float, puppet: Puppet) -> Array:
     factor = scale * lax.rsqrt(stats.variance + _EPSILON)
-    return x * factor.astype(x.dtype) + (bias - stats.mean * factor).astype(x.dtype)
+    shift = bias - stats.mean * factor
+    return x * _twinned(factor, puppet).astype(x.dtype) + _twinned(shift, puppet).astype(x.dtype)
 
 
 def _max_pool(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch h w channels"]:

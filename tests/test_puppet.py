@@ -139,6 +139,91 @@ class TestDropout:
         assert not np.array_equal(first, other)
 
 
+class TestMirror:
+    @staticmethod
+    def puppet(**options):
+        return pj.Puppet(channels=(4, 6), num_classes=5, mirror=True, affine=True, residual=True, **options)
+
+    @staticmethod
+    def perturbed(params):
+        noise = lambda leaf: leaf + 0.3 * jax.random.normal(jax.random.key(7), leaf.shape)  # noqa: E731
+        return dataclasses.replace(
+            params, norm_scale=jax.tree.map(noise, params.norm_scale), norm_bias=jax.tree.map(noise, params.norm_bias)
+        )
+
+    @pytest.mark.parametrize("classifier", ["linear", "generated"])
+    def test_a_mirror_image_gets_the_same_logits(self, classifier):
+        puppet = self.puppet(classifier=classifier)
+        params, kernels = make(puppet, 2)
+        x = images(size=12)
+        for stats in (None, pj.apply_puppet(puppet, params, None, kernels, x[:2], 2)[1]):
+            logits, _ = pj.apply_puppet(puppet, params, stats, kernels, x, 2)
+            mirrored, _ = pj.apply_puppet(puppet, params, stats, kernels, x[:, :, ::-1], 2)
+            np.testing.assert_allclose(mirrored, logits, rtol=1e-4, atol=1e-5)
+            assert np.ptp(logits, axis=0).max() > 0.01  # and images that are no mirror images other ones
+
+    def test_is_a_plain_puppet_whose_kernels_are_tied(self):
+        puppet = self.puppet()
+        params, kernels = make(puppet, 2)
+        params = self.perturbed(params)
+        rng = np.random.default_rng(3)
+        widths = [kernel.shape[-1] for kernel in kernels]
+        stats = [pj.BatchStats(rng.normal(size=n), rng.uniform(0.5, 2, n)) for n in widths]
+
+        def tied(n, kernel):
+            kernel = np.asarray(kernel)
+            c_in = kernel.shape[2]
+            partner = np.arange(c_in) if n == 0 else (np.arange(c_in) + c_in // 2) % c_in
+            return np.concatenate([kernel, kernel[:, ::-1][:, :, partner]], axis=-1)
+
+        twice = lambda leaf: np.concatenate([leaf, leaf], axis=-1)  # noqa: E731
+        plain = dataclasses.replace(puppet, mirror=False)
+        plain_params = dataclasses.replace(
+            params,
+            norm_scale=jax.tree.map(twice, params.norm_scale),
+            norm_bias=jax.tree.map(twice, params.norm_bias),
+            classifier_kernel=np.concatenate([params.classifier_kernel, params.classifier_kernel]) / 2,
+        )
+        x = images(size=9)
+        logits, _ = pj.apply_puppet(puppet, params, stats, kernels, x, 2)
+        expected = reference(
+            plain,
+            plain_params,
+            [tied(n, kernel) for n, kernel in enumerate(kernels)],
+            x,
+            [jax.tree.map(twice, one) for one in stats],
+            2,
+        )
+        np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+
+    def test_stores_half_of_all_but_the_puppeteer(self):
+        plain = pj.Puppet(affine=True)
+        halved = dataclasses.replace(plain, mirror=True)
+
+        def beside(puppet):
+            def init():
+                return pj.init_puppet(jax.random.key(0), puppet, pj.init_puppeteer(jax.random.key(0), 512), 5)
+
+            return pj.num_floats(jax.eval_shape(init)) - 269_824
+
+        assert beside(halved) - 10 == (beside(plain) - 10) // 2
+        assert halved.kernel_shapes(1) == tuple((*shape[:-1], shape[-1] // 2) for shape in plain.kernel_shapes(1))
+        assert pj.puppet_macs(halved, 3, (32, 32)) == pj.puppet_macs(plain, 3, (32, 32))
+
+    def test_sets_of_kernels(self):
+        puppet = self.puppet()
+        params, _ = make(puppet, 2)
+        shapes = puppet.kernel_shapes(2)
+        levels = jnp.array([2.0, 4.0])
+        kernels = jax.vmap(lambda h: pj.generate_kernels(params.puppeteer, h, shapes))(levels)
+        x, stats = images(4), pj.init_batch_stats(puppet, 2)
+        logits, _ = pj.apply_puppet(puppet, params, stats, kernels, x, 2)
+        for i in range(2):
+            one = [kernel[i] for kernel in kernels]
+            expected, _ = pj.apply_puppet(puppet, params, stats, one, x[2 * i : 2 * i + 2], 2)
+            np.testing.assert_allclose(logits[2 * i : 2 * i + 2], expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("rule", "depth", "expected"),
     [
@@ -231,6 +316,7 @@ def test_a_stem_has_one_layer(rule, depth, expected):
         ({"dropout": -0.1}, "dropout must be in"),
         ({"channels": (4,), "stem": True}, "a stem needs at least one stage behind it"),
         ({"channels": (4, 0)}, "channels"),
+        ({"channels": (4, 5), "mirror": True}, "channels must be even with mirror"),
         ({"num_classes": 0}, "num_classes"),
         ({"kernel_size": 2}, "kernel_size"),
         ({"depth_rule": "each"}, "depth_rule"),

@@ -1,0 +1,178 @@
+"""Which images should be deep? Compares measures of complexity on one run whose depths have all seen all images.
+
+    python -m experiments.measures RUN [--data-dir DIR]
+
+RUN was trained with --adapt depth --mix-depths, so that each of its depths can classify any image. A measure sends the
+simplest images to the shallowest puppet and so on, as many to each depth as the run's own complexity did in training;
+where it cuts is decided on the validation images. Beside its accuracy on the test images stands what single depths give
+at as many multiply-accumulates, two neighbouring ones dealt out by lot. Writes RUN/measures.json and RUN/measures.png.
+"""
+
+import dataclasses
+import zlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from experiments.cli import run_command
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Command:
+    """Command line of `experiments.measures`."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of a finished run."""
+    data_dir: Path | None = None
+    """Folder that holds the data; the one the run was trained from if not given."""
+
+
+def compare(command: Command) -> None:
+    """Carries out the command."""
+    import numpy as np
+
+    import puppet_jax as pj
+    from experiments import run_folder
+    from experiments.errors import RunError
+    from experiments.model_file import load_model
+    from experiments.run import load_data_of, use_compilation_cache
+    from puppet_jax.plots import plot_accuracy_compute
+
+    use_compilation_cache()
+    config = run_folder.read_config(command.run)["config"]
+    if not config.get("mix_depths"):
+        raise RunError(f"the depths of {command.run} have not seen all images; train with --adapt depth --mix-depths.")
+    model = load_model(command.run / run_folder.MODEL)
+    dataset = load_data_of(command.run, command.data_dir)
+    with np.load(command.run / run_folder.SPLIT) as split:
+        train, validation = split["train"], split["validation"]
+    depths = sorted(model.batch_stats)
+    at_train = pj.nearest_depths(pj.complexities(dataset.train_images[train], model.complexity), depths)
+    shares = np.array([np.mean(at_train == depth) for depth in depths])
+    macs = np.array([model.network.macs(model.params, depth)[1] for depth in depths])
+
+    held, tested = dataset.train_images[validation], dataset.test_images
+    logits = [(_at_depth(model, held, depth), _at_depth(model, tested, depth)) for depth in depths]
+    right = np.array([test.argmax(axis=1) == dataset.test_labels for _, test in logits])
+    single = right.mean(axis=1)
+    rows: list[dict[str, Any]] = [
+        {"measure": f"all at depth {depth}", "macs": float(cost), "top1": float(top1)}
+        for depth, cost, top1 in zip(depths, macs, single, strict=True)
+    ]
+    values = {name: (measure(held), measure(tested)) for name, measure in MEASURES.items()}
+    values["uncertainty of the shallowest puppet"] = (uncertainty(logits[0][0]), uncertainty(logits[0][1]))
+    for name, (on_validation, on_test) in values.items():
+        place = assign(on_validation, on_test, shares)
+        cost = macs[place]
+        if name.startswith("uncertainty"):  # the shallowest puppet has run before
+            cost = np.where(place > 0, cost + macs[0], cost)
+        hits = right[place, np.arange(len(place))]
+        lot = np.interp(cost.mean(), macs, single)
+        error = np.std(hits - (right * shares[:, None]).sum(axis=0)) / np.sqrt(len(hits))
+        rows.append(
+            {
+                "measure": name,
+                "macs": float(cost.mean()),
+                "top1": float(hits.mean()),
+                "single_top1": float(lot),
+                "gain": float(hits.mean() - lot),
+                "standard_error": float(error),
+            }  # fmt: skip
+        )
+    described = {"run": str(command.run), "depths": depths, "shares": shares.tolist(), "rows": rows}
+    run_folder.write_json(command.run / "measures.json", described)
+    series: dict[str, Any] = {"single depths": (macs, single)}
+    series.update((row["measure"], (row["macs"], row["top1"])) for row in rows if "gain" in row)
+    plot_accuracy_compute(series).savefig(command.run / "measures.png")
+    print(describe(rows))
+
+
+def _at_depth(model: Any, images: Any, depth: int) -> Any:
+    """Logits of all images from the puppet of one depth."""
+    import numpy as np
+
+    import puppet_jax as pj
+
+    centre = pj.slice_centre(np.array([pj.depth_interval(depth)[0]]), depth, 1)
+    return model.predictor(max_sets=1)(images, np.repeat(centre, len(images)))
+
+
+def assign(on_validation: Any, on_test: Any, shares: Any) -> Any:
+    """The place among the depths that each test image gets.
+
+    Args:
+        on_validation: (images,) values of the measure, which decide where it cuts.
+        on_test: (images,) values.
+        shares: (depths,) of the images that each depth gets, shallowest first; they sum to 1.
+
+    Returns:
+        (images,) int in [0, depths).
+    """
+    import numpy as np
+
+    cuts = np.quantile(on_validation, np.cumsum(shares)[:-1])
+    return np.searchsorted(cuts, on_test, side="right")
+
+
+def entropy(images: Any) -> Any:
+    """The papers' complexity (v1 Eq. 9)."""
+    import puppet_jax as pj
+
+    return pj.complexities(images)
+
+
+def gradient_energy(images: Any) -> Any:
+    """Mean squared difference of neighbouring pixels."""
+    import numpy as np
+
+    x = images.astype(np.float32) / 255
+    return sum(np.square(np.diff(x, axis=axis)).mean(axis=(1, 2, 3)) for axis in (1, 2))
+
+
+def compressed_size(images: Any) -> Any:
+    """Bytes of each image once differences of its neighbouring rows are deflated, as in a PNG file."""
+    import numpy as np
+
+    rows = np.diff(images, axis=1, prepend=np.zeros_like(images[:, :1]))  # modulo 256
+    return np.array([len(zlib.compress(row.tobytes(), 9)) for row in rows], np.float64)
+
+
+def lot(images: Any) -> Any:
+    """Numbers that know nothing of the images."""
+    import numpy as np
+
+    return np.random.Generator(np.random.PCG64(len(images))).random(len(images))
+
+
+def uncertainty(logits: Any) -> Any:
+    """Entropy of the predicted classes (nats), which tells how unsure a puppet is."""
+    import numpy as np
+    from scipy.special import log_softmax
+
+    log_p = log_softmax(logits.astype(np.float64), axis=1)
+    return -(np.exp(log_p) * log_p).sum(axis=1)
+
+
+MEASURES = {
+    "entropy (the papers')": entropy,
+    "gradient energy": gradient_energy,
+    "compressed size": compressed_size,
+    "by lot": lot,
+}
+"""From uint8 images (N, H, W, C) to (N,) numbers."""
+
+
+def describe(rows: list[dict[str, Any]]) -> str:
+    """A table for a person."""
+    lines = [f"{'measure':38}{'M mult-adds':>12}{'top-1':>9}{'single depths':>15}{'gain':>16}"]
+    for row in rows:
+        line = f"{row['measure']:38}{row['macs'] / 1e6:12.2f}{row['top1']:9.2%}"
+        if "gain" in row:
+            line += f"{row['single_top1']:15.2%}{100 * row['gain']:+9.2f} ± {100 * row['standard_error']:.2f}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command(Command, compare, "experiments.measures", __doc__))
