@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from experiments.config import BEST, SMALL, Config
+from experiments.config import SMALL, Config
 
 SHORT = dataclasses.replace(SMALL, adapt="none", spread=(4, 4), num_levels=1, epochs=8, num_test=1_000)
 """C = 64, stages 16-32-64 of four layers, Adam; eight epochs, three minutes on two cores."""
@@ -12,8 +12,25 @@ RESIDUAL = dataclasses.replace(
     SHORT, network="resnet20", num_layers=8, max_channels=19, kernels="stored", adapt=None, spread=None
 )
 """An ordinary residual network of as many bytes."""
-WHOLE = dataclasses.replace(BEST, num_test=1_000)
-"""As long as preset `best`: a quarter of an hour."""
+WHOLE = dataclasses.replace(
+    MUON,
+    channels=(32, 64, 64),
+    stem=True,
+    depth_rule="total",
+    spread=(6, 6),
+    dropout=0.2,
+    weight_decay=0.4,
+    epochs=28,
+)
+"""Layers 1-2-3, dropout: the first preset `best`; ten minutes on one core."""
+WHOLE_64 = dataclasses.replace(WHOLE, channels=(64, 64, 64), spread=(7, 7), num_test=None)
+"""As wide as the puppeteer can make it from the stem on, layers 1-2-4."""
+WHOLE_128 = dataclasses.replace(WHOLE_64, channels=(64, 128, 128))
+"""C = 128; a quarter of an hour on one core."""
+WHOLE_RESIDUAL = dataclasses.replace(RESIDUAL, epochs=28, learning_rate=1e-2, num_test=None)
+SLIM = dataclasses.replace(WHOLE, channels=(6, 12, 12), kernels="stored", dropout=0.0, num_test=None)
+"""The puppet's own layers 1-2-3, but slim, and every weight stored: as many bytes."""
+SLIM_ADAM = dataclasses.replace(SLIM, optimizer="adam", learning_rate=1e-2, weight_decay=0.05)
 
 ROWS: dict[str, Config] = {
     "adam": SHORT,
@@ -45,5 +62,28 @@ ROWS: dict[str, Config] = {
     "whole-depth": dataclasses.replace(WHOLE, adapt="depth", spread=(5, 7)),
     "whole-both": dataclasses.replace(WHOLE, adapt="both", spread=(5, 7), num_levels=2),
     "whole-int4": dataclasses.replace(WHOLE, bits=4),
+    "whole-four": dataclasses.replace(WHOLE, channels=(32, 64, 64, 64), spread=(9, 9)),
+    "whole-64": WHOLE_64,
+    "whole-64-dropout-0.1": dataclasses.replace(WHOLE_64, dropout=0.1),
+    "whole-64-mirror": dataclasses.replace(WHOLE_64, mirror=True),
+    "whole-64-mirror-dropout-0.1": dataclasses.replace(WHOLE_64, mirror=True, dropout=0.1),
+    "whole-residual": WHOLE_RESIDUAL,
+    "whole-residual-twice": dataclasses.replace(WHOLE_RESIDUAL, learning_rate=2e-2),
+    "whole-residual-muon": dataclasses.replace(WHOLE_RESIDUAL, optimizer="muon", learning_rate=5e-3),
+    "whole-slim": SLIM_ADAM,
+    "whole-slim-muon": SLIM,
+    "whole-slim-dropout": dataclasses.replace(SLIM_ADAM, dropout=0.1),
+    "whole-slim-mirror": dataclasses.replace(SLIM_ADAM, channels=(8, 16, 16), spread=(7, 7), mirror=True, dropout=0.1),
+    "whole-128": WHOLE_128,
+    "whole-128-mirror": dataclasses.replace(WHOLE_128, mirror=True),
+    "whole-128-mirror-dropout-0.3": dataclasses.replace(WHOLE_128, mirror=True, dropout=0.3),
+    "whole-128-slim-mirror": dataclasses.replace(
+        SLIM_ADAM, channels=(14, 28, 28), spread=(7, 7), mirror=True, dropout=0.1
+    ),
+    "whole-128-residual": dataclasses.replace(WHOLE_RESIDUAL, max_channels=34),
+    "whole-128-residual-half": dataclasses.replace(WHOLE_RESIDUAL, max_channels=34, learning_rate=5e-3),
+    "whole-128-slim": dataclasses.replace(SLIM_ADAM, channels=(10, 20, 20), spread=(7, 7)),
+    "whole-128-slim-muon": dataclasses.replace(SLIM, channels=(10, 20, 20), spread=(7, 7)),
+    "whole-128-slim-dropout": dataclasses.replace(SLIM_ADAM, channels=(10, 20, 20), spread=(7, 7), dropout=0.1),
 }
 """By name; README.md has the question of each and what came of it."""

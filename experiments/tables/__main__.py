@@ -12,7 +12,9 @@
 | sizes | every network that is built here; no training | params of v1 tables 1 to 3 |
 | depths | stored size against depth of VGG and ResNet; no training | v1 figure 4 |
 | ablation | initial state, scale, depth rule, adaptation | none |
-| ring64, ring128 | puppet, controls and residual networks of as many bytes | none |
+| ring64, ring128, ring512 | puppet and networks of stored weights of as many bytes, at three sizes | none |
+| full512 | the largest of them on full training sets | none |
+| controls64 | what each idea behind preset best is worth | none |
 
 Trains what is missing, reads what is finished, goes on where a run or the table itself was interrupted. Without
 --budget it is a smoke run on a small share of the protocol, and says so; --budget 1 is the full protocol.
@@ -47,6 +49,9 @@ class Command:
             "ablation",
             "ring64",
             "ring128",
+            "ring512",
+            "full512",
+            "controls64",
         ],
         tyro.conf.Positional,
     ]

@@ -163,37 +163,86 @@ def ablation() -> Table:
     return Table(title, rows, smoke=0.02, seeds=3, columns=("trainable_mb", "depth"))
 
 
-def _ring(best: Config, residuals: dict[int, int]) -> Table:
-    """Puppets and controls of as many stored bytes under one protocol, and free weights in the puppet's shapes.
-
-    `residuals`: from the number of layers to the width of residual networks of the puppet's bytes.
-    """
-    combined = {"kernels": "combined", "optimizer": "adam", "learning_rate": 1e-2}
-    changes: dict[str, dict[str, Any]] = {
-        "Puppet-CNN, one depth": {},
-        "Puppet-CNN, depth and parameters adapted": {"adapt": "both", "spread": (5, 7), "num_levels": 2},
-        "its shapes, kernels combined from frozen ones": combined,
-        "its shapes, every weight stored": {"kernels": "stored"},
+def _ring(title: str, best: Config, mirrored: Config, plain: Config, residual: Config) -> Table:
+    """Networks of as many stored bytes under one protocol: `best`, and three of stored weights."""
+    configs = {
+        "Puppet-CNN": best,
+        "its layers, slim, weights stored": mirrored,
+        "the same, not mirrored": plain,
+        f"residual network of {residual.num_layers} layers": residual,
     }
-    ordinary = {"network": "resnet20", "kernels": "stored", "adapt": None, "spread": None, "dropout": 0.0}
-    ordinary |= {"optimizer": "adam", "learning_rate": 1e-2, "weight_decay": 0.05}  # the best of a search so far
-    for num_layers, max_channels in residuals.items():
-        size = {"num_layers": num_layers, "max_channels": max_channels}
-        changes[f"residual network of {num_layers} layers"] = ordinary | size
-    rows = tuple(Row(label, "cifar10", dataclasses.replace(best, **change)) for label, change in changes.items())
-    c = max(best.channels)
+    rows = tuple(Row(label, "cifar10", config) for label, config in configs.items())
     columns = ("trainable_mb", "generator_gmacs", "network_gmacs")
-    return Table(f"Accuracy per stored byte, C = {c}", rows, smoke=0.02, seeds=3, columns=columns)
+    return Table(title, rows, smoke=0.02, seeds=3, columns=columns)
+
+
+def _slim(best: Config, channels: tuple[int, ...], **changes: Any) -> Config:
+    """Stored weights in the puppet's layers, with the optimiser and the dropout that the study found for them."""
+    regular: dict[str, Any] = {"optimizer": "adam", "learning_rate": 1e-2, "weight_decay": 0.05, "dropout": 0.1}
+    return dataclasses.replace(best, channels=channels, kernels="stored", **regular | changes)
+
+
+def _residual(best: Config, num_layers: int, max_channels: int) -> Config:
+    """The residual network of He et al., with the optimiser that the study found for it."""
+    changes: dict[str, Any] = {"network": "resnet20", "num_layers": num_layers, "max_channels": max_channels,
+        "kernels": "stored", "spread": None, "mirror": False, "dropout": 0.0,
+        "optimizer": "adam", "learning_rate": 1e-2, "weight_decay": 0.05}  # fmt: skip
+    return dataclasses.replace(best, **changes)
 
 
 def ring64() -> Table:
-    """26 KB."""
-    return _ring(BEST, {8: 19, 14: 12})
+    """23 KB."""
+    plain = _slim(BEST, (6, 12, 12), mirror=False, spread=(6, 6))
+    title = "Accuracy per stored byte, C = 64: 8,000 images, no augmentation"
+    return _ring(title, BEST, _slim(BEST, (8, 14, 16)), plain, _residual(BEST, 8, 18))
 
 
 def ring128() -> Table:
-    """84 KB."""
-    return _ring(dataclasses.replace(BEST, channels=(64, 128, 128)), {8: 34, 20: 18})
+    """79 KB."""
+    best = dataclasses.replace(BEST, channels=(64, 128, 128))
+    title = "Accuracy per stored byte, C = 128: 8,000 images, no augmentation"
+    plain = _slim(best, (10, 20, 20), mirror=False)
+    return _ring(title, best, _slim(best, (14, 28, 28)), plain, _residual(best, 8, 33))
+
+
+def ring512() -> Table:
+    """1.1 MB, as much as the papers' puppeteer and as ResNet-20."""
+    best = dataclasses.replace(BEST, channels=(256, 512, 512), epochs=100)
+    title = "Accuracy per stored byte, C = 512: 8,000 images, no augmentation"
+    plain = _slim(best, (40, 74, 74), mirror=False)
+    return _ring(title, best, _slim(best, (54, 106, 106)), plain, _residual(best, 20, 65))
+
+
+def full512() -> Table:
+    """1.1 MB, full training sets: CIFAR-10 with crops and mirror images, CIFAR-100 without."""
+    best = dataclasses.replace(BEST, channels=(256, 512, 512), dropout=0.1, batch_size=128, epochs=200)
+    augmented: dict[str, Any] = FULL_TRAINING_SET | {"augment": "crop_flip"}
+    split: dict[str, Any] = CIFAR100 | {"epochs": 100}
+    rows = []
+    for name, config in (("Puppet-CNN", best), ("ResNet-20", _residual(best, 20, 65))):
+        rows.append(
+            Row(f"{name}, CIFAR-10, crops and mirror images", "cifar10", dataclasses.replace(config, **augmented))
+        )
+        rows.append(Row(f"{name}, CIFAR-100, no augmentation", "cifar100", dataclasses.replace(config, **split)))
+    columns = ("trainable_mb", "generator_gmacs", "network_gmacs")
+    title = "Accuracy per stored byte, C = 512: full training sets"
+    return Table(title, tuple(rows), smoke=0.00005, columns=columns)
+
+
+def controls64() -> Table:
+    """What each idea behind preset `best` is worth, at C = 64."""
+    combined: dict[str, Any] = {"kernels": "combined", "optimizer": "adam", "learning_rate": 1e-2, "weight_decay": 0.05}
+    changes: dict[str, dict[str, Any]] = {
+        "Puppet-CNN": {},
+        "not mirrored": {"mirror": False},
+        "depth follows complexity": {"adapt": "depth", "spread": (6, 8)},
+        "depth and parameters follow complexity": {"adapt": "both", "spread": (6, 8), "num_levels": 2},
+        "kernels combined from frozen ones": combined,
+        "every weight of its kernels stored": {"kernels": "stored"},
+    }
+    rows = tuple(Row(label, "cifar10", dataclasses.replace(BEST, **change)) for label, change in changes.items())
+    columns = ("trainable_mb", "generator_gmacs", "network_gmacs", "depth")
+    return Table("Preset best and its controls, C = 64", rows, smoke=0.02, seeds=3, columns=columns)
 
 
 TRAINED: dict[str, Callable[[], Table]] = {
@@ -204,6 +253,9 @@ TRAINED: dict[str, Callable[[], Table]] = {
     "ablation": ablation,
     "ring64": ring64,
     "ring128": ring128,
+    "ring512": ring512,
+    "full512": full512,
+    "controls64": controls64,
 }
 """Tables that need training, by name."""
 
