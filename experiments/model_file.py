@@ -3,21 +3,19 @@
 import dataclasses
 import functools
 import hashlib
-import json
-import os
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 import puppet_jax as pj
 from experiments.errors import RunError
 from experiments.kernels import CombinedKernels, random_signs
 from experiments.networks import Network, Predictor, read_network
+from puppet_jax import seeded
+from puppet_jax.model_file import load_tree, save_tree
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,10 +71,8 @@ def pattern_hash(generator: pj.Puppeteer | CombinedKernels | None) -> str | None
     if generator is None:
         return None
     if isinstance(generator, CombinedKernels):
-        pattern = random_signs((1 << 16,), generator.seed, 0)
-    else:
-        pattern = pj.seeded_pattern(generator.max_channels, generator.kernel_size, generator.seed)
-    return hashlib.sha256(np.asarray(pattern).tobytes()).hexdigest()
+        return hashlib.sha256(np.asarray(random_signs((1 << 16,), generator.seed, 0)).tobytes()).hexdigest()
+    return seeded.pattern_hash(generator.max_channels, generator.kernel_size, generator.seed)
 
 
 def save_model(path: Path, model: Model) -> None:
@@ -92,11 +88,7 @@ def save_model(path: Path, model: Model) -> None:
         "step": model.step,
         "bits": model.bits,
     }
-    params = _stored(model.network, model.bits, model.params)
-    arrays = {name: np.ascontiguousarray(leaf) for name, leaf in _named(params, model.batch_stats)}
-    partial = path.with_name(path.name + ".partial")
-    save_file(arrays, partial, metadata={"puppet_jax": json.dumps(meta)})
-    os.replace(partial, path)
+    save_tree(path, (_stored(model.network, model.bits, model.params), model.batch_stats), meta)
 
 
 def load_model(path: Path) -> Model:
@@ -109,39 +101,39 @@ def load_model(path: Path) -> Model:
     if not path.is_file():
         raise RunError(f"{path} does not exist; a run writes it when its first epoch ends.")
     try:
-        with safe_open(path, framework="numpy") as file:
-            meta = json.loads((file.metadata() or {})["puppet_jax"])
-            arrays = {name: file.get_tensor(name) for name in file.keys()}
-        network = read_network(meta["network"])
-        complexity = pj.CalibratedComplexity(**meta["complexity"])
-        depths = [int(depth) for depth in meta["depths"]]
-        bits = meta["bits"]
-        like, like_stats = jax.eval_shape(
-            lambda: (network.init(0, depths), {depth: network.init_stats(depth) for depth in depths})
-        )
-        stored = jax.eval_shape(functools.partial(_stored, network, bits), like)
-        leaves = [_checked(arrays, name, leaf) for name, leaf in _named(stored, like_stats)]
-        params, batch_stats = jax.tree.unflatten(jax.tree.structure((stored, like_stats)), leaves)
-        fields = {name: meta[name] for name in ("adaptation", "num_slices", "step")}
-        fields["class_names"] = tuple(meta["class_names"])
-        pattern = meta["pattern_sha256"]
-    except (SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise RunError(f"{path} is damaged or no model of this project ({error}); train or copy it again.") from None
-    if bits < 32:
-        params = jax.tree.map(_restore, like, network.bits(like, bits), params)
-    if pattern_hash(network.generator_params(params)) != pattern:
+        (stored, batch_stats), meta = load_tree(path, lambda meta: _expected(meta)[1])
+    except ValueError as error:
+        raise RunError(f"{error}; train or copy it again.") from None
+    (like, _), fields = _expected(meta), _fields(meta)
+    network, bits = fields["network"], fields["bits"]
+    params = stored if bits == 32 else jax.tree.map(_restore, like, network.bits(like, bits), stored)
+    if pattern_hash(network.generator_params(params)) != meta["pattern_sha256"]:
         raise RunError(
             f"{path} was trained with another seeded pattern than this installation generates, so its kernels cannot "
             "be regenerated; use the version of puppet-jax that wrote it."
         )
-    return Model(
-        network=network,
-        params=params,
-        batch_stats=batch_stats,
-        complexity=complexity,
-        bits=bits,
-        **fields,
+    return Model(params=params, batch_stats=batch_stats, **fields)
+
+
+def _fields(meta: dict[str, Any]) -> dict[str, Any]:
+    """What a model file says of `Model` beside its arrays."""
+    meta["pattern_sha256"]  # must be there
+    return {
+        "network": read_network(meta["network"]),
+        "class_names": tuple(meta["class_names"]),
+        "complexity": pj.CalibratedComplexity(**meta["complexity"]),
+        **{name: meta[name] for name in ("adaptation", "num_slices", "step", "bits")},
+    }
+
+
+def _expected(meta: dict[str, Any]) -> tuple[Any, Any]:
+    """Shapes: of the trainable floats; and of what the file holds, those as stored and the statistics."""
+    fields, depths = _fields(meta), [int(depth) for depth in meta["depths"]]
+    network = fields["network"]
+    params, stats = jax.eval_shape(
+        lambda: (network.init(0, depths), {depth: network.init_stats(depth) for depth in depths})
     )
+    return params, (jax.eval_shape(functools.partial(_stored, network, fields["bits"]), params), stats)
 
 
 def _stored(network: Network, bits: Literal[32, 8, 4], params: Any) -> Any:
@@ -154,16 +146,3 @@ def _stored(network: Network, bits: Literal[32, 8, 4], params: Any) -> Any:
 
 def _restore(like: jax.ShapeDtypeStruct, bits: Literal[4, 8, 16], stored: Any) -> jax.Array:
     return stored.astype(like.dtype) if bits == 16 else pj.dequantize(stored, like.shape, bits)
-
-
-def _named(params: Any, batch_stats: Any) -> list[tuple[str, Any]]:
-    """Every array leaf with a readable name, in the order of `jax.tree.leaves`."""
-    leaves = jax.tree_util.tree_leaves_with_path((params, batch_stats))
-    return [(jax.tree_util.keystr(path[1:], simple=True, separator="."), leaf) for path, leaf in leaves]
-
-
-def _checked(arrays: dict[str, np.ndarray], name: str, like: jax.ShapeDtypeStruct) -> jax.Array:
-    array = arrays[name]
-    if array.shape != like.shape:
-        raise ValueError(f"{name} has shape {array.shape} where {like.shape} is expected")
-    return jnp.asarray(array, like.dtype)

@@ -1,6 +1,9 @@
-"""Classifies image files with a trained run, and says how complex each is and how deep its puppet.
+"""Classifies image files with a trained model, and says how complex each is and how deep its puppet.
 
     python -m experiments.predict RUN IMAGE...
+    python -m experiments.predict --pretrained IMAGE...
+
+The model is that of a run's folder, or one that comes with the package and needs neither data nor a network.
 
 An image is a file that Pillow reads, or an array in a .npy file: (height, width) or (height, width, channels), uint8
 or floating in [0, 1]. It is resized to the size of the images that the run was trained on.
@@ -15,15 +18,18 @@ import tyro
 from experiments.cli import run_command
 from experiments.errors import DataError
 
+PRETRAINED = "cifar10-c128"
+"""The model in the package that --pretrained takes."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Command:
     """Command line of `experiments.predict`."""
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """Folder of a run."""
-    images: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Image files."""
+    paths: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Folder of a run, then image files; with --pretrained image files alone."""
+    pretrained: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Use the model that comes with the package."""
 
 
 def predict(command: Command) -> None:
@@ -36,18 +42,21 @@ def predict(command: Command) -> None:
     from experiments.model_file import load_model
     from experiments.run import use_compilation_cache
 
-    if not command.images:
-        raise DataError("no image was named; give at least one file after the run's folder.")
+    paths = command.paths if command.pretrained else command.paths[1:]
+    if not paths:
+        after = "--pretrained" if command.pretrained else "the folder of a run"
+        raise DataError(f"no image was named; give at least one file after {after}.")
     use_compilation_cache()
-    run_folder.read_config(command.run)
-    model = load_model(command.run / run_folder.MODEL)
-    images = np.stack([read_image(path, model.network.image_shape) for path in command.images])
+    if command.pretrained:
+        model = load_model(pj.pretrained_file(PRETRAINED))
+    else:
+        run_folder.read_config(command.paths[0])
+        model = load_model(command.paths[0] / run_folder.MODEL)
+    images = np.stack([read_image(path, model.network.image_shape) for path in paths])
     predictor = model.predictor()
     h = pj.complexities(images, model.complexity)
     probabilities = np.asarray(jax.nn.softmax(predictor(images, h)))
-    for path, level, depth, row in zip(
-        command.images, h, pj.nearest_depths(h, predictor.depths), probabilities, strict=True
-    ):
+    for path, level, depth, row in zip(paths, h, pj.nearest_depths(h, predictor.depths), probabilities, strict=True):
         best = int(row.argmax())
         print(f"{path}: {model.class_names[best]} ({row[best]:.1%}), complexity {level:.3f} nats, depth {depth}")
 

@@ -24,6 +24,12 @@ from puppet_jax.complexity import (
 )
 from puppet_jax.execution_order import execution_order as execution_order
 from puppet_jax.kernel_bank import KernelBank as KernelBank
+from puppet_jax.pretrained import (
+    PretrainedPuppet as PretrainedPuppet,
+    load_pretrained as load_pretrained,
+    pretrained_file as pretrained_file,
+    pretrained_models as pretrained_models,
+)
 from puppet_jax.projection import (
     adaptive_average_pool as adaptive_average_pool,
     project as project,

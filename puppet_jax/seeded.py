@@ -1,6 +1,9 @@
 """The fixed pseudo-random pattern of the seeded initial state, part of the model though never stored."""
 
+import hashlib
+
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.random import threefry_2x32
 from jaxtyping import Array, Float, UInt32
 
@@ -38,6 +41,12 @@ def seeded_pattern(max_channels: int, kernel_size: int, seed: int) -> Float[Arra
         total = total + _sum_of_fields(words[:size]) + _sum_of_fields(words[size:])
     centred = total.astype(jnp.int32) - 6 * 1023
     return (centred.astype(jnp.float32) / 1024).reshape(shape)
+
+
+def pattern_hash(max_channels: int, kernel_size: int, seed: int) -> str:
+    """SHA-256 of the pattern's bytes, little-endian float32 in C order; model files carry it."""
+    pattern = np.asarray(seeded_pattern(max_channels, kernel_size, seed))
+    return hashlib.sha256(pattern.astype("<f4").tobytes()).hexdigest()
 
 
 def check_state(max_channels: int, kernel_size: int, seed: int) -> None:

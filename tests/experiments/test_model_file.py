@@ -108,22 +108,6 @@ def test_predicts_as_before(tmp_path):
     np.testing.assert_array_equal(after(images), before(images))
 
 
-def test_writing_replaces_at_once(path, monkeypatch):
-    """A failure while writing leaves the old file."""
-    from experiments import model_file
-
-    before = path.read_bytes()
-
-    def fail(arrays, partial, metadata):
-        partial.write_bytes(b"half")
-        raise OSError("no space left")
-
-    monkeypatch.setattr(model_file, "save_file", fail)
-    with pytest.raises(OSError, match="no space"):
-        save_model(path, make_model())
-    assert path.read_bytes() == before
-
-
 class TestRefusals:
     def test_missing(self, tmp_path):
         with pytest.raises(RunError, match="nothing.* does not exist"):

@@ -1,7 +1,9 @@
 """Reading image files, and what is printed of each."""
 
 import io
+import os
 import re
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,10 +14,11 @@ import puppet_jax as pj
 from experiments import run_folder
 from experiments.cli import run_command
 from experiments.config import Config
+from experiments.data import load_dataset
 from experiments.errors import DataError, RunError
 from experiments.model_file import Model, load_model, save_model
 from experiments.networks import Generator, PuppetNetwork
-from experiments.predict import Command, predict, read_image
+from experiments.predict import PRETRAINED, Command, predict, read_image
 
 RNG = np.random.Generator(np.random.PCG64(0))
 GREY = RNG.integers(0, 256, (8, 8), np.uint8)
@@ -159,16 +162,16 @@ class TestPredict:
             saved(tmp_path / "a.npy", GREY / 255),
             saved(tmp_path / "m.png", RNG.integers(0, 256, (20, 30), np.uint8)),
         )
-        predict(Command(run=folder, images=paths))
+        predict(Command(paths=(folder, *paths)))
         lines = capsys.readouterr().out.splitlines()
         pattern = r"(zero|one|two) \(\d+\.\d%\), complexity \d\.\d{3} nats, depth 1"
         for path, line in zip(paths, lines, strict=True):
             assert re.fullmatch(f"{re.escape(str(path))}: {pattern}", line)
 
-        predict(Command(run=folder, images=paths[::-1]))
+        predict(Command(paths=(folder, *paths[::-1])))
         assert capsys.readouterr().out.splitlines() == lines[::-1]
 
-        predict(Command(run=folder, images=paths[1:]))
+        predict(Command(paths=(folder, *paths[1:])))
         assert capsys.readouterr().out.splitlines() == lines[1:]
 
     def test_probabilities_are_those_of_the_puppet(self, folder, tmp_path, capsys):
@@ -180,26 +183,26 @@ class TestPredict:
         logits, _ = apply(model.params, model.batch_stats[1], kernels, image)
         best = int(logits.argmax())
         percent = float(jax.nn.softmax(logits).max())
-        predict(Command(run=folder, images=(saved(tmp_path / "a.png", GREY),) * 2))
+        predict(Command(paths=(folder, *(saved(tmp_path / "a.png", GREY),) * 2)))
         expected = f"a.png: {model.class_names[best]} ({percent:.1%}), complexity {h:.3f} nats, depth 1\n"
         assert capsys.readouterr().out.endswith(expected)
 
     def test_no_image(self, folder):
         with pytest.raises(DataError, match="no image was named"):
-            predict(Command(run=folder, images=()))
+            predict(Command(paths=(folder,)))
 
     def test_no_run(self, tmp_path):
         image = saved(tmp_path / "a.png", GREY)
         with pytest.raises(RunError, match="does not exist"):
-            predict(Command(run=tmp_path / "nothing", images=(image,)))
+            predict(Command(paths=(tmp_path / "nothing", image)))
         with pytest.raises(RunError, match=r"holds no config\.json"):
-            predict(Command(run=tmp_path, images=(image,)))
+            predict(Command(paths=(tmp_path, image)))
 
     def test_a_run_without_a_model_yet(self, folder, tmp_path):
         (tmp_path / "run").mkdir()
         (tmp_path / "run" / run_folder.CONFIG).write_bytes((folder / run_folder.CONFIG).read_bytes())
         with pytest.raises(RunError, match="does not exist; a run writes it when its first epoch ends"):
-            predict(Command(run=tmp_path / "run", images=(saved(tmp_path / "a.png", GREY),)))
+            predict(Command(paths=(tmp_path / "run", saved(tmp_path / "a.png", GREY))))
 
     @pytest.mark.parametrize("names", [["nothing.png"], ["good.png", "bad.png"], []])
     def test_on_the_command_line(self, folder, tmp_path, capsys, names):
@@ -211,3 +214,28 @@ class TestPredict:
         assert out == ""
         assert err.startswith("error: ")
         assert err.count("\n") == 1
+
+
+class TestPretrained:
+    def test_needs_no_run(self, tmp_path, capsys):
+        paths = (saved(tmp_path / "a.png", COLOUR), saved(tmp_path / "b.npy", GREY / 255))
+        predict(Command(paths=paths, pretrained=True))
+        lines = capsys.readouterr().out.splitlines()
+        names = "|".join(pj.load_pretrained().class_names)
+        for path, line in zip(paths, lines, strict=True):
+            assert re.fullmatch(rf"{re.escape(str(path))}: ({names}) \(.*%\), complexity .* nats, depth \d+", line)
+
+    def test_no_image(self):
+        with pytest.raises(DataError, match="no image was named; give at least one file after --pretrained"):
+            predict(Command(paths=(), pretrained=True))
+
+    @pytest.mark.data
+    def test_accuracy_is_that_of_its_card(self):
+        folder = os.environ.get("PUPPET_CIFAR10_DIR")
+        if not folder:
+            pytest.skip("PUPPET_CIFAR10_DIR is not set to a folder with the official binary files")
+        cifar10, model = load_dataset("cifar10", Path(folder)), pj.load_pretrained()
+        logits = model.predictor()(cifar10.test_images)
+        top1 = (logits.argmax(axis=1) == cifar10.test_labels).mean()
+        assert f"{top1:.2%}" in pj.pretrained_file(PRETRAINED).with_name("MODEL.md").read_text()
+        assert model.class_names == cifar10.class_names
