@@ -131,7 +131,7 @@ GENERATE: dict[str, Callable[..., tuple[Array, ...]]] = {
 def source_macs(source: Source, shapes: Sequence[tuple[int, ...]]) -> int:
     """Multiply-accumulates of making kernels of `shapes` once."""
     if isinstance(source, pj.Puppeteer):
-        return pj.generator_macs(source, len(shapes))
+        return pj.generator_macs(source, pj.num_steps(shapes, source.max_channels))
     return PER_BLOCK * sum(map(math.prod, shapes)) if isinstance(source, CombinedKernels) else 0
 
 

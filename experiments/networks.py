@@ -139,7 +139,7 @@ class PuppetNetwork(Network):
     def init(self, seed: int, depths: Sequence[int]) -> pj.PuppetParams:
         puppeteer_key, puppet_key = jax.random.split(jax.random.key(seed))
         settings = dataclasses.asdict(self.generator)
-        settings["max_channels"] = max(self.generator.max_channels or 0, self.puppet.max_channels)
+        settings["max_channels"] = self.generator.max_channels or self.puppet.max_channels
         settings["kernel_size"] = self.generator.kernel_size or self.puppet.kernel_size
         puppeteer = pj.init_puppeteer(puppeteer_key, **settings)
         params = pj.init_puppet(puppet_key, self.puppet, puppeteer, max_depth=max(depths))

@@ -72,6 +72,7 @@ from puppet_jax.routing import (
 from puppet_jax.seeded import seeded_pattern as seeded_pattern
 from puppet_jax.trajectory import (
     generate_kernels as generate_kernels,
+    num_steps as num_steps,
     trajectory as trajectory,
 )
 

@@ -27,7 +27,7 @@ def generator_macs(puppeteer: Puppeteer, num_steps: int) -> int:
 
     Args:
         puppeteer: a puppeteer, or the result of `jax.eval_shape` on `init_puppeteer`.
-        num_steps: number of Euler steps, one a layer.
+        num_steps: number of Euler steps, see `num_steps`.
 
     Returns:
         Multiply-accumulates of one trajectory.

@@ -126,7 +126,7 @@ def _expected(meta: dict[str, Any]) -> Any:
             "python -m experiments.evaluate and experiments.predict take it"
         )
     puppet, generator = _puppet(meta), dict(network["generator"])
-    generator["max_channels"] = max(generator["max_channels"] or 0, puppet.max_channels)
+    generator["max_channels"] = generator["max_channels"] or puppet.max_channels
     generator["kernel_size"] = generator["kernel_size"] or puppet.kernel_size
     depths = [int(depth) for depth in meta["depths"]]
 

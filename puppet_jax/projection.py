@@ -59,25 +59,44 @@ def project(state: Float[Array, "C C taps"], shape: tuple[int, ...]) -> Float[Ar
     """
     check_kernel_shape(shape, state.shape)
     kh, kw, c_in, c_out = shape
+    if max(c_in, c_out) > len(state):
+        raise ValueError(
+            f"Kernel shape {tuple(shape)} (HWIO) is larger than the state: it has {c_out} x {c_in} channels, the state "
+            f"{len(state)} x {len(state)}. `generate_kernels` joins such a kernel from several states."
+        )
     pooled = adaptive_average_pool(state, (c_out, c_in, kh * kw))
     return pooled.reshape(c_out, c_in, kh, kw).transpose(2, 3, 1, 0)
 
 
+def blocks(shape: tuple[int, ...], max_channels: int) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    """How a kernel of HWIO `shape` is cut into blocks that a state of C = `max_channels` can be pooled to.
+
+    Returns:
+        HWIO shapes by input channels, then by output channels; one block for a kernel no wider than C. Blocks along
+        an axis differ by one channel at most, wider ones first.
+    """
+    kh, kw, c_in, c_out = shape
+    return tuple(tuple((kh, kw, i, o) for o in _parts(c_out, max_channels)) for i in _parts(c_in, max_channels))
+
+
+def _parts(channels: int, at_most: int) -> tuple[int, ...]:
+    count = -(-channels // at_most)
+    return tuple(channels // count + (n < channels % count) for n in range(count))
+
+
 def check_kernel_shape(shape: tuple[int, ...], state_shape: tuple[int, ...], name: str | None = None) -> None:
-    """Raises a ValueError, which begins with `name`, unless a state of `state_shape` can be pooled to HWIO `shape`."""
+    """Raises a ValueError, which begins with `name`, unless a state of `state_shape` has the taps of HWIO `shape`."""
     if len(shape) != 4 or any(not isinstance(n, int | np.integer) or n < 1 for n in shape):
         raise ValueError(f"A kernel shape must be HWIO, four positive integers, got {tuple(shape)}.")
-    kh, kw, c_in, c_out = shape
+    kh, kw, _, _ = shape
     if len(state_shape) != 3:
         raise ValueError(f"A state must have shape (C, C, K**2), got {tuple(state_shape)}.")
-    channels, _, taps = state_shape
-    if max(c_in, c_out) > channels or kh * kw > taps:
+    taps = state_shape[-1]
+    if kh * kw > taps:
         name = name or f"Kernel shape {tuple(shape)} (HWIO)"
         raise ValueError(
-            f"{name} is larger than the state: it has {c_out} x {c_in} channels and "
-            f"{kh * kw} taps, the state {channels} x {channels} and {taps}. Use a puppeteer with max_channels of at "
-            f"least {max(c_in, c_out, channels)} and kernel_size of at least "
-            f"{odd_at_least(max(kh * kw, taps))}."
+            f"{name} is larger than the state: it has {kh * kw} taps, the state {taps}. Use a puppeteer with "
+            f"kernel_size of at least {odd_at_least(kh * kw)}."
         )
 
 

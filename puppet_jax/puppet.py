@@ -91,7 +91,7 @@ class Puppet:
 
     @property
     def max_channels(self) -> int:
-        """The least C of a puppeteer that can generate every kernel."""
+        """The least C of a puppeteer that generates every kernel in one step."""
         classes = self.num_classes if self.classifier == "generated" else 1
         return max(*self.channels, self.in_channels, classes)
 
@@ -175,7 +175,7 @@ def init_puppet(key: PRNGKeyArray, puppet: Puppet, puppeteer: Puppeteer, max_dep
     Args:
         key: a JAX random key, for a linear classifier.
         puppet: the architecture.
-        puppeteer: the generator; its `max_channels` and `kernel_size` must suffice for the puppet.
+        puppeteer: the generator; its `kernel_size` must suffice for the puppet.
         max_depth: the deepest bucket in use; decides how many affine batch norms are stored.
 
     Returns:
@@ -184,10 +184,10 @@ def init_puppet(key: PRNGKeyArray, puppet: Puppet, puppeteer: Puppeteer, max_dep
     Raises:
         ValueError: if the puppeteer is too small.
     """
-    if puppeteer.max_channels < puppet.max_channels or puppeteer.kernel_size < puppet.kernel_size:
+    if puppeteer.kernel_size < puppet.kernel_size:
         raise ValueError(
-            f"The puppet needs max_channels of at least {puppet.max_channels} and kernel_size of at least "
-            f"{puppet.kernel_size}, got a puppeteer of {puppeteer.max_channels} and {puppeteer.kernel_size}."
+            f"The puppet needs a kernel_size of at least {puppet.kernel_size}, got a puppeteer of "
+            f"{puppeteer.kernel_size}."
         )
     scale = bias = kernel = logit_bias = None
     if puppet.affine:

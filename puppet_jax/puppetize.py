@@ -273,7 +273,8 @@ def puppetize(
         h: complexity in nats of calls that give none, finite and at least 0; photographs of CIFAR-10 have 4 to 5.5.
         puppeteer: the generator, for instance a trained one; a new one if not given, from the arguments that follow.
         key: a JAX random key; `jax.random.key(0)` if not given.
-        max_channels: C of a new puppeteer; the largest number of channels of any generated kernel if not given.
+        max_channels: C of a new puppeteer; the largest number of channels of any generated kernel if not given. A
+            smaller one stores less; wider kernels then take several steps, see `generate_kernels`.
         kernel_size: K of a new puppeteer, odd; the least that holds the largest window if not given.
         initial_state: see `init_puppeteer`.
         seed: see `init_puppeteer`.
@@ -284,8 +285,8 @@ def puppetize(
 
     Raises:
         TypeError: if `model` is no `nnx.Module`, or holds a convolution whose kernel is no array of its window.
-        ValueError: if the model has no convolution, `where` matches none, a kernel is larger than the state, or the
-            example does not use every kernel.
+        ValueError: if the model has no convolution, `where` matches none, a kernel has more taps than the state, or
+            the example does not use every kernel.
 
     Example:
         >>> import jax.numpy as jnp, puppet_jax as pj

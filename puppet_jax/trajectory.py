@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from puppet_jax._checks import check_complexity
 from puppet_jax.adaptation import step_size
-from puppet_jax.projection import check_kernel_shape, project
+from puppet_jax.projection import blocks, check_kernel_shape, project
 from puppet_jax.puppeteer import Puppeteer, field, start
 
 
@@ -73,7 +73,9 @@ def generate_kernels(
 ) -> tuple[Float[Array, "..."], ...]:
     """The kernels of a CNN at complexity `h`, one Euler step each (v1 Eqs. 12 and 13).
 
-    Layer n = 0, 1, ... uses the state S_{n+1}, average-pooled to the layer's shape.
+    Layer n = 0, 1, ... uses the state S_{n+1}, average-pooled to the layer's shape. A kernel of more than C input or
+    output channels, of which the papers have none, is joined from blocks of at most C x C channels, output channels
+    running faster, and each block takes a step of its own: a small puppeteer can make a wide network.
 
     Args:
         puppeteer: the parameters.
@@ -84,7 +86,7 @@ def generate_kernels(
         A tuple of float32 arrays of those shapes.
 
     Raises:
-        ValueError: if `shapes` is empty, a shape is no HWIO shape or is larger than the state, or `h` is no scalar
+        ValueError: if `shapes` is empty, a shape is no HWIO shape or has more taps than the state, or `h` is no scalar
             or (outside `jit`) negative or not finite.
 
     Example:
@@ -105,8 +107,33 @@ def generate_kernels(
 
 @functools.partial(jax.jit, static_argnames="sizes")
 def _generate(puppeteer: Puppeteer, h: Float[Array, ""], *, sizes: tuple) -> tuple[Float[Array, "..."], ...]:
-    states = _solve(puppeteer, h, num_steps=len(sizes))
-    return tuple(project(states[n + 1], size) for n, size in enumerate(sizes))
+    states = iter(_solve(puppeteer, h, num_steps=num_steps(sizes, puppeteer.max_channels))[1:])
+    return tuple(
+        jnp.concatenate(
+            [
+                jnp.concatenate([project(next(states), block) for block in row], axis=-1)
+                for row in blocks(size, puppeteer.max_channels)
+            ],
+            axis=-2,
+        )
+        for size in sizes
+    )
+
+
+def num_steps(shapes: Sequence[Any], max_channels: int) -> int:
+    """How many Euler steps `generate_kernels` takes: one a kernel that is no wider than C, else one a block.
+
+    Args:
+        shapes: HWIO shapes, tuples or anything with `.shape`.
+        max_channels: C of the puppeteer.
+
+    Example:
+        >>> import puppet_jax as pj
+        >>> pj.num_steps([(3, 3, 3, 16), (3, 3, 16, 32), (3, 3, 32, 32)], max_channels=16)
+        7
+    """
+    sizes = (tuple(getattr(shape, "shape", shape)) for shape in shapes)
+    return sum(len(row) for size in sizes for row in blocks(size, max_channels))
 
 
 def check_scalar(h: ArrayLike) -> None:

@@ -331,8 +331,8 @@ def test_refuses_bad_architectures(arguments, message):
 def test_refuses_what_does_not_fit():
     puppet = pj.Puppet(channels=(4, 8, 16))
     params, kernels = make(puppet, 1)
-    with pytest.raises(ValueError, match="max_channels of at least 16"):
-        pj.init_puppet(jax.random.key(0), puppet, pj.init_puppeteer(jax.random.key(0), 8), 1)
+    with pytest.raises(ValueError, match="kernel_size of at least 3, got a puppeteer of 1"):
+        pj.init_puppet(jax.random.key(0), puppet, pj.init_puppeteer(jax.random.key(0), 16, kernel_size=1), 1)
     with pytest.raises(ValueError, match=r"\(batch, height, width, 3\)"):
         pj.apply_puppet(puppet, params, None, kernels, images(channels=1), 1)
     with pytest.raises(ValueError, match="too small for 2 poolings"):

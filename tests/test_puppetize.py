@@ -424,11 +424,10 @@ def test_what_cannot_be_puppetized():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"max_channels": 3}, r"kernel of a \(3, 3, 4, 4\) is larger.*max_channels of at least 4"),
         ({"kernel_size": 1}, r"kernel of a \(3, 3, 4, 4\) is larger.*kernel_size of at least 3"),
         (
-            {"puppeteer": pj.init_puppeteer(jax.random.key(0), 2)},
-            "kernel of a .* is larger.*max_channels of at least 4",
+            {"puppeteer": pj.init_puppeteer(jax.random.key(0), 4, kernel_size=1)},
+            "kernel of a .* is larger.*kernel_size of at least 3",
         ),
         ({"max_channels": 0}, "max_channels must be at least 1"),
         ({"kernel_size": 0}, "kernel_size must be odd and at least 1"),
@@ -437,6 +436,18 @@ def test_what_cannot_be_puppetized():
 def test_puppeteers_that_are_too_small(options, message):
     with pytest.raises(ValueError, match=message):
         pj.puppetize(models.build(models.Small), **options)
+
+
+def test_a_small_puppeteer_makes_a_wide_model():
+    puppet = pj.puppetize(models.build(models.Small), X, max_channels=3)
+    assert pj.num_floats(puppet.puppeteer) == 3**2 + 15 * 3
+    shapes = [puppet.kernels[place].hwio for place in puppet.execution_order]
+    expected = pj.generate_kernels(puppet.puppeteer.get_value(), 4.0, shapes)
+    kernels = puppet.generate(4.0)
+    assert max(max(shape) for shape in shapes) > 3
+    for place, kernel in zip(puppet.execution_order, expected, strict=True):
+        np.testing.assert_array_equal(kernels[place].reshape(kernel.shape), kernel)
+    assert np.isfinite(puppet(X, h=4.0)).all()
 
 
 def test_a_kernel_without_a_place():

@@ -137,7 +137,6 @@ class TestFlags:
             "--kernel-size 2",
             "--kernel-size -1",
             "--max-channels 0",
-            "--max-channels 63",  # less than the widest layer, which it would not hold
             "--channels 4 0",
             "--scale 0",
             "--seed -1",

@@ -115,7 +115,7 @@ class TestInitState:
         assert (other.params.puppeteer.pointwise_kernel != first.params.puppeteer.pointwise_kernel).any()
 
     def test_the_state_holds_the_widest_layer_or_what_was_asked_for(self):
-        for asked, expected in ((None, 8), (12, 12)):
+        for asked, expected in ((None, 8), (12, 12), (4, 4)):
             config = dataclasses.replace(CONFIG, max_channels=asked)
             state = jax.eval_shape(lambda config=config: setup(config)[2])
             assert state.params.puppeteer.max_channels == expected
