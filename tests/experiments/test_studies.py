@@ -8,6 +8,7 @@ import pytest
 
 from experiments import studies
 from experiments.cli import run_command
+from experiments.config import BEST
 from experiments.networks import make_network
 from experiments.studies.__main__ import Command, study
 from experiments.studies.rows import ROWS
@@ -20,6 +21,10 @@ def test_every_row_has_a_network_of_its_own():
     assert len(set(ROWS.values())) == len(ROWS)
     for config in ROWS.values():
         make_network(config, 10, (32, 32, 3)).check()
+
+
+def test_preset_best_is_a_row():
+    assert BEST in ROWS.values()
 
 
 def test_one_protocol():
