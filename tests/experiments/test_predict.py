@@ -237,5 +237,8 @@ class TestPretrained:
         cifar10, model = load_dataset("cifar10", Path(folder)), pj.load_pretrained()
         logits = model.predictor()(cifar10.test_images)
         top1 = (logits.argmax(axis=1) == cifar10.test_labels).mean()
-        assert f"{top1:.2%}" in pj.pretrained_file(PRETRAINED).with_name("MODEL.md").read_text()
+        card = pj.pretrained_file(PRETRAINED).with_name("MODEL.md").read_text()
+        stated = re.search(r"\*\*([\d.]+) %\*\* top-1", card)
+        assert stated is not None
+        assert abs(100 * top1 - float(stated[1])) < 0.05  # other hardware rounds otherwise
         assert model.class_names == cifar10.class_names
