@@ -641,7 +641,7 @@ class TestBackbones:
     def predict(self, folder, capsys):
         np.save(folder / "image.npy", np.zeros((32, 32, 3), np.uint8))
         capsys.readouterr()
-        predict(PredictCommand(run=folder, images=(folder / "image.npy",)))
+        predict(PredictCommand(paths=(folder, folder / "image.npy")))
         return capsys.readouterr().out
 
     @pytest.fixture
@@ -745,7 +745,7 @@ class TestTrainedRun:
         paths = tuple(tmp_path / f"{i}.npy" for i in range(4))
         for path, image in zip(paths, dataset.test_images, strict=False):
             np.save(path, image)
-        predict(PredictCommand(run=straight.folder, images=paths))
+        predict(PredictCommand(paths=(straight.folder, *paths)))
         expected = model.predictor()(dataset.test_images[:4]).argmax(1)
         lines = capsys.readouterr().out.splitlines()
         assert [line.split(": ")[1].split()[0] for line in lines] == [str(label) for label in expected]
