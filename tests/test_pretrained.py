@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -154,3 +155,7 @@ class TestPackaged:
         for name in pj.pretrained_models():
             card = pj.pretrained_file(name).with_name("MODEL.md").read_text()
             assert name in card
+            log = Path(__file__).parents[1] / "docs" / "runs" / name
+            summary = json.loads((log / "summary.json").read_text())
+            assert f"**{100 * summary['top1']:.2f} %** top-1" in card
+            assert len((log / "metrics.jsonl").read_text().splitlines()) == summary["config"]["epochs"]
