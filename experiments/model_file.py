@@ -104,9 +104,12 @@ def load_model(path: Path) -> Model:
         (stored, batch_stats), meta = load_tree(path, lambda meta: _expected(meta)[1])
     except ValueError as error:
         raise RunError(f"{error}; train or copy it again.") from None
-    (like, _), fields = _expected(meta), _fields(meta)
+    fields = _fields(meta)
     network, bits = fields["network"], fields["bits"]
-    params = stored if bits == 32 else jax.tree.map(_restore, like, network.bits(like, bits), stored)
+    params = stored
+    if bits < 32:
+        like, _ = _expected(meta)
+        params = jax.tree.map(_restore, like, network.bits(like, bits), stored)
     if pattern_hash(network.generator_params(params)) != meta["pattern_sha256"]:
         raise RunError(
             f"{path} was trained with another seeded pattern than this installation generates, so its kernels cannot "

@@ -78,13 +78,14 @@ def load_pretrained(model: str | Path = "cifar10-c128") -> PretrainedPuppet:
             f"{path} was trained with another seeded pattern than this version of puppet-jax generates, so its kernels "
             "cannot be regenerated; use the version that wrote it."
         )
+    puppet = _puppet(meta)
     return PretrainedPuppet(
-        puppet=_puppet(meta),
+        puppet=puppet,
         params=params,
         batch_stats=batch_stats,
         complexity=CalibratedComplexity(**meta["complexity"]),
         class_names=tuple(meta["class_names"]),
-        image_shape=(*meta["network"]["image_size"], _puppet(meta).in_channels),
+        image_shape=(*meta["network"]["image_size"], puppet.in_channels),
         adaptation=meta["adaptation"],
         num_slices=meta["num_slices"],
     )

@@ -107,7 +107,8 @@ def generate_kernels(
 
 @functools.partial(jax.jit, static_argnames="sizes")
 def _generate(puppeteer: Puppeteer, h: Float[Array, ""], *, sizes: tuple) -> tuple[Float[Array, "..."], ...]:
-    states = iter(_solve(puppeteer, h, num_steps=num_steps(sizes, puppeteer.max_channels))[1:])
+    states = iter(_solve(puppeteer, h, num_steps=num_steps(sizes, puppeteer.max_channels)))
+    next(states)  # S_0 is no kernel
     return tuple(
         jnp.concatenate(
             [

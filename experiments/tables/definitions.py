@@ -21,6 +21,8 @@ ABLATION = dataclasses.replace(
     SMALL, channels=(8, 16, 32), num_levels=1, num_slices=16, num_validation=1_000, epochs=20
 )
 """A size that two CPU cores train in minutes; C = 32."""
+ADAM: dict[str, Any] = {"optimizer": "adam", "learning_rate": 1e-2, "weight_decay": 0.05}
+"""What the study found for networks that no puppeteer generates."""
 SMOKE_TEST_IMAGES = 1_000
 """Most test images of a run of less than one epoch."""
 
@@ -178,16 +180,14 @@ def _ring(title: str, best: Config, mirrored: Config, plain: Config, residual: C
 
 def _slim(best: Config, channels: tuple[int, ...], **changes: Any) -> Config:
     """Stored weights in the puppet's layers, with the optimiser and the dropout that the study found for them."""
-    regular: dict[str, Any] = {"optimizer": "adam", "learning_rate": 1e-2, "weight_decay": 0.05, "dropout": 0.1}
-    return dataclasses.replace(best, channels=channels, kernels="stored", **regular | changes)
+    return dataclasses.replace(best, channels=channels, kernels="stored", dropout=0.1, **ADAM | changes)
 
 
 def _residual(best: Config, num_layers: int, max_channels: int) -> Config:
     """The residual network of He et al., with the optimiser that the study found for it."""
-    changes: dict[str, Any] = {"network": "resnet20", "num_layers": num_layers, "max_channels": max_channels,
-        "kernels": "stored", "spread": None, "mirror": False, "dropout": 0.0,
-        "optimizer": "adam", "learning_rate": 1e-2, "weight_decay": 0.05}  # fmt: skip
-    return dataclasses.replace(best, **changes)
+    size: dict[str, Any] = {"num_layers": num_layers, "max_channels": max_channels}
+    puppets: dict[str, Any] = {"spread": None, "mirror": False, "dropout": 0.0}  # these options are the puppet's alone
+    return dataclasses.replace(best, network="resnet20", kernels="stored", **ADAM | size | puppets)
 
 
 def ring64() -> Table:
@@ -231,13 +231,12 @@ def full512() -> Table:
 
 def controls64() -> Table:
     """What each idea behind preset `best` is worth, at C = 64."""
-    combined: dict[str, Any] = {"kernels": "combined", "optimizer": "adam", "learning_rate": 1e-2, "weight_decay": 0.05}
     changes: dict[str, dict[str, Any]] = {
         "Puppet-CNN": {},
         "not mirrored": {"mirror": False},
         "depth follows complexity": {"adapt": "depth", "spread": (6, 8)},
         "depth and parameters follow complexity": {"adapt": "both", "spread": (6, 8), "num_levels": 2},
-        "kernels combined from frozen ones": combined,
+        "kernels combined from frozen ones": {"kernels": "combined"} | ADAM,
         "every weight of its kernels stored": {"kernels": "stored"},
     }
     rows = tuple(Row(label, "cifar10", dataclasses.replace(BEST, **change)) for label, change in changes.items())
