@@ -408,41 +408,74 @@ def plot_accuracy_compute(
         >>> from puppet_jax import plots
         >>> figure = plots.plot_accuracy_compute({"puppet": ([20e6, 28e6], [0.60, 0.62]), "free": (3e7, 0.63)})
     """
+    points = _cost_and_accuracy(series, "multiply-accumulates")
+    label = "multiply-accumulates an image (k, M, G: 10³, 10⁶, 10⁹)"
+    return _plot_accuracy(points, "Accuracy against compute", label, figure)
+
+
+def plot_accuracy_bytes(
+    series: Mapping[str, tuple[ArrayLike, ArrayLike]], *, figure: Figure | SubFigure | None = None
+) -> Figure:
+    """Accuracy against stored bytes, a logarithmic axis.
+
+    Args:
+        series: name → (bytes, accuracy), two numbers or two (points,) arrays, such as one network stored in 32, 8 and 4
+            bits a weight; accuracy as a fraction. Points are joined in the order given.
+        figure: where to draw; a new figure if not given.
+
+    Returns:
+        A figure: a line with markers for each name.
+
+    Raises:
+        ValueError: if there is no series or point, the two arrays of a series differ in length, bytes are not positive,
+            or accuracies lie outside [0, 1].
+
+    Example:
+        >>> from puppet_jax import plots
+        >>> figure = plots.plot_accuracy_bytes({"puppet": ([4e3, 2e4], [0.60, 0.62]), "free": (1e6, 0.63)})
+    """
+    label = "stored bytes (k, M: 10³, 10⁶)"
+    return _plot_accuracy(_cost_and_accuracy(series, "bytes"), "Accuracy against stored bytes", label, figure)
+
+
+def _cost_and_accuracy(series: Mapping[str, Any], what: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Checked pairs of float64 arrays, `what` and accuracies."""
     points = {}
     for name, pair in _named(series, "series").items():
         if not isinstance(pair, tuple | list) or len(pair) != 2:
-            raise ValueError(f"series[{name!r}] must be a pair (multiply-accumulates, accuracy), got {pair!r}.")
-        macs, accuracy = (
-            _finite(np.atleast_1d(np.asarray(values)), f"{what} of {name!r}", "(points,)", 1).astype(np.float64)
-            for values, what in zip(pair, ("the multiply-accumulates", "the accuracies"), strict=True)
+            raise ValueError(f"series[{name!r}] must be a pair ({what}, accuracy), got {pair!r}.")
+        cost, accuracy = (
+            _finite(np.atleast_1d(np.asarray(values)), f"the {part} of {name!r}", "(points,)", 1).astype(np.float64)
+            for values, part in zip(pair, (what, "accuracies"), strict=True)
         )
-        if len(macs) != len(accuracy):
-            raise ValueError(f"series[{name!r}] must pair its values, got {len(macs)} and {len(accuracy)} of them.")
-        if macs.min() <= 0:
-            raise ValueError(f"the multiply-accumulates of {name!r} must be positive, got {macs.min()}.")
+        if len(cost) != len(accuracy):
+            raise ValueError(f"series[{name!r}] must pair its values, got {len(cost)} and {len(accuracy)} of them.")
+        if cost.min() <= 0:
+            raise ValueError(f"the {what} of {name!r} must be positive, got {cost.min()}.")
         if accuracy.min() < 0 or accuracy.max() > 1:
             bad = accuracy[(accuracy < 0) | (accuracy > 1)][0]
             raise ValueError(
                 f"the accuracies of {name!r} must be fractions in [0, 1], got {bad}; divide percents by 100."
             )
-        points[str(name)] = (macs, accuracy)
+        points[str(name)] = (cost, accuracy)
+    return points
 
+
+def _plot_accuracy(
+    points: dict[str, tuple[np.ndarray, np.ndarray]], title: str, label: str, figure: Figure | SubFigure | None
+) -> Figure:
     canvas = _canvas(figure, 3.8)
     axes = canvas.subplots()
-    for i, (name, (macs, accuracy)) in enumerate(points.items()):
-        axes.plot(macs, 100 * accuracy, **_series(i, len(points)), label=name)
-    everything = np.concatenate([macs for macs, _ in points.values()])
+    for i, (name, (cost, accuracy)) in enumerate(points.items()):
+        axes.plot(cost, 100 * accuracy, **_series(i, len(points)), label=name)
+    everything = np.concatenate([cost for cost, _ in points.values()])
     axes.set_xscale("log")
     ticks = _log_ticks(everything.min(), everything.max())
     axes.set_xlim(ticks[0] / 1.15, ticks[-1] * 1.15)
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(EngFormatter())
-    axes.set(
-        title="Accuracy against compute",
-        xlabel="multiply-accumulates an image (k, M, G: 10³, 10⁶, 10⁹)",
-        ylabel="top-1 accuracy (%)",
-    )
+    axes.set(title=title, xlabel=label, ylabel="top-1 accuracy (%)")
     axes.margins(y=0.1)
     axes.grid(color="0.9")
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.3, handlelength=3)

@@ -52,10 +52,11 @@ def figures(states, kernels, images):
         "depths": plots.plot_depths(images, h, pj.depth(h)),
         "complexity": plots.plot_complexity(images[5]),
         "accuracy": plots.plot_accuracy_compute({"puppet": ([2e7, 3e7], [0.6, 0.62]), "free": (3e7, 0.63)}),
+        "bytes": plots.plot_accuracy_bytes({"puppet": ([5e3, 2e4], [0.6, 0.62]), "free": (8e4, 0.63)}),
     }
 
 
-NAMES = ("trajectories", "kernels", "statistics", "depths", "complexity", "accuracy")
+NAMES = ("trajectories", "kernels", "statistics", "depths", "complexity", "accuracy", "bytes")
 
 
 def all_axes(figure):
@@ -475,6 +476,14 @@ def test_accuracy_points_in_percent_on_a_log_axis():
     np.testing.assert_allclose(axes.lines[1].get_xydata(), [[4e9, 63]])
     assert len({(line.get_marker(), line.get_linestyle()) for line in axes.lines}) == 2
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["puppet", "free"]
+
+
+def test_accuracy_against_bytes():
+    axes = plots.plot_accuracy_bytes({"puppet": ([5e3, 2e4], [0.6, 0.62])}).axes[0]
+    np.testing.assert_allclose(axes.lines[0].get_xydata(), [[5e3, 60], [2e4, 62]])
+    assert axes.get_xlabel().startswith("stored bytes")
+    with pytest.raises(ValueError, match="the bytes of 'a' must be positive, got -1"):
+        plots.plot_accuracy_bytes({"a": (-1, 0.5)})
 
 
 @pytest.mark.parametrize(

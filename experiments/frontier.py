@@ -1,0 +1,220 @@
+"""Which networks are worth their bytes: accuracy against stored bytes of finished runs.
+
+    python -m experiments.frontier RUN... [--out FOLDER]
+
+Runs that differ by their seed alone are one point, at their mean. A network stored in 32, 8 and 4 bits a weight
+(`experiments.quantize`, or trained so) is one line of up to three points. A point is on the frontier if no other is as
+accurate with fewer bytes, or more accurate with as many. Bytes are those of all trainable floats; accuracy is top-1 on
+the test set, so that a network chosen here has been chosen on it. Writes FOLDER/frontier.md, frontier.json and
+frontier.png.
+"""
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from experiments.cli import run_command
+
+KINDS = {
+    "generated": "puppet",
+    "combined": "combined frozen kernels",
+    "stored": "stored kernels",
+    "standardised": "standardised puppet",
+    "reseeded": "reseeded puppet",
+}
+"""How a network of the puppet's layers is called, by the kind of its kernels."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Command:
+    """Command line of `experiments.frontier`."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Folders of finished runs, or folders that hold such folders."""
+    out: Path = Path("runs")
+    """Folder that the three files are written to."""
+
+    def __post_init__(self):
+        """Refuses an empty list."""
+        if not self.runs:
+            raise ValueError("give at least one RUN, the folder of a finished run.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Point:
+    """Networks that differ by their seed alone.
+
+    Attributes:
+        network: its name.
+        bits: of a stored weight.
+        bytes: of all trainable floats.
+        top1: on the test set, of each seed, in their order.
+        seeds: which.
+        frontier: whether it is on the frontier.
+    """
+
+    network: str
+    bits: int
+    bytes: int
+    top1: tuple[float, ...]
+    seeds: tuple[int, ...]
+    frontier: bool = False
+
+    @property
+    def mean(self) -> float:
+        """Mean top-1."""
+        return statistics.fmean(self.top1)
+
+
+def make(command: Command) -> None:
+    """Carries out the command."""
+    from matplotlib.figure import Figure
+
+    from experiments import run_folder
+    from puppet_jax.plots import plot_accuracy_bytes
+
+    points = on_frontier(collect(read_summaries(command.runs)))
+    command.out.mkdir(parents=True, exist_ok=True)
+    path = command.out / "frontier"
+    text = markdown(points)
+    path.with_suffix(".md").write_text(text)
+    run_folder.write_json(path.with_suffix(".json"), [dataclasses.asdict(point) for point in points])
+    figure = Figure(figsize=(12, 4.5), dpi=100, layout="constrained")
+    plot_accuracy_bytes(lines(points), figure=figure).savefig(path.with_suffix(".png"))
+    print(f"{text}\nwritten: {path}.md, {path}.json, {path}.png")
+
+
+def read_summaries(folders: Iterable[Path]) -> list[dict[str, Any]]:
+    """The summaries of finished runs; a folder that is no run stands for the finished runs in it.
+
+    Raises:
+        RunError: if there is none, one is damaged, or they were tested on different images.
+    """
+    from experiments import run_folder
+    from experiments.errors import RunError
+
+    summaries: dict[Path, dict[str, Any]] = {}
+    for folder in folders:
+        own = folder / run_folder.SUMMARY
+        found = [own] if own.is_file() else sorted(folder.glob(f"*/{run_folder.SUMMARY}"))
+        if not found:
+            raise RunError(f"{folder} is no finished run and holds none; give folders with a {run_folder.SUMMARY}.")
+        for path in found:
+            try:
+                summary = json.loads(path.read_text())
+                summary["config"], summary["top1"], summary["trainable_bytes"]
+            except (ValueError, KeyError, TypeError) as error:
+                again = f"python -m experiments.evaluate {path.parent}"
+                raise RunError(f"{path} is damaged ({error!r}); `{again}` writes it anew.") from None
+            summaries[path.resolve()] = summary
+    tests = {(summary["experiment"], summary["test_images"]) for summary in summaries.values()}
+    if len(tests) > 1:
+        shown = ", ".join(f"{images} of {experiment}" for experiment, images in sorted(tests))
+        raise RunError(f"runs can be compared on the same test images alone, got {shown}; leave some runs out.")
+    return list(summaries.values())
+
+
+def collect(summaries: Iterable[dict[str, Any]]) -> list[Point]:
+    """Points in order of their bytes, accurate ones first among equals.
+
+    Raises:
+        RunError: if two runs have the same configuration and seed.
+    """
+    from experiments.config import Config
+    from experiments.errors import RunError
+
+    defaults = json.loads(json.dumps(dataclasses.asdict(Config())))
+    groups: dict[str, dict[int, dict[int, dict[str, Any]]]] = {}
+    configs: dict[str, dict[str, Any]] = {}
+    for summary in summaries:
+        config = defaults | summary["config"]  # of an earlier version it may lack a field
+        seed, bits = config.pop("seed"), config.pop("bits")
+        key = json.dumps(config, sort_keys=True)
+        configs[key] = config
+        of_seed = groups.setdefault(key, {}).setdefault(bits, {})
+        if seed in of_seed:
+            raise RunError(
+                f"two runs are of the same configuration and seed {seed} ({_name(config)}, {bits} bits a weight); "
+                "leave out one of them."
+            )
+        of_seed[seed] = summary
+    names = dict(zip(configs, distinct_names(list(configs.values())), strict=True))
+    points = [
+        Point(
+            network=names[key],
+            bits=bits,
+            bytes=next(iter(of_seed.values()))["trainable_bytes"],
+            top1=tuple(of_seed[seed]["top1"] for seed in sorted(of_seed)),
+            seeds=tuple(sorted(of_seed)),
+        )
+        for key, of_bits in groups.items()
+        for bits, of_seed in of_bits.items()
+    ]
+    return sorted(points, key=lambda point: (point.bytes, -point.mean, point.network))
+
+
+def on_frontier(points: Sequence[Point]) -> list[Point]:
+    """The same points, in the order that `collect` gives, marked where none of no more bytes is as accurate."""
+    marked, best = [], 0.0
+    for point in points:
+        marked.append(dataclasses.replace(point, frontier=point.mean > best))
+        best = max(best, point.mean)
+    return marked
+
+
+def distinct_names(configs: Sequence[dict[str, Any]]) -> list[str]:
+    """A name for each configuration: what it is, and, where that is not enough, in which fields it differs."""
+    names = [_name(config) for config in configs]
+    result = []
+    for name, config in zip(names, configs, strict=True):
+        alike = [other for other, its in zip(configs, names, strict=True) if its == name]
+        differing = [field for field in config if any(other[field] != config[field] for other in alike)]
+        result.append(", ".join([name, *(f"{field} {_shown(config[field])}" for field in differing)]))
+    return result
+
+
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _name(config: dict[str, Any]) -> str:
+    if config["network"] != "puppet":
+        parts = [config["network"] if config["kernels"] == "stored" else f"puppet-{config['network']}"]
+        parts += [f"{config['num_layers']} layers"] if config["num_layers"] else []
+        return ", ".join(parts + ([f"{config['max_channels']} wide"] if config["max_channels"] else []))
+    parts = [f"{KINDS[config['kernels']]} {'-'.join(map(str, config['channels']))}"]
+    if config["kernels"] != "stored":
+        parts.append(f"C = {config['max_channels'] or max(config['channels'])}")
+    return ", ".join(parts + (["mirrored"] if config["mirror"] else []))
+
+
+def lines(points: Iterable[Point]) -> dict[str, tuple[list[int], list[float]]]:
+    """Bytes and mean accuracies of each network, for `puppet_jax.plots.plot_accuracy_bytes`."""
+    found: dict[str, tuple[list[int], list[float]]] = {}
+    for point in points:
+        of_bytes, of_top1 = found.setdefault(point.network, ([], []))
+        of_bytes.append(point.bytes)
+        of_top1.append(point.mean)
+    return found
+
+
+def markdown(points: Iterable[Point]) -> str:
+    """A Markdown table; bold are the points on the frontier."""
+    rows = ["| network | bits | all trainable (bytes) | top-1 (%) | every seed |", "|---|---:|---:|---:|---|"]
+    for point in points:
+        top1 = f"{100 * point.mean:.2f}"
+        if len(point.top1) > 1:
+            top1 += f" ± {100 * statistics.stdev(point.top1):.2f}"
+        every = ", ".join(f"{100 * value:.2f}" for value in point.top1)
+        shown = f"**{top1}**" if point.frontier else top1
+        rows.append(f"| {point.network} | {point.bits} | {point.bytes:,} | {shown} | {every} |")
+    return "\n".join(rows) + "\n"
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command(Command, make, "experiments.frontier", __doc__))
