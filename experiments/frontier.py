@@ -193,9 +193,9 @@ def _name(config: dict[str, Any]) -> str:
     return ", ".join(parts + (["mirrored"] if config["mirror"] else []))
 
 
-def lines(points: Iterable[Point]) -> dict[str, tuple[list[int], list[float]]]:
+def lines(points: Iterable[Point]) -> dict[str, tuple[Any, Any]]:
     """Bytes and mean accuracies of each network, for `puppet_jax.plots.plot_accuracy_bytes`."""
-    found: dict[str, tuple[list[int], list[float]]] = {}
+    found: dict[str, tuple[Any, Any]] = {}
     for point in points:
         of_bytes, of_top1 = found.setdefault(point.network, ([], []))
         of_bytes.append(point.bytes)

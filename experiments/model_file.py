@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import puppet_jax as pj
@@ -105,11 +104,10 @@ def load_model(path: Path) -> Model:
     except ValueError as error:
         raise RunError(f"{error}; train or copy it again.") from None
     fields = _fields(meta)
-    network, bits = fields["network"], fields["bits"]
-    params = stored
+    network, bits, params = fields["network"], fields["bits"], stored
     if bits < 32:
         like, _ = _expected(meta)
-        params = jax.tree.map(_restore, like, network.bits(like, bits), stored)
+        params = pj.dequantize_tree(stored, like, network.bits(like, bits))
     if pattern_hash(network.generator_params(params)) != meta["pattern_sha256"]:
         raise RunError(
             f"{path} was trained with another seeded pattern than this installation generates, so its kernels cannot "
@@ -141,11 +139,4 @@ def _expected(meta: dict[str, Any]) -> tuple[Any, Any]:
 
 def _stored(network: Network, bits: Literal[32, 8, 4], params: Any) -> Any:
     """What the file holds of trainable floats: in few bits, or as they are."""
-    if bits == 32:
-        return params
-    compress = lambda leaf, bits: leaf.astype(jnp.float16) if bits == 16 else pj.quantize(leaf, bits)  # noqa: E731
-    return jax.tree.map(compress, params, network.bits(params, bits))
-
-
-def _restore(like: jax.ShapeDtypeStruct, bits: Literal[4, 8, 16], stored: Any) -> jax.Array:
-    return stored.astype(like.dtype) if bits == 16 else pj.dequantize(stored, like.shape, bits)
+    return params if bits == 32 else pj.quantize_tree(params, network.bits(params, bits))

@@ -166,10 +166,7 @@ class PuppetNetwork(Network):
         return pj.apply_puppet(self.puppet, params, stats, kernels, images, depth, dtype, key)
 
     def decays(self, params):
-        """Matrices, and not norms, whose axis of layers is no axis of a matrix."""
-        matrices = jax.tree.map(lambda leaf: leaf.ndim > 1, params)
-        norms = {name: jax.tree.map(lambda _: False, getattr(params, name)) for name in ("norm_scale", "norm_bias")}
-        return dataclasses.replace(matrices, **norms)
+        return pj.puppet_matrices(params)
 
     def depths(self, h: np.ndarray) -> np.ndarray:
         return np.asarray(pj.depth(h))

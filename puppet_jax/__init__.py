@@ -42,6 +42,7 @@ from puppet_jax.puppet import (
     centred as centred,
     init_batch_stats as init_batch_stats,
     init_puppet as init_puppet,
+    puppet_matrices as puppet_matrices,
 )
 from puppet_jax.puppeteer import (
     Puppeteer as Puppeteer,
@@ -56,8 +57,10 @@ from puppet_jax.quantization import (
     Quantized as Quantized,
     choose_bits as choose_bits,
     dequantize as dequantize,
+    dequantize_tree as dequantize_tree,
     fake_quantize as fake_quantize,
     quantize as quantize,
+    quantize_tree as quantize_tree,
     quantized_bytes as quantized_bytes,
 )
 from puppet_jax.routing import (

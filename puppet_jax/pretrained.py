@@ -8,8 +8,9 @@ import jax
 
 from puppet_jax.complexity import CalibratedComplexity
 from puppet_jax.model_file import load_tree
-from puppet_jax.puppet import BatchStats, Puppet, PuppetParams, init_batch_stats, init_puppet
+from puppet_jax.puppet import BatchStats, Puppet, PuppetParams, init_batch_stats, init_puppet, puppet_matrices
 from puppet_jax.puppeteer import init_puppeteer
+from puppet_jax.quantization import choose_bits, dequantize_tree, quantize_tree
 from puppet_jax.routing import Adaptation, Predictor
 from puppet_jax.seeded import pattern_hash
 
@@ -30,6 +31,7 @@ class PretrainedPuppet:
         image_shape: (height, width, channels) of the images that it was trained on.
         adaptation: "level" or "sample", see `Predictor`.
         num_slices: slices of complexity in a depth bucket.
+        bits: of a weight in the file, 32, 8 or 4; `params` are float32 in any case.
     """
 
     puppet: Puppet
@@ -40,6 +42,7 @@ class PretrainedPuppet:
     image_shape: tuple[int, int, int]
     adaptation: Adaptation
     num_slices: int
+    bits: int
 
     def predictor(self, **settings: Any) -> Predictor:
         """From images (batch, *image_shape) to logits (batch, classes); `settings` override those of `Predictor`."""
@@ -52,7 +55,7 @@ def load_pretrained(model: str | Path = "cifar10-c128") -> PretrainedPuppet:
 
     Args:
         model: a name among `pretrained_models()`; or the path of the `model.safetensors` that a run of
-            `experiments` wrote, if its kernels are generated and stored in 32 bits.
+            `experiments` wrote, if its kernels are generated.
 
     Returns:
         A `PretrainedPuppet`. What it was trained on, how accurate it is and under which licence it comes is said in
@@ -71,7 +74,9 @@ def load_pretrained(model: str | Path = "cifar10-c128") -> PretrainedPuppet:
         (2, 10)
     """
     path = pretrained_file(model)
-    (params, batch_stats), meta = load_tree(path, _expected)
+    (stored, batch_stats), meta = load_tree(path, lambda meta: _expected(meta)[1])
+    like, _ = _expected(meta)
+    params = stored if meta["bits"] == 32 else dequantize_tree(stored, like, _bits(like, meta))
     one = params.puppeteer
     if pattern_hash(one.max_channels, one.kernel_size, one.seed) != meta["pattern_sha256"]:
         raise ValueError(
@@ -88,6 +93,7 @@ def load_pretrained(model: str | Path = "cifar10-c128") -> PretrainedPuppet:
         image_shape=(*meta["network"]["image_size"], puppet.in_channels),
         adaptation=meta["adaptation"],
         num_slices=meta["num_slices"],
+        bits=meta["bits"],
     )
 
 
@@ -117,14 +123,13 @@ def _puppet(meta: dict[str, Any]) -> Puppet:
     return Puppet(**described | {"channels": tuple(described["channels"])})
 
 
-def _expected(meta: dict[str, Any]) -> Any:
-    """Shapes of the trainable floats and statistics that the model file of a puppet holds."""
+def _expected(meta: dict[str, Any]) -> tuple[Any, Any]:
+    """Shapes: of the trainable floats; and of what the model file of a puppet holds, those as stored and statistics."""
     network = meta["network"]
-    if network["kind"] != "puppet" or network["kernels"] != "generated" or meta["bits"] != 32:
+    if network["kind"] != "puppet" or network["kernels"] != "generated":
         raise ValueError(
-            "a puppet of generated kernels in 32 bits is expected, got a "
-            f"{network['kind']} of {network.get('kernels', 'other')} kernels in {meta['bits']} bits; "
-            "python -m experiments.evaluate and experiments.predict take it"
+            f"a puppet of generated kernels is expected, got a {network['kind']} of "
+            f"{network.get('kernels', 'other')} kernels; python -m experiments.evaluate and experiments.predict take it"
         )
     puppet, generator = _puppet(meta), dict(network["generator"])
     generator["max_channels"] = generator["max_channels"] or puppet.max_channels
@@ -136,4 +141,12 @@ def _expected(meta: dict[str, Any]) -> Any:
         params = init_puppet(jax.random.key(0), puppet, puppeteer, max_depth=max(depths))
         return params, {depth: init_batch_stats(puppet, depth) for depth in depths}
 
-    return jax.eval_shape(make)
+    params, stats = jax.eval_shape(make)
+    if meta["bits"] == 32:
+        return params, (params, stats)
+    bits = _bits(params, meta)
+    return params, (jax.eval_shape(lambda params: quantize_tree(params, bits), params), stats)
+
+
+def _bits(params: Any, meta: dict[str, Any]) -> Any:
+    return choose_bits(params, puppet_matrices(params), meta["bits"])

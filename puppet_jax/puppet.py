@@ -204,6 +204,16 @@ def init_puppet(key: PRNGKeyArray, puppet: Puppet, puppeteer: Puppeteer, max_dep
     )
 
 
+def puppet_matrices(params: PuppetParams) -> PuppetParams:
+    """Which leaves are matrices, a tree of booleans: those that weight decay and few bits are for.
+
+    Affine norms are none, though they have an axis of layers; works on the result of `jax.eval_shape` too.
+    """
+    found = jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+    norms = jax.tree.map(lambda _: False, (params.norm_scale, params.norm_bias))
+    return dataclasses.replace(found, norm_scale=norms[0], norm_bias=norms[1])
+
+
 def init_batch_stats(puppet: Puppet, depth: int) -> tuple[BatchStats, ...]:
     """Zero means and unit variances for every layer of the puppet of `depth`.
 

@@ -112,6 +112,40 @@ def fake_quantize(params: Any, bits: Any) -> Any:
     return jax.tree.map(one, params, bits)
 
 
+def quantize_tree(params: Any, bits: Any) -> Any:
+    """Parameters as stored: a `Quantized` for each matrix, float16 for the rest.
+
+    Args:
+        params: a pytree of float32 arrays.
+        bits: the same tree of 4, 8 and 16, see `choose_bits`.
+
+    Example:
+        >>> import jax.numpy as jnp, puppet_jax as pj
+        >>> params = {"matrix": jnp.eye(4), "vector": jnp.ones(4)}
+        >>> stored = pj.quantize_tree(params, {"matrix": 4, "vector": 16})
+        >>> stored["matrix"].codes.shape, stored["vector"].dtype.name
+        ((8,), 'float16')
+    """
+    return jax.tree.map(
+        lambda leaf, bits: leaf.astype(jnp.float16) if bits == 16 else quantize(leaf, bits), params, bits
+    )
+
+
+def dequantize_tree(stored: Any, like: Any, bits: Any) -> Any:
+    """The parameters that `quantize_tree` stored: those of `fake_quantize`.
+
+    Args:
+        stored: its result.
+        like: the parameters, or their shapes and dtypes (`jax.eval_shape`).
+        bits: as it was given.
+    """
+
+    def one(leaf: Any, bits: int, stored: Any) -> Array:
+        return stored.astype(leaf.dtype) if bits == 16 else dequantize(stored, leaf.shape, bits)  # type: ignore[arg-type]
+
+    return jax.tree.map(one, like, bits, stored)
+
+
 def quantized_bytes(params: Any, bits: Any) -> int:
     """Bytes of `params` once stored: codes, scales and float16 vectors. Works on the result of `jax.eval_shape` too.
 

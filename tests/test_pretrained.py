@@ -111,6 +111,21 @@ class TestModelFile:
             )
             np.testing.assert_allclose(logits, expected[0], rtol=1e-4, atol=1e-5)
 
+    @pytest.mark.parametrize("bits", [8, 4])
+    def test_few_bits_are_those_that_training_sees(self, tmp_path, bits):
+        params, stats = make_tree()
+        chosen = pj.choose_bits(params, pj.puppet_matrices(params), bits)
+        save_tree(tmp_path / "few", (pj.quantize_tree(params, chosen), stats), META | {"bits": bits})
+        model = pj.load_pretrained(tmp_path / "few")
+        assert model.bits == bits
+        expected = pj.fake_quantize(jax.tree.map(np.asarray, params), chosen)
+        assert jax.tree.structure(model.params) == jax.tree.structure(expected)
+        for one, other in zip(jax.tree.leaves(model.params), jax.tree.leaves(expected), strict=True):
+            assert one.dtype == np.float32
+            np.testing.assert_allclose(one, other, rtol=1e-6)
+        assert not np.array_equal(model.params.puppeteer.pointwise_kernel, params.puppeteer.pointwise_kernel)
+        assert model.predictor()(np.zeros((2, 8, 5, 1), np.uint8)).shape == (2, 3)
+
     def test_no_such_model(self, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"no pretrained model .*nothing.*; the package has"):
             pj.load_pretrained(tmp_path / "nothing")
@@ -118,7 +133,8 @@ class TestModelFile:
     @pytest.mark.parametrize(
         ("where", "value", "complaint"),
         [
-            ("bits", 8, "in 8 bits"),
+            ("bits", 8, "damaged or no model"),  # holds floats
+            ("bits", 5, "bits must be 8 or 4, got 5"),
             ("pattern_sha256", "0" * 64, "another seeded pattern"),
             ("depths", [1, 2, 3], "damaged or no model"),
             ("network.kind", "backbone", "got a backbone"),
