@@ -1,7 +1,7 @@
 """Classifies image files with a trained model, and says how complex each is and how deep its puppet.
 
     python -m experiments.predict RUN IMAGE...
-    python -m experiments.predict --pretrained IMAGE...
+    python -m experiments.predict --pretrained [--model NAME] IMAGE...
 
 The model is that of a run's folder, or one that comes with the package and needs neither data nor a network.
 
@@ -18,9 +18,6 @@ import tyro
 from experiments.cli import run_command
 from experiments.errors import DataError
 
-PRETRAINED = "cifar10-c128"
-"""The model in the package that --pretrained takes."""
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Command:
@@ -29,7 +26,14 @@ class Command:
     paths: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Folder of a run, then image files; with --pretrained image files alone."""
     pretrained: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Use the model that comes with the package."""
+    """Use a model that comes with the package."""
+    model: str | None = None
+    """Which one, by name; the package's default if not given."""
+
+    def __post_init__(self):
+        """Refuses a name that nothing is done with."""
+        if self.model is not None and not self.pretrained:
+            raise ValueError(f"--model names a model of the package; give --pretrained too, got --model {self.model}.")
 
 
 def predict(command: Command) -> None:
@@ -48,7 +52,7 @@ def predict(command: Command) -> None:
         raise DataError(f"no image was named; give at least one file after {after}.")
     use_compilation_cache()
     if command.pretrained:
-        model = load_model(pj.pretrained_file(PRETRAINED))
+        model = load_model(packaged(command.model))
     else:
         run_folder.read_config(command.paths[0])
         model = load_model(command.paths[0] / run_folder.MODEL)
@@ -59,6 +63,21 @@ def predict(command: Command) -> None:
     for path, level, depth, row in zip(paths, h, pj.nearest_depths(h, predictor.depths), probabilities, strict=True):
         best = int(row.argmax())
         print(f"{path}: {model.class_names[best]} ({row[best]:.1%}), complexity {level:.3f} nats, depth {depth}")
+
+
+def packaged(name: str | None) -> Path:
+    """The file of a model in the package.
+
+    Raises:
+        DataError: if there is no model of that name.
+    """
+    import puppet_jax as pj
+
+    if name is None:
+        return pj.pretrained_file()
+    if name not in pj.pretrained_models():
+        raise DataError(f"--model must be one of {', '.join(pj.pretrained_models())}, got {name!r}.")
+    return pj.pretrained_file(name)
 
 
 def read_image(path: Path, shape: tuple[int, int, int]):

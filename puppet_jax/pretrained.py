@@ -15,7 +15,9 @@ from puppet_jax.routing import Adaptation, Predictor
 from puppet_jax.seeded import pattern_hash
 
 FOLDER = Path(__file__).parent / "models"
-"""Where the package keeps model files, each beside its model card."""
+"""Where the package keeps model files and their model cards."""
+DEFAULT = "cifar10-c128"
+"""The model that is meant where none is named."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,7 +52,7 @@ class PretrainedPuppet:
         return Predictor(self.puppet, self.params, self.batch_stats, **trained | settings)
 
 
-def load_pretrained(model: str | Path = "cifar10-c128") -> PretrainedPuppet:
+def load_pretrained(model: str | Path = DEFAULT) -> PretrainedPuppet:
     """Reads a trained puppet: one of those in the package, which needs no network, or a model file.
 
     Args:
@@ -59,7 +61,7 @@ def load_pretrained(model: str | Path = "cifar10-c128") -> PretrainedPuppet:
 
     Returns:
         A `PretrainedPuppet`. What it was trained on, how accurate it is and under which licence it comes is said in
-        the model card, `MODEL.md` beside the model file in `puppet_jax/models`.
+        its model card, NAME.md beside the model file in `puppet_jax/models`.
 
     Raises:
         FileNotFoundError: if there is neither such a name nor such a file.
@@ -102,7 +104,7 @@ def pretrained_models() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in FOLDER.glob("*.safetensors")))
 
 
-def pretrained_file(model: str | Path) -> Path:
+def pretrained_file(model: str | Path = DEFAULT) -> Path:
     """The model file of that name in the package, or else of that path.
 
     Raises:

@@ -166,12 +166,18 @@ class TestModelFile:
 class TestPackaged:
     """What comes with the package needs no network and no data."""
 
-    def test_one_is_there_with_its_card(self):
-        assert "cifar10-c128" in pj.pretrained_models()
-        for name in pj.pretrained_models():
-            card = pj.pretrained_file(name).with_name("MODEL.md").read_text()
-            assert name in card
-            log = Path(__file__).parents[1] / "docs" / "runs" / name
-            summary = json.loads((log / "summary.json").read_text())
-            assert f"**{100 * summary['top1']:.2f} %** top-1" in card
-            assert len((log / "metrics.jsonl").read_text().splitlines()) == summary["config"]["epochs"]
+    def test_the_default_is_there(self):
+        assert pj.pretrained_file().is_file()
+
+    @pytest.mark.parametrize("name", pj.pretrained_models())
+    def test_each_has_its_card_and_its_log(self, name):
+        card = pj.pretrained_file(name).with_suffix(".md").read_text()
+        assert name in card
+        runs = Path(__file__).parents[1] / "docs" / "runs"
+        summary = json.loads((runs / name / "summary.json").read_text())
+        assert f"**{100 * summary['top1']:.2f} %** top-1" in card
+        assert f"{summary['trainable_bytes']:,}" in card
+        assert f"{summary['file_bytes']:,}" in card
+        assert summary["config"]["bits"] == pj.load_pretrained(name).bits
+        trained = runs / name.removesuffix("-4bit")  # stored in 4 bits without further training
+        assert len((trained / "metrics.jsonl").read_text().splitlines()) == summary["config"]["epochs"]

@@ -18,7 +18,7 @@ from experiments.data import load_dataset
 from experiments.errors import DataError, RunError
 from experiments.model_file import Model, load_model, save_model
 from experiments.networks import Generator, PuppetNetwork
-from experiments.predict import PRETRAINED, Command, predict, read_image
+from experiments.predict import Command, predict, read_image
 
 RNG = np.random.Generator(np.random.PCG64(0))
 GREY = RNG.integers(0, 256, (8, 8), np.uint8)
@@ -225,20 +225,32 @@ class TestPretrained:
         for path, line in zip(paths, lines, strict=True):
             assert re.fullmatch(rf"{re.escape(str(path))}: ({names}) \(.*%\), complexity .* nats, depth \d+", line)
 
+    @pytest.mark.parametrize("name", pj.pretrained_models())
+    def test_each_model_of_the_package(self, tmp_path, capsys, name):
+        argv = ["--pretrained", "--model", name, str(saved(tmp_path / "a.png", COLOUR))]
+        assert run_command(Command, predict, "experiments.predict", "Classifies.", argv) == 0
+        assert "a.png: " in capsys.readouterr().out
+
+    def test_no_such_model(self):
+        with pytest.raises(DataError, match="--model must be one of .*cifar10-c128.*, got 'x'"):
+            predict(Command(paths=(Path("a.png"),), pretrained=True, model="x"))
+        with pytest.raises(ValueError, match="give --pretrained too"):
+            Command(paths=(Path("a.png"),), model="x")
+
     def test_no_image(self):
         with pytest.raises(DataError, match="no image was named; give at least one file after --pretrained"):
             predict(Command(paths=(), pretrained=True))
 
     @pytest.mark.data
-    def test_accuracy_is_that_of_its_card(self):
+    @pytest.mark.parametrize("name", pj.pretrained_models())
+    def test_accuracy_is_that_of_its_card(self, name):
         folder = os.environ.get("PUPPET_CIFAR10_DIR")
         if not folder:
             pytest.skip("PUPPET_CIFAR10_DIR is not set to a folder with the official binary files")
-        cifar10, model = load_dataset("cifar10", Path(folder)), pj.load_pretrained()
+        cifar10, model = load_dataset("cifar10", Path(folder)), pj.load_pretrained(name)
         logits = model.predictor()(cifar10.test_images)
         top1 = (logits.argmax(axis=1) == cifar10.test_labels).mean()
-        card = pj.pretrained_file(PRETRAINED).with_name("MODEL.md").read_text()
-        stated = re.search(r"\*\*([\d.]+) %\*\* top-1", card)
+        stated = re.search(r"\*\*([\d.]+) %\*\* top-1", pj.pretrained_file(name).with_suffix(".md").read_text())
         assert stated is not None
         assert abs(100 * top1 - float(stated[1])) < 0.05  # other hardware rounds otherwise
         assert model.class_names == cifar10.class_names
