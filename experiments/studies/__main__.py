@@ -46,12 +46,11 @@ def study(command: Command) -> None:
     for row in command.rows:
         config = dataclasses.replace(ROWS[row], seed=command.seed)
         summaries[row] = runs.summary(row, "cifar10", config, command.runs / f"{row}-seed{command.seed}")
-    print(f"{'row':24}{'validation':>11}{'training':>10}{'floats':>9}{'seconds':>9}")
+    print(f"{'row':24}{'validation':>11}{'training':>10}{'bytes':>11}{'seconds':>9}")
     for row, summary in summaries.items():
         last = run_folder.read_metrics(command.runs / f"{row}-seed{command.seed}")[-1]
-        floats = summary["trainable_bytes"] // 4
         print(
-            f"{row:24}{last['validation_top1']:11.2%}{last['train_top1']:10.2%}{floats:9,}"
+            f"{row:24}{last['validation_top1']:11.2%}{last['train_top1']:10.2%}{summary['trainable_bytes']:11,}"
             f"{summary['train_seconds']:9.0f}"
         )
 

@@ -79,6 +79,9 @@ ROWS: dict[str, Config] = {
     "whole-64-wider": dataclasses.replace(WHOLE_128, mirror=True, max_channels=64),
     "whole-64-mixed": dataclasses.replace(WHOLE_64, mirror=True, adapt="depth", spread=(4, 7), mix_depths=True),
     "whole-128-mirror-dropout-0.3": dataclasses.replace(WHOLE_128, mirror=True, dropout=0.3),
+    "whole-512": dataclasses.replace(
+        WHOLE_128, channels=(64, 128, 256), max_channels=512, mirror=True, dropout=0.3, batch_size=128
+    ),
     "whole-128-slim-mirror": dataclasses.replace(
         SLIM_ADAM, channels=(14, 28, 28), spread=(7, 7), mirror=True, dropout=0.1
     ),

@@ -31,7 +31,8 @@ def test_one_protocol():
     """The same images and steps for all of a kind."""
     for name, config in ROWS.items():
         protocol = (config.num_images, config.num_validation, config.epochs, config.batch_size, config.augment)
-        assert protocol == (8_000, 2_000, 28 if name.startswith("whole") else 8, 64, "none")
+        epochs, batch_size = 28 if name.startswith("whole") else 8, 128 if name.startswith("whole-512") else 64
+        assert protocol == (8_000, 2_000, epochs, batch_size, "none")
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -48,7 +49,7 @@ def test_command(tmp_path, monkeypatch, capsys):
         options.workdir.mkdir()
         figures = ("top1", "top5", "puppeteer_bytes", "generator_macs", "puppet_macs", "latency_s",
                    "latency_generating_s", "depth_mean", "device", "versions")  # fmt: skip
-        summary = dict.fromkeys(figures, 1) | {"trainable_bytes": 4 * 6_666, "train_seconds": 100 + len(trained)}
+        summary = dict.fromkeys(figures, 1) | {"trainable_bytes": 26_664, "train_seconds": 100 + len(trained)}
         (options.workdir / "config.json").write_text(json.dumps({"config": dataclasses.asdict(config)}))
         (options.workdir / "summary.json").write_text(json.dumps(summary))
         row = {"step": 1, "validation_top1": 0.61 + 0.01 * len(trained), "train_top1": 0.7}
@@ -68,8 +69,8 @@ def test_command(tmp_path, monkeypatch, capsys):
         ("cifar10", dataclasses.replace(ROWS[name], seed=3), tmp_path / f"{name}-seed3") for name in ("wide", "muon")
     ]
     *_, muon, wide = capsys.readouterr().out.splitlines()
-    assert muon.split() == ["muon", "63.00%", "70.00%", "6,666", "102"]
-    assert wide.split() == ["wide", "62.00%", "70.00%", "6,666", "101"]
+    assert muon.split() == ["muon", "63.00%", "70.00%", "26,664", "102"]
+    assert wide.split() == ["wide", "62.00%", "70.00%", "26,664", "101"]
     monkeypatch.setitem(ROWS, "wide", dataclasses.replace(ROWS["wide"], epochs=9))
     assert call("wide") == 1  # what is finished is another row
     assert "another configuration (epochs: 8 there, 9 now)" in capsys.readouterr().err
