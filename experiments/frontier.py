@@ -81,7 +81,7 @@ def make(command: Command) -> None:
     points = on_frontier(collect(read_summaries(command.runs)))
     command.out.mkdir(parents=True, exist_ok=True)
     path = command.out / "frontier"
-    text = markdown(points)
+    text = table(points)
     path.with_suffix(".md").write_text(text)
     run_folder.write_json(path.with_suffix(".json"), [dataclasses.asdict(point) for point in points])
     figure = Figure(figsize=(12, 4.5), dpi=100, layout="constrained")
@@ -98,6 +98,7 @@ def read_summaries(folders: Iterable[Path]) -> list[dict[str, Any]]:
     from experiments import run_folder
     from experiments.errors import RunError
 
+    needed = ("config", "top1", "trainable_bytes", "experiment", "test_images")
     summaries: dict[Path, dict[str, Any]] = {}
     for folder in folders:
         own = folder / run_folder.SUMMARY
@@ -105,12 +106,7 @@ def read_summaries(folders: Iterable[Path]) -> list[dict[str, Any]]:
         if not found:
             raise RunError(f"{folder} is no finished run and holds none; give folders with a {run_folder.SUMMARY}.")
         for path in found:
-            try:
-                summary = json.loads(path.read_text())
-                summary["config"], summary["top1"], summary["trainable_bytes"]
-            except (ValueError, KeyError, TypeError) as error:
-                again = f"python -m experiments.evaluate {path.parent}"
-                raise RunError(f"{path} is damaged ({error!r}); `{again}` writes it anew.") from None
+            summary = run_folder.read_summary(path.parent, lambda found: [found[name] for name in needed])
             summaries[path.resolve()] = summary
     tests = {(summary["experiment"], summary["test_images"]) for summary in summaries.values()}
     if len(tests) > 1:
@@ -129,14 +125,14 @@ def collect(summaries: Iterable[dict[str, Any]]) -> list[Point]:
     from experiments.errors import RunError
 
     defaults = json.loads(json.dumps(dataclasses.asdict(Config())))
-    groups: dict[str, dict[int, dict[int, dict[str, Any]]]] = {}
+    groups: dict[tuple[str, int], dict[int, dict[str, Any]]] = {}
     configs: dict[str, dict[str, Any]] = {}
     for summary in summaries:
         config = defaults | summary["config"]  # of an earlier version it may lack a field
         seed, bits = config.pop("seed"), config.pop("bits")
         key = json.dumps(config, sort_keys=True)
         configs[key] = config
-        of_seed = groups.setdefault(key, {}).setdefault(bits, {})
+        of_seed = groups.setdefault((key, bits), {})
         if seed in of_seed:
             raise RunError(
                 f"two runs are of the same configuration and seed {seed} ({_name(config)}, {bits} bits a weight); "
@@ -152,8 +148,7 @@ def collect(summaries: Iterable[dict[str, Any]]) -> list[Point]:
             top1=tuple(of_seed[seed]["top1"] for seed in sorted(of_seed)),
             seeds=tuple(sorted(of_seed)),
         )
-        for key, of_bits in groups.items()
-        for bits, of_seed in of_bits.items()
+        for (key, bits), of_seed in groups.items()
     ]
     return sorted(points, key=lambda point: (point.bytes, -point.mean, point.network))
 
@@ -203,17 +198,19 @@ def lines(points: Iterable[Point]) -> dict[str, tuple[Any, Any]]:
     return found
 
 
-def markdown(points: Iterable[Point]) -> str:
+def table(points: Iterable[Point]) -> str:
     """A Markdown table; bold are the points on the frontier."""
-    rows = ["| network | bits | all trainable (bytes) | top-1 (%) | every seed |", "|---|---:|---:|---:|---|"]
+    from experiments.tables.render import markdown
+
+    rows = []
     for point in points:
         top1 = f"{100 * point.mean:.2f}"
         if len(point.top1) > 1:
             top1 += f" ± {100 * statistics.stdev(point.top1):.2f}"
         every = ", ".join(f"{100 * value:.2f}" for value in point.top1)
         shown = f"**{top1}**" if point.frontier else top1
-        rows.append(f"| {point.network} | {point.bits} | {point.bytes:,} | {shown} | {every} |")
-    return "\n".join(rows) + "\n"
+        rows.append([point.network, str(point.bits), f"{point.bytes:,}", shown, every])
+    return markdown(["network", "bits", "all trainable (bytes)", "top-1 (%)", "every seed"], rows)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import platform
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,22 @@ def read_config(folder: Path) -> dict[str, Any]:
         return json.loads(path.read_text())
     except ValueError as error:
         raise RunError(f"{path} is damaged ({error}); restore it, or start anew in another --workdir.") from None
+
+
+def read_summary(folder: Path, use: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
+    """The `summary.json` of a finished run, from which `use` can take what it needs.
+
+    Raises:
+        RunError: if it is damaged.
+    """
+    path = folder / SUMMARY
+    try:
+        summary = json.loads(path.read_text())
+        use(summary)
+    except (ValueError, KeyError, TypeError) as error:
+        again = f"python -m experiments.evaluate {folder}"
+        raise RunError(f"{path} is damaged ({error!r}); `{again}` writes it anew.") from None
+    return summary
 
 
 def as_config(described: dict[str, Any]) -> Config:

@@ -77,8 +77,10 @@ def load_pretrained(model: str | Path = DEFAULT) -> PretrainedPuppet:
     """
     path = pretrained_file(model)
     (stored, batch_stats), meta = load_tree(path, lambda meta: _expected(meta)[1])
-    like, _ = _expected(meta)
-    params = stored if meta["bits"] == 32 else dequantize_tree(stored, like, _bits(like, meta))
+    params = stored
+    if meta["bits"] < 32:
+        like, _ = _expected(meta)
+        params = dequantize_tree(stored, like, _bits(like, meta))
     one = params.puppeteer
     if pattern_hash(one.max_channels, one.kernel_size, one.seed) != meta["pattern_sha256"]:
         raise ValueError(

@@ -181,7 +181,7 @@ def _ring(title: str, best: Config, mirrored: Config, plain: Config, residual: C
 
 def _slim(best: Config, channels: tuple[int, ...], **changes: Any) -> Config:
     """Stored weights in the puppet's layers, with the optimiser and the dropout that the study found for them."""
-    return dataclasses.replace(best, channels=channels, kernels="stored", dropout=0.1, **ADAM | changes)
+    return dataclasses.replace(best, channels=channels, kernels="stored", **ADAM | {"dropout": 0.1} | changes)
 
 
 def _combined(best: Config) -> Config:
@@ -222,7 +222,7 @@ def ring512() -> Table:
 def narrow512() -> Table:
     """1.1 MB in a puppet of 64, 128 and 256 channels, which two CPU cores train in an hour a seed."""
     best = dataclasses.replace(BEST, channels=(64, 128, 256), max_channels=512, dropout=0.3, batch_size=128)
-    slim = dataclasses.replace(_slim(best, (54, 106, 106), max_channels=None), dropout=0.3)  # enough floats to overfit
+    slim = _slim(best, (54, 106, 106), max_channels=None, dropout=0.3)  # enough floats to overfit
     rows = (
         Row("Puppet-CNN", "cifar10", best),
         Row("its layers, slim, weights stored", "cifar10", slim),

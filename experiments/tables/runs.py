@@ -112,15 +112,9 @@ def _finished(folder: Path, config: Config) -> dict[str, Any]:
     ]
     if changed:
         raise RunError(f"{folder} holds a run of another configuration ({'; '.join(changed)}); give another --runs.")
-    path = folder / run_folder.SUMMARY
-    try:
-        summary = json.loads(path.read_text())
-        _measured(summary)
-        summary["train_seconds"], summary["device"], summary["versions"]
-    except (ValueError, KeyError, TypeError) as error:
-        again = f"python -m experiments.evaluate {folder}"
-        raise RunError(f"{path} is damaged ({error!r}); `{again}` writes it anew.") from None
-    return summary
+    return run_folder.read_summary(
+        folder, lambda found: (_measured(found), found["train_seconds"], found["device"], found["versions"])
+    )
 
 
 def _measured(summary: dict[str, Any]) -> dict[str, float]:

@@ -7,7 +7,7 @@ import pytest
 
 from experiments.cli import run_command
 from experiments.config import BEST, SMALL, Config
-from experiments.frontier import Command, Point, collect, distinct_names, lines, make, markdown, on_frontier
+from experiments.frontier import Command, Point, collect, distinct_names, lines, make, on_frontier, table
 
 RESIDUAL = Config(network="resnet20", kernels="stored", num_layers=8, max_channels=18)
 
@@ -130,4 +130,4 @@ class TestCommand:
 
 def test_one_seed_has_no_deviation():
     (point,) = on_frontier(collect([summary(BEST, 1000, 0.6)]))
-    assert "± " not in markdown([point])
+    assert "± " not in table([point])
