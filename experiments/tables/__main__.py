@@ -13,7 +13,7 @@
 | depths | stored size against depth of VGG and ResNet; no training | v1 figure 4 |
 | ablation | initial state, scale, depth rule, adaptation | none |
 | ring64, ring128, ring512 | puppet and networks of stored weights of as many bytes, at three sizes | none |
-| narrow512 | the largest puppeteer in a puppet that two CPU cores train in an hour | none |
+| narrow512, narrow_full512 | the largest puppeteer in a puppet that a CPU core trains in an hour, in four | none |
 | full512 | the largest of them on full training sets | none |
 | controls64 | what each idea behind preset best is worth | none |
 
@@ -52,6 +52,7 @@ class Command:
             "ring128",
             "ring512",
             "narrow512",
+            "narrow_full512",
             "full512",
             "controls64",
         ],
