@@ -25,7 +25,7 @@ class Config:
     """Convolution kernels: from a puppeteer; trained and stored one by one; or, in the puppet's shapes, combined from
     frozen pseudo-random ones with as many coefficients as the puppeteer has floats (PRANC), generated and standardised,
     or generated and joined by a pattern of each layer's own."""
-    adapt: Literal["both", "parameters", "depth", "none"] | None = None
+    adapt: Literal["both", "parameters", "depth", "doubt", "none"] | None = None
     """What follows the complexity of an image; all that can if not given (a backbone's depth cannot)."""
     channels: tuple[int, ...] = (64, 128, 256, 512)
     """Width of each stage of the puppet."""
@@ -60,6 +60,8 @@ class Config:
     """Calibrate complexity on the training images so that they spread over depths LOW to HIGH; equal for one depth."""
     mix_depths: bool = False
     """With --adapt depth: deal the training images out to the depths by lot, so that any measure can route later."""
+    deep_share: float = 0.5
+    """With --adapt doubt: share of the validation images that go on to the deep puppet; decides the threshold."""
     num_slices: int = 64
     """Slices of complexity in a depth bucket, at evaluation."""
     num_levels: int = 4
@@ -107,7 +109,8 @@ class Config:
             reason = f"none for --network puppet with {self.kernels} kernels"
             _require(not fixed or self.adapt in (None, "none"), "adapt", reason, self.adapt)
             _require(self.num_layers is None, "num_layers", "left out for --network puppet", self.num_layers)
-            one_depth = self.spread is None or self.spread[0] == self.spread[1] or self.adapts in ("both", "depth")
+            several = ("both", "depth", "doubt")
+            one_depth = self.spread is None or self.spread[0] == self.spread[1] or self.adapts in several
             _require(one_depth, "spread", f"one depth twice, such as 4 4, with --adapt {self.adapts}", self.spread)
         else:
             own = f"generated or stored for --network {self.network}"
@@ -116,6 +119,10 @@ class Config:
             reason = f"{' or '.join(possible)} for --network {self.network} with {self.kernels} kernels"
             _require(self.adapt in (None, *possible), "adapt", reason, self.adapt)
             _require(self.dtype == "float32", "dtype", "float32 for a backbone", self.dtype)
+        if self.adapts == "doubt":
+            two = self.spread is not None and self.spread[0] < self.spread[1]
+            _require(two, "spread", "two depths, LOW < HIGH, with --adapt doubt", self.spread)
+        _require(0 < self.deep_share < 1, "deep_share", "in (0, 1)", self.deep_share)
         mixed = not self.mix_depths or (self.network == "puppet" and self.adapts == "depth")
         _require(mixed, "mix_depths", "left out unless --network puppet has --adapt depth", self.mix_depths)
         for name in ("scale", "learning_rate"):
@@ -133,7 +140,7 @@ class Config:
             _require(getattr(self, name) < 2**32, name, "less than 2**32", getattr(self, name))
 
     @property
-    def adapts(self) -> Literal["both", "parameters", "depth", "none"]:
+    def adapts(self) -> Literal["both", "parameters", "depth", "doubt", "none"]:
         """What follows the complexity of an image, with the default filled in."""
         if self.adapt is not None:
             return self.adapt

@@ -52,7 +52,7 @@ def evaluate(command: Command) -> None:
     given = {"adaptation": command.adaptation, "num_slices": command.num_slices}
     overrides = {name: value for name, value in given.items() if value is not None}
     adapt = config["config"].get("adapt")
-    if overrides and adapt in ("depth", "none"):
+    if overrides and adapt in ("depth", "doubt", "none"):
         flags = " and ".join(f"--{name.replace('_', '-')}" for name in overrides)
         raise RunError(f"{command.run} has one set of kernels a depth (--adapt {adapt}); leave out {flags}.")
     summarise(command.run, model, dataset, **overrides)

@@ -45,8 +45,7 @@ def evaluate(
     """
     h = pj.complexities(images, model.complexity)
     predictor = model.predictor(**overrides)
-    depths = pj.nearest_depths(h, predictor.depths)
-    logits = predictor(images, h)
+    logits, depths = predictor.route(images, h)
     correct = logits.argmax(axis=1) == labels
     counts = Counter(depths.tolist())
     macs = {depth: model.network.macs(model.params, depth) for depth in counts}

@@ -31,6 +31,7 @@ class Model:
         complexity: the measure that it was trained with.
         step: of training, at which it was taken.
         bits: of a stored weight; below 32 the params have the values that `puppet_jax.fake_quantize` gives.
+        threshold: the doubt that sends an image on to the deep puppet, of a network with exits.
     """
 
     network: Network
@@ -42,6 +43,7 @@ class Model:
     complexity: pj.CalibratedComplexity
     step: int
     bits: Literal[32, 8, 4] = 32
+    threshold: float | None = None
 
     def stored_bytes(self) -> tuple[int, int]:
         """Bytes of the generator, and of all trainable floats."""
@@ -61,6 +63,8 @@ class Model:
             "num_slices": self.num_slices,
             "complexity": self.complexity,
         }
+        if self.threshold is not None:
+            settings["threshold"] = self.threshold
         settings.update(overrides)
         return self.network.predictor(self.params, self.batch_stats, **settings)
 
@@ -86,6 +90,7 @@ def save_model(path: Path, model: Model) -> None:
         "complexity": dataclasses.asdict(model.complexity),
         "step": model.step,
         "bits": model.bits,
+        "threshold": model.threshold,
     }
     save_tree(path, (_stored(model.network, model.bits, model.params), model.batch_stats), meta)
 
@@ -124,6 +129,7 @@ def _fields(meta: dict[str, Any]) -> dict[str, Any]:
         "class_names": tuple(meta["class_names"]),
         "complexity": pj.CalibratedComplexity(**meta["complexity"]),
         **{name: meta[name] for name in ("adaptation", "num_slices", "step", "bits")},
+        "threshold": meta.get("threshold"),  # files of an earlier version have none
     }
 
 

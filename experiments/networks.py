@@ -67,6 +67,12 @@ class Network(abc.ABC):
         `h` (sets,) nats: each set of kernels serves as many neighbouring images. `key` is for dropout, none without it.
         """
 
+    def forward_together(
+        self, params: Any, images: Array, h: Array, depth: int, dtype: jnp.dtype, key: Array | None = None
+    ) -> dict[int, tuple[Array, Any]]:
+        """What `forward` gives in training, of every depth that is trained together with `depth`."""
+        return {depth: self.forward(params, None, images, h, depth, dtype, key)}
+
     @abc.abstractmethod
     def decays(self, params: Any) -> Any:
         """Which leaves weight decay touches."""
@@ -114,19 +120,24 @@ class Predictor(Protocol):
     def __call__(self, images: Any, h: Any | None = None) -> np.ndarray:
         """(batch, num_classes) float32."""
 
+    def route(self, images: Any, h: Any | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """The same, and the depth (batch,) that each image was taken to."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PuppetNetwork(Network):
     """The CNN of the papers, of input-adaptive depth; or with kernels of another kind of `experiments.kernels`.
 
     "stored" and "combined" are of one depth and stand where a Puppet-CNN has its puppeteer; "combined" has as many
-    coefficients as the puppeteer would have floats.
+    coefficients as the puppeteer would have floats. `exits` are the depths of nested puppets, trained together, the
+    deep one for the images that the shallow one doubts.
     """
 
     puppet: pj.Puppet
     generator: Generator
     image_size: tuple[int, int]
     kernels: str = "generated"
+    exits: tuple[int, int] | None = None
 
     @property
     def num_classes(self) -> int:  # type: ignore[override]
@@ -158,12 +169,20 @@ class PuppetNetwork(Network):
         return pj.init_batch_stats(self.puppet, depth)
 
     def forward(self, params, stats, images, h, depth, dtype, key=None):
+        kernels = self._generate(params, h, depth)
+        return pj.apply_puppet(self.puppet, params, stats, kernels, images, depth, dtype, key)
+
+    def forward_together(self, params, images, h, depth, dtype, key=None):
+        if self.exits is None:
+            return super().forward_together(params, images, h, depth, dtype, key)
+        kernels = self._generate(params, h, depth)
+        return pj.apply_exits(self.puppet, params, None, kernels, images, self.exits, dtype, key)
+
+    def _generate(self, params, h, depth):
         shapes, generate = self.puppet.kernel_shapes(depth), GENERATE[self.kernels]
         if len(h) == 1:
-            kernels = generate(params.puppeteer, h[0], shapes)
-        else:
-            kernels = jax.vmap(lambda level: generate(params.puppeteer, level, shapes))(h)
-        return pj.apply_puppet(self.puppet, params, stats, kernels, images, depth, dtype, key)
+            return generate(params.puppeteer, h[0], shapes)
+        return jax.vmap(lambda level: generate(params.puppeteer, level, shapes))(h)
 
     def decays(self, params):
         return pj.puppet_matrices(params)
@@ -172,17 +191,26 @@ class PuppetNetwork(Network):
         return np.asarray(pj.depth(h))
 
     def interval(self, depth: int) -> tuple[float, float]:
-        return pj.depth_interval(depth)
+        return pj.depth_interval(self.puppet.max_depth or depth)
 
     def check(self) -> None:
         self.puppet.check_image_size(*self.image_size)
 
-    def predictor(self, params, stats, **settings) -> pj.Predictor:
-        return pj.Predictor(self.puppet, params, stats, generate=GENERATE[self.kernels], **settings)
+    def predictor(self, params, stats, threshold=None, **settings) -> pj.Predictor | pj.EarlyExitPredictor:
+        generate = GENERATE[self.kernels]
+        if self.exits is None:
+            return pj.Predictor(self.puppet, params, stats, generate=generate, **settings)
+        known = {name: settings[name] for name in ("adaptation", "dtype") if name in settings}
+        h = settings["complexity"].offset  # the one complexity of all images
+        return pj.EarlyExitPredictor(self.puppet, params, stats, h=h, threshold=threshold, generate=generate, **known)
 
     def macs(self, params, depth):
         generator = source_macs(params.puppeteer, self.puppet.kernel_shapes(depth))
-        return generator, pj.puppet_macs(self.puppet, depth, self.image_size)
+        if self.exits is None or depth == self.exits[0]:
+            return generator, pj.puppet_macs(self.puppet, depth, self.image_size)
+        shallow = pj.puppet_macs(self.puppet, self.exits[0], self.image_size)
+        shared = self.puppet.shared_layers(*self.exits)
+        return generator, shallow + pj.puppet_macs(self.puppet, depth, self.image_size, first=shared)
 
     def generator_params(self, params):
         return None if self.kernels == "stored" else params.puppeteer
@@ -368,6 +396,10 @@ class BackbonePredictor:
 
     def __call__(self, images: Any, h: Any | None = None) -> np.ndarray:
         """Logits (batch, num_classes) float32, in the order of `images` (batch, height, width, channels)."""
+        return self.route(images, h)[0]
+
+    def route(self, images: Any, h: Any | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Logits, and the depth of each image, which is the one depth."""
         images = np.asarray(images)
         if self.network.generator is None:
             h = np.zeros(len(images), np.float32)
@@ -375,7 +407,8 @@ class BackbonePredictor:
             h = pj.complexities(images, self.complexity)
         h = np.asarray(h)
         groups = pj.make_groups(h, range(1, MAX_DEPTH), self.num_slices)
-        return pj.run_groups(groups, lambda group: self._run(group, images, h))
+        logits = pj.run_groups(groups, lambda group: self._run(group, images, h))
+        return logits, np.full(len(images), self.network.depth)
 
     def _run(self, group: pj.Group, images: np.ndarray, h: np.ndarray) -> Array:
         padded = group.padded_indices()
@@ -424,9 +457,14 @@ def make_network(config: Config, num_classes: int, image_shape: tuple[int, int, 
         residual=config.residual,
         affine=config.affine,
         classifier=config.classifier,
+        max_depth=config.spread[1] if config.spread and config.adapts == "doubt" else None,
     )
+    exits = config.spread if config.adapts == "doubt" else None
+    if exits is not None and puppet.layers(exits[0]) == puppet.layers(exits[1]):
+        raise ValueError(f"puppets of depths {exits[0]} and {exits[1]} are the same; give other depths to --spread.")
     generator = Generator(max_channels=config.max_channels, kernel_size=config.kernel_size, **settings)
-    return PuppetNetwork(puppet=puppet, generator=generator, image_size=image_shape[:2], kernels=config.kernels)
+    size = image_shape[:2]
+    return PuppetNetwork(puppet=puppet, generator=generator, image_size=size, kernels=config.kernels, exits=exits)
 
 
 def read_network(described: dict[str, Any]) -> Network:
@@ -444,7 +482,8 @@ def read_network(described: dict[str, Any]) -> Network:
     if kind != "puppet":
         raise ValueError(f"the kind of a network is puppet or backbone, got {kind!r}")
     fields["puppet"] = pj.Puppet(**fields["puppet"] | {"channels": tuple(fields["puppet"]["channels"])})
-    return PuppetNetwork(**fields | {"image_size": tuple(fields["image_size"])})
+    exits = fields.get("exits")
+    return PuppetNetwork(**fields | {"image_size": tuple(fields["image_size"]), "exits": exits and tuple(exits)})
 
 
 def _flat(state: Any) -> dict[str, Any]:

@@ -59,10 +59,11 @@ def predict(command: Command) -> None:
     images = np.stack([read_image(path, model.network.image_shape) for path in paths])
     predictor = model.predictor()
     h = pj.complexities(images, model.complexity)
-    probabilities = np.asarray(jax.nn.softmax(predictor(images, h)))
-    for path, level, depth, row in zip(paths, h, pj.nearest_depths(h, predictor.depths), probabilities, strict=True):
+    logits, depths = predictor.route(images, h)
+    for path, level, depth, row in zip(paths, h, depths, np.asarray(jax.nn.softmax(logits)), strict=True):
         best = int(row.argmax())
-        print(f"{path}: {model.class_names[best]} ({row[best]:.1%}), complexity {level:.3f} nats, depth {depth}")
+        why = f"complexity {level:.3f} nats, " if model.threshold is None else ""
+        print(f"{path}: {model.class_names[best]} ({row[best]:.1%}), {why}depth {depth}")
 
 
 def packaged(name: str | None) -> Path:

@@ -1,5 +1,6 @@
 """A run from start to end: data, buckets, the loop, what is saved, what is reported."""
 
+import dataclasses
 import hashlib
 import os
 import resource
@@ -100,8 +101,9 @@ def measure_complexities(config: Config, images: np.ndarray) -> tuple[np.ndarray
     """The complexities that training images count with, and the measure for images to come.
 
     `config.adapts` decides: the images' own ("both"), those squeezed into the interval of one depth ("parameters"),
-    the centre of their depth's interval ("depth"), or one for all ("none"). The one depth is `config.spread`'s, else
-    that of the mean complexity, and the one complexity the centre of that depth's interval, else the mean.
+    the centre of their depth's interval ("depth"), or one for all ("none", "doubt"). The one depth is the (deeper)
+    one of `config.spread`, else that of the mean complexity, and the one complexity the centre of that depth's
+    interval, else the mean.
     """
     measure = pj.CalibratedComplexity()
     if config.network != "puppet" and config.kernels == "stored":
@@ -112,9 +114,9 @@ def measure_complexities(config: Config, images: np.ndarray) -> tuple[np.ndarray
     spread = config.spread if config.network == "puppet" else None
     if config.network == "puppet" and config.adapts == "parameters":
         spread = spread or (middle, middle)
-    if config.adapts == "none":
+    if config.adapts in ("doubt", "none"):
         if spread is not None:
-            middle = spread[0]
+            middle = spread[1]
             mean = float(pj.slice_centre(np.zeros(1), middle, 1)[0])
         # the centre of a slice, so that shared kernels are exact
         measure = pj.CalibratedComplexity(0.0, float(pj.slice_centre(np.array([mean]), middle, config.num_slices)[0]))
@@ -186,13 +188,13 @@ class _Run:
                         self._stop(checkpoints, state, step, interrupts.received)
                 train_loss, train_top1 = losses.check()
                 seconds = time.perf_counter() - started
-                model = self._model(state, batches)
+                model, validation = self._validated(self._model(state, batches))
                 row = {
                     "epoch": epoch + 1,
                     "step": step,
                     "train_loss": train_loss,
                     "train_top1": train_top1,
-                    **{f"validation_{name}": value for name, value in self._validate(model).items()},
+                    **{f"validation_{name}": value for name, value in validation.items()},
                     "images_per_s": (step - first) * config.batch_size / seconds,
                     "seconds": time.perf_counter() - started,
                 }
@@ -231,10 +233,17 @@ class _Run:
             bits=self.config.bits,
         )
 
-    def _validate(self, model: Model) -> dict[str, float]:
+    def _validated(self, model: Model) -> tuple[Model, dict[str, float]]:
+        """Accuracy on the validation images, which also decide the threshold of a model with exits."""
         images, labels = self.validation
         predictor = model.predictor(max_sets=1, dtype=jnp.dtype(self.config.dtype))
-        return accuracy(predictor(images, self.validation_h), labels)
+        if not isinstance(predictor, pj.EarlyExitPredictor):
+            return model, accuracy(predictor(images, self.validation_h), labels)
+        shallow, deep = predictor.exits(images)
+        doubts = np.nan_to_num(pj.doubt(shallow), nan=1.0)  # the loss will tell
+        threshold = pj.exit_threshold(doubts, self.config.deep_share)
+        logits, _ = pj.combine_exits(shallow, deep, threshold)
+        return dataclasses.replace(model, threshold=threshold), accuracy(logits, labels)
 
 
 class _Losses:

@@ -97,18 +97,21 @@ def rounded(config: Config, network: Network, params: Any) -> Any:
 
 
 def _forward(config: Config, network: Network, params: Any, batch: Data, depth: int, key: Array | None = None):
-    """Logits and batch statistics of a batch of one depth bucket that is in order of complexity."""
+    """Logits and statistics of a batch of one depth bucket that is in order of complexity, by depth.
+
+    There is one depth, or, of a network with exits, the two that are trained together.
+    """
     params = rounded(config, network, params)
     h = jnp.clip(batch.h, *network.interval(depth))  # borrowed images count as the bucket's nearest
     # Neighbours share kernels, generated at their mean; batch norms see the whole batch, a sample of the whole bucket.
     num_sets = config.num_levels if config.adaptation == "level" else len(h)
-    if config.adapts in ("depth", "none"):
+    if config.adapts in ("depth", "doubt", "none"):
         num_sets = 1  # a bucket has one complexity
     levels = h.reshape(num_sets, -1).mean(axis=1)
     if config.adapts == "depth":  # borrowed images too, as at evaluation
         centre = pj.slice_centre(np.array([network.interval(depth)[0]]), depth, 1)
         levels = jnp.asarray(centre, jnp.float32)
-    return network.forward(params, None, jnp.asarray(batch.images), levels, depth, jnp.dtype(config.dtype), key)
+    return network.forward_together(params, jnp.asarray(batch.images), levels, depth, jnp.dtype(config.dtype), key)
 
 
 def make_train_step(config: Config, network: Network, tx: optax.GradientTransformation) -> Callable:
@@ -119,9 +122,10 @@ def make_train_step(config: Config, network: Network, tx: optax.GradientTransfor
     """
 
     def loss_fn(params, batch: Data, depth, key):
-        logits, _ = _forward(config, network, params, batch, depth, key)
+        exits = _forward(config, network, params, batch, depth, key)
         targets = optax.smooth_labels(jax.nn.one_hot(batch.labels, network.num_classes), config.label_smoothing)
-        return optax.softmax_cross_entropy(logits, targets).mean(), (logits.argmax(-1) == batch.labels).mean()
+        losses = [optax.softmax_cross_entropy(logits, targets).mean() for logits, _ in exits.values()]
+        return sum(losses) / len(losses), (exits[depth][0].argmax(-1) == batch.labels).mean()
 
     @functools.partial(jax.jit, static_argnames="depth", donate_argnames="state")
     def train_step(state: TrainState, data: Data, indices: Array, *, depth: int):
@@ -149,8 +153,8 @@ def make_stats_estimator(config: Config, network: Network) -> Callable:
 
     @functools.partial(jax.jit, static_argnames="depth")
     def batch_moments(params, data: Data, indices, step, *, depth):
-        _, stats = _forward(config, network, params, _pick(config, data, indices, step), depth)
-        return stats
+        exits = _forward(config, network, params, _pick(config, data, indices, step), depth)
+        return {depth: stats for depth, (_, stats) in exits.items()}
 
     def estimate(params, data: Data, batches):
         collected: dict[int, list] = {}
@@ -159,8 +163,8 @@ def make_stats_estimator(config: Config, network: Network) -> Callable:
             if len(moments) < STATS_BATCHES:
                 moments.append(batch_moments(params, data, indices, step, depth=depth))
         stats = {}
-        for depth, moments in collected.items():
-            stats[depth] = jax.tree.map(lambda *batches: _pool(batches), *moments, is_leaf=_is_stats)
+        for moments in collected.values():
+            stats.update(jax.tree.map(lambda *batches: _pool(batches), *moments, is_leaf=_is_stats))
         return stats
 
     return estimate

@@ -22,6 +22,12 @@ from puppet_jax.complexity import (
     calibrate as calibrate,
     complexity as complexity,
 )
+from puppet_jax.early_exit import (
+    EarlyExitPredictor as EarlyExitPredictor,
+    combine_exits as combine_exits,
+    doubt as doubt,
+    exit_threshold as exit_threshold,
+)
 from puppet_jax.execution_order import execution_order as execution_order
 from puppet_jax.kernel_bank import KernelBank as KernelBank
 from puppet_jax.pretrained import (
@@ -38,6 +44,7 @@ from puppet_jax.puppet import (
     BatchStats as BatchStats,
     Puppet as Puppet,
     PuppetParams as PuppetParams,
+    apply_exits as apply_exits,
     apply_puppet as apply_puppet,
     centred as centred,
     init_batch_stats as init_batch_stats,

@@ -36,22 +36,24 @@ def generator_macs(puppeteer: Puppeteer, num_steps: int) -> int:
     return num_steps * (c**2 + 11 * c) * c * puppeteer.kernel_size**2
 
 
-def puppet_macs(puppet: Puppet, depth: int, image_size: tuple[int, int]) -> int:
+def puppet_macs(puppet: Puppet, depth: int, image_size: tuple[int, int], first: int = 0) -> int:
     """Multiply-accumulates of one image through the convolutions and the classifier of a puppet.
 
     Args:
         puppet: the architecture.
         depth: the depth bucket.
         image_size: (height, width) of the image.
+        first: the layers before this one have run already, see `Puppet.shared_layers`, and are not counted.
 
     Returns:
         Multiply-accumulates per image.
     """
     height, width = image_size
     total, previous = 0, puppet.in_channels
-    for layer in puppet.layers(depth):
+    for n, layer in enumerate(puppet.layers(depth)):
         if layer.pool:
             height, width = height // 2, width // 2
-        total += puppet.kernel_size**2 * previous * layer.channels * height * width
+        if n >= first:
+            total += puppet.kernel_size**2 * previous * layer.channels * height * width
         previous = layer.channels
     return total + previous * puppet.num_classes

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from puppet_jax.complexity import CalibratedComplexity
+from puppet_jax.early_exit import EarlyExitPredictor
 from puppet_jax.model_file import load_tree
 from puppet_jax.puppet import BatchStats, Puppet, PuppetParams, init_batch_stats, init_puppet, puppet_matrices
 from puppet_jax.puppeteer import init_puppeteer
@@ -34,6 +35,7 @@ class PretrainedPuppet:
         adaptation: "level" or "sample", see `Predictor`.
         num_slices: slices of complexity in a depth bucket.
         bits: of a weight in the file, 32, 8 or 4; `params` are float32 in any case.
+        threshold: the doubt that sends an image on to the deep puppet, of nested puppets; else None.
     """
 
     puppet: Puppet
@@ -45,9 +47,16 @@ class PretrainedPuppet:
     adaptation: Adaptation
     num_slices: int
     bits: int
+    threshold: float | None = None
 
-    def predictor(self, **settings: Any) -> Predictor:
-        """From images (batch, *image_shape) to logits (batch, classes); `settings` override those of `Predictor`."""
+    def predictor(self, **settings: Any) -> Predictor | EarlyExitPredictor:
+        """From images (batch, *image_shape) to logits (batch, classes).
+
+        `settings` override those of `Predictor`, or, with a threshold, of `EarlyExitPredictor`.
+        """
+        if self.threshold is not None:
+            exits = {"h": self.complexity.offset, "threshold": self.threshold}
+            return EarlyExitPredictor(self.puppet, self.params, self.batch_stats, **exits | settings)
         trained = {"adaptation": self.adaptation, "num_slices": self.num_slices, "complexity": self.complexity}
         return Predictor(self.puppet, self.params, self.batch_stats, **trained | settings)
 
@@ -98,6 +107,7 @@ def load_pretrained(model: str | Path = DEFAULT) -> PretrainedPuppet:
         adaptation=meta["adaptation"],
         num_slices=meta["num_slices"],
         bits=meta["bits"],
+        threshold=meta.get("threshold"),
     )
 
 

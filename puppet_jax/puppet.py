@@ -1,7 +1,8 @@
 """The puppet: the CNN whose kernels a puppeteer generates (v1 Sec. 3.5)."""
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import jax
@@ -52,6 +53,11 @@ class Puppet:
             of the deepest puppet, stored beside the puppeteer. Without them only statistics are kept.
         classifier: "linear" stores channels[-1] x num_classes + num_classes floats; "generated" stores nothing: one
             more Euler step gives a 1x1 kernel, as the papers' 1.08 MB require.
+        max_depth: nests the puppets of all depths up to this one in its puppet: a layer, known by stage and place,
+            has the same kernel at every depth, and a shallower puppet leaves out the last layers of its stages
+            ("total": those of the first stage behind the stem until one is left, then those of the next). So one set
+            of kernels serves all depths, and puppets can share work (`apply_exits`, `EarlyExitPredictor`). None, as in
+            the papers: each depth has kernels of its own, one step of its trajectory after the other.
 
     References:
         Mirror: Cohen and Welling, Group equivariant convolutional networks, 2016.
@@ -68,6 +74,7 @@ class Puppet:
     mirror: bool = False
     affine: bool = False
     classifier: Classifier = "linear"
+    max_depth: int | None = None
 
     def __post_init__(self):
         """Refuses values outside their range."""
@@ -88,6 +95,8 @@ class Puppet:
             raise ValueError(f"depth_rule must be 'per_stage' or 'total', got {self.depth_rule!r}.")
         if self.classifier not in ("linear", "generated"):
             raise ValueError(f"classifier must be 'linear' or 'generated', got {self.classifier!r}.")
+        if self.max_depth is not None and self.max_depth < 1:
+            raise ValueError(f"max_depth must be at least 1, got {self.max_depth}.")
 
     @property
     def max_channels(self) -> int:
@@ -101,14 +110,21 @@ class Puppet:
 
     def layers_per_stage(self, depth: int) -> tuple[int, ...]:
         """Number of convolutions in each stage at `depth`."""
-        if depth < 1:
-            raise ValueError(f"depth must be at least 1, got {depth}.")
+        if depth < 1 or (self.max_depth is not None and depth > self.max_depth):
+            most = "" if self.max_depth is None else f" and at most max_depth, {self.max_depth}"
+            raise ValueError(f"depth must be at least 1{most}, got {depth}.")
         stem = (1,) if self.stem else ()
         stages = len(self.channels) - len(stem)
         if self.depth_rule == "per_stage":
             return stem + (depth,) * stages
-        total = max(depth - len(stem), stages)
-        return stem + tuple(total // stages + (stage >= stages - total % stages) for stage in range(stages))
+        total = max((self.max_depth or depth) - len(stem), stages)
+        counts = [total // stages + (stage >= stages - total % stages) for stage in range(stages)]
+        omitted = total - max(depth - len(stem), stages)
+        for stage, count in enumerate(counts):
+            left_out = min(omitted, count - 1)
+            counts[stage] -= left_out
+            omitted -= left_out
+        return stem + tuple(counts)
 
     def layers(self, depth: int) -> tuple[Layer, ...]:
         """The convolutions of the puppet of `depth`, in order."""
@@ -120,14 +136,24 @@ class Puppet:
         )
 
     def kernel_shapes(self, depth: int) -> tuple[tuple[int, int, int, int], ...]:
-        """HWIO shapes of the generated kernels of the puppet of `depth`, in order; with `mirror` those of a half."""
+        """HWIO shapes of the kernels that the puppet of `depth` takes, in order; with `mirror` those of a half.
+
+        With `max_depth` all nested puppets take the kernels of the deepest, and each uses its own of them.
+        """
         size, previous, shapes = self.kernel_size, self.in_channels, []
-        for layer in self.layers(depth):
+        for layer in self.layers(self.max_depth or depth):
             shapes.append((size, size, previous, self.free_channels(layer.channels)))
             previous = layer.channels
         if self.classifier == "generated":
             shapes.append((1, 1, self.free_channels(previous), self.num_classes))
         return tuple(shapes)
+
+    def shared_layers(self, shallow: int, deep: int) -> int:
+        """How many layers, from the first on, the puppets of two depths have in common; 0 unless they are nested."""
+        if self.max_depth is None:
+            return len(self.layers(deep)) if shallow == deep else 0
+        both = zip(self.layers(shallow), self.layers(deep), strict=False)
+        return len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], both)))
 
     def check_image_size(self, height: int, width: int) -> None:
         """Raises a ValueError if images become smaller than one pixel before the last stage."""
@@ -254,7 +280,72 @@ def apply_puppet(
     Raises:
         ValueError: if images or kernels do not fit the architecture.
     """
-    layers = puppet.layers(depth)
+    stats = None if batch_stats is None else {depth: batch_stats}
+    return apply_exits(puppet, params, stats, kernels, images, (depth,), dtype, key)[depth]
+
+
+def apply_exits(
+    puppet: Puppet,
+    params: PuppetParams,
+    batch_stats: Mapping[int, Sequence[BatchStats]] | None,
+    kernels: Sequence[Array],
+    images: ArrayLike,
+    depths: Sequence[int],
+    dtype: jnp.dtype = jnp.float32,
+    key: PRNGKeyArray | None = None,
+) -> dict[int, tuple[Float[Array, "batch classes"], tuple[BatchStats, ...]]]:
+    """Logits of a batch from nested puppets of several depths; layers that they share run once.
+
+    Args:
+        puppet: the architecture (static); with `max_depth` if there are several depths.
+        params: as for `apply_puppet`, like `kernels`, `images`, `dtype` and `key`.
+        batch_stats: running statistics of each depth, or None (training). Of a shared layer those of the depth that
+            comes first are used.
+        kernels: from `generate_kernels` with `puppet.kernel_shapes(puppet.max_depth)`.
+        images: the batch.
+        depths: which puppets (static), in the order in which they run.
+        dtype: of activations and convolutions.
+        key: for dropout.
+
+    Returns:
+        For each depth what `apply_puppet` returns.
+
+    Raises:
+        ValueError: if there are several depths and the puppets are not nested, or images or kernels do not fit the
+            architecture.
+
+    Example:
+        >>> import jax, numpy as np, puppet_jax as pj
+        >>> puppet = pj.Puppet(channels=(4, 8), max_depth=3)
+        >>> puppeteer = pj.init_puppeteer(jax.random.key(0), max_channels=8)
+        >>> params = pj.init_puppet(jax.random.key(1), puppet, puppeteer, max_depth=3)
+        >>> kernels = pj.generate_kernels(puppeteer, 4.5, puppet.kernel_shapes(3))
+        >>> exits = pj.apply_exits(puppet, params, None, kernels, np.zeros((2, 8, 8, 3), np.uint8), (1, 3))
+        >>> {depth: logits.shape for depth, (logits, stats) in exits.items()}
+        {1: (2, 10), 3: (2, 10)}
+    """
+    if len(set(depths)) > 1 and puppet.max_depth is None:
+        raise ValueError(f"puppets of depths {tuple(depths)} share kernels only if max_depth is given, got None.")
+    x = check_inputs(puppet, kernels, images, max(depths)).astype(dtype)
+    found: dict[tuple[Layer, ...], tuple[Array, tuple[BatchStats, ...]]] = {(): (x, ())}
+    outputs = {}
+    for depth in depths:
+        path = puppet.layers(depth)
+        stats = None if batch_stats is None else batch_stats[depth]
+        for n in range(len(path)):
+            if path[: n + 1] not in found:
+                x, used = found[path[:n]]
+                x, own = run_layers(puppet, params, stats, kernels, x, depth, n, n + 1, key)
+                found[path[: n + 1]] = x, used + own
+        x, used = found[path]
+        outputs[depth] = classify(puppet, params, kernels, x), used
+    return outputs
+
+
+def check_inputs(
+    puppet: Puppet, kernels: Sequence[Array], images: ArrayLike, depth: int
+) -> Float[Array, "batch height width channels"]:
+    """The images as the first layer takes them; raises a ValueError if they or the kernels do not fit."""
     if jnp.ndim(images) != 4 or jnp.shape(images)[-1] != puppet.in_channels:
         raise ValueError(
             f"images must have shape (batch, height, width, {puppet.in_channels}), got {jnp.shape(images)}."
@@ -265,28 +356,54 @@ def apply_puppet(
             f"got {[kernel.shape for kernel in kernels]}."
         )
     puppet.check_image_size(*jnp.shape(images)[1:3])
-    x = centred(images).astype(dtype)
+    return centred(images)
+
+
+def run_layers(
+    puppet: Puppet,
+    params: PuppetParams,
+    batch_stats: Sequence[BatchStats] | None,
+    kernels: Sequence[Array],
+    x: Float[Array, "batch height width channels"],
+    depth: int,
+    first: int = 0,
+    last: int | None = None,
+    key: PRNGKeyArray | None = None,
+) -> tuple[Float[Array, "batch h w c"], tuple[BatchStats, ...]]:
+    """Activations behind layers `first` to `last` - 1 of the puppet of `depth`, and the statistics used there.
+
+    `batch_stats` are those of all its layers, or None; the other arguments are those of `apply_puppet`.
+    """
+    places = puppet.layers(puppet.max_depth or depth)
     used = []
-    for n, layer in enumerate(layers):
+    for n, layer in list(enumerate(puppet.layers(depth)))[first:last]:
         if layer.pool:
             x = _max_pool(x)
             if key is not None and puppet.dropout:
                 x = _drop(jax.random.fold_in(key, n), x, puppet.dropout)
-        kernel = _with_mirrored(kernels[n], mirrored_input=n > 0) if puppet.mirror else kernels[n]
-        y = _conv(x, kernel.astype(dtype))
+        kernel = kernels[places.index(layer)]
+        kernel = _with_mirrored(kernel, mirrored_input=n > 0) if puppet.mirror else kernel
+        y = _conv(x, kernel.astype(x.dtype))
         stats = _statistics(y, puppet) if batch_stats is None else batch_stats[n]
         used.append(stats)
         y = jax.nn.relu(_batch_norm(y, stats, *_affine(params, layer), puppet))
         x = x + y if puppet.residual and layer.place > 0 else y
+    return x, tuple(used)
+
+
+def classify(
+    puppet: Puppet, params: PuppetParams, kernels: Sequence[Array], x: Float[Array, "batch height width channels"]
+) -> Float[Array, "batch classes"]:
+    """Logits of the last layer's activations."""
     features = _untwinned(x.astype(jnp.float32).mean(axis=(1, 2)), puppet)
     precision = lax.Precision.HIGHEST
     if puppet.classifier == "linear":
         assert params.classifier_kernel is not None and params.classifier_bias is not None
-        return jnp.dot(features, params.classifier_kernel, precision=precision) + params.classifier_bias, tuple(used)
+        return jnp.dot(features, params.classifier_kernel, precision=precision) + params.classifier_bias
     weights = kernels[-1].reshape(-1, *kernels[-1].shape[-2:])  # (sets, channels, classes)
     by_set = features.reshape(len(weights), -1, features.shape[-1])
     logits = jnp.einsum("sbi,sio->sbo", by_set, weights, precision=precision)
-    return logits.reshape(-1, puppet.num_classes), tuple(used)
+    return logits.reshape(-1, puppet.num_classes)
 
 
 def centred(images: ArrayLike) -> Float[Array, "batch height width channels"]:

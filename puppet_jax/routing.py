@@ -267,10 +267,17 @@ class Predictor:
         Returns:
             (batch, num_classes) float32, in the order of `images`.
         """
+        return self.route(images, h)[0]
+
+    def route(self, images: ArrayLike, h: ArrayLike | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Logits as above, and the depth (batch,) of the puppet that each image ran through."""
         images = np.asarray(images)
         h = complexities(images, self.complexity) if h is None else np.asarray(h)
         groups = make_groups(h, self.depths, self.num_slices)
-        return run_groups(groups, lambda group: self._run(group, images, h))
+        depths = np.empty(len(images), np.int64)
+        for group in groups:
+            depths[group.indices] = group.depth
+        return run_groups(groups, lambda group: self._run(group, images, h)), depths
 
     def _run(self, group: Group, images: np.ndarray, h: np.ndarray) -> jax.Array:
         padded = group.padded_indices()
