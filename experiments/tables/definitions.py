@@ -232,9 +232,7 @@ def narrow_full512() -> Table:
     """The same on the full training set with crops, in hours on a CPU core: 24 epochs where others have 200."""
     budget: dict[str, Any] = FULL_TRAINING_SET | {"augment": "crop_flip", "epochs": 24, "batch_size": 256}
     best = dataclasses.replace(NARROW, dropout=0.1, **budget)
-    title = (
-        "Accuracy per stored byte, C = 512 in a narrow puppet: full training set, crops and mirror images, 24 epochs"
-    )
+    title = "Accuracy per stored byte, C = 512 in a narrow puppet: full training set, crops and flips, 24 epochs"
     return Table(title, _narrow_rows(best), smoke=0.00005, seeds=1, columns=RING_COLUMNS)
 
 
@@ -277,6 +275,18 @@ def controls64() -> Table:
     return Table("Preset best and its controls, C = 64", rows, smoke=0.02, seeds=3, columns=columns)
 
 
+def exits64() -> Table:
+    """Input-adaptive depth against single depths, at C = 64; with that share of deep images it costs as depth 6 does."""
+    changes: dict[str, dict[str, Any]] = {
+        "all images at depth 6": {"spread": (6, 6)},
+        "all images at depth 7": {},
+        "depth 5, those in doubt on to depth 7": {"adapt": "doubt", "spread": (5, 7), "deep_share": 0.36},
+    }
+    rows = tuple(Row(label, "cifar10", dataclasses.replace(BEST, **change)) for label, change in changes.items())
+    title = "Input-adaptive depth at equal cost, C = 64: 8,000 images, no augmentation"
+    return Table(title, rows, smoke=0.02, seeds=3, columns=(*RING_COLUMNS, "depth"))
+
+
 TRAINED: dict[str, Callable[[], Table]] = {
     "backbones": backbones,
     "operations": operations,
@@ -290,6 +300,7 @@ TRAINED: dict[str, Callable[[], Table]] = {
     "narrow_full512": narrow_full512,
     "full512": full512,
     "controls64": controls64,
+    "exits64": exits64,
 }
 """Tables that need training, by name."""
 
