@@ -26,8 +26,8 @@ class Config:
     frozen pseudo-random ones with as many coefficients as the puppeteer has floats (PRANC), generated and standardised,
     or generated and joined by a pattern of each layer's own."""
     adapt: Literal["both", "parameters", "depth", "doubt", "none"] | None = None
-    """What follows the complexity of an image; all that can if not given (a backbone's depth cannot). With "doubt" the
-    puppets of the two depths of --spread are nested, and images go on to the deep one where the shallow one is unsure."""
+    """What follows the complexity of an image; all that can if not given (a backbone's depth cannot). "doubt": the
+    puppets of both depths of --spread are nested, and an image goes on to the deep one if the shallow one is unsure."""
     channels: tuple[int, ...] = (64, 128, 256, 512)
     """Width of each stage of the puppet."""
     max_channels: int | None = None

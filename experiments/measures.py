@@ -2,11 +2,11 @@
 
     python -m experiments.measures RUN [--data-dir DIR]
 
-RUN was trained with --adapt depth --mix-depths, so that each of its depths can classify any image. A measure sends the
-simplest images to the shallowest puppet and so on, as many to each depth as the run's own complexity did in training;
-where it cuts is decided on the validation images. Beside its accuracy on the test images stands the best that single
-depths of the same run give at no more multiply-accumulates, two neighbouring ones dealt out by lot included. Writes
-RUN/measures.json and RUN/measures.png.
+RUN was trained with --adapt depth --mix-depths, or with --adapt doubt, so that each of its depths can classify any
+image. A measure sends the simplest images to the shallowest puppet and so on, as many to each depth as the run's own
+complexity did in training, or its --deep-share; where it cuts is decided on the validation images. Beside its accuracy
+on the test images stands the best that single depths of the same run give at no more multiply-accumulates, two
+neighbouring ones dealt out by lot included. Writes RUN/measures.json and RUN/measures.png.
 """
 
 import dataclasses
@@ -42,19 +42,28 @@ def compare(command: Command) -> None:
 
     use_compilation_cache()
     config = run_folder.read_config(command.run)["config"]
-    if not config.get("mix_depths"):
-        raise RunError(f"the depths of {command.run} have not seen all images; train with --adapt depth --mix-depths.")
+    if not config.get("mix_depths") and config.get("adapt") != "doubt":
+        raise RunError(
+            f"the depths of {command.run} have not seen all images; train with --adapt depth --mix-depths, or with "
+            "--adapt doubt."
+        )
     model = load_model(command.run / run_folder.MODEL)
     dataset = load_data_of(command.run, command.data_dir)
     with np.load(command.run / run_folder.SPLIT) as split:
         train, validation = split["train"], split["validation"]
     depths = sorted(model.batch_stats)
-    at_train = pj.nearest_depths(pj.complexities(dataset.train_images[train], model.complexity), depths)
-    shares = np.array([np.mean(at_train == depth) for depth in depths])
-    macs = np.array([model.network.macs(model.params, depth)[1] for depth in depths])
+    puppet, size = model.network.puppet, model.network.image_size
+    macs = np.array([pj.puppet_macs(puppet, depth, size) for depth in depths])
+    saved = np.zeros(len(depths))  # of a deeper puppet's work, if the shallowest has run before
+    if config["adapt"] == "doubt":
+        shares = np.array([1 - config["deep_share"], config["deep_share"]])
+        saved[1] = macs[1] - pj.puppet_macs(puppet, depths[1], size, first=puppet.shared_layers(*depths))
+    else:
+        at_train = pj.nearest_depths(pj.complexities(dataset.train_images[train], model.complexity), depths)
+        shares = np.array([np.mean(at_train == depth) for depth in depths])
 
     held, tested = dataset.train_images[validation], dataset.test_images
-    logits_held, logits = (np.stack([_at_depth(model, x, depth) for depth in depths]) for x in (held, tested))
+    logits_held, logits = (_of_all_depths(model, images, depths) for images in (held, tested))
     right = logits.argmax(axis=2) == dataset.test_labels
     single = right.mean(axis=1)
     rows: list[dict[str, Any]] = [
@@ -81,11 +90,12 @@ def compare(command: Command) -> None:
     for name, measure in MEASURES.items():
         place = assign(measure(held), measure(tested), shares)
         add(name, macs[place], right[place, images])
-    place = assign(uncertainty(logits_held[0]), uncertainty(logits[0]), shares)
-    cost = macs[place] + np.where(place > 0, macs[0], 0)  # the shallowest puppet has run before
-    add("uncertainty of the shallowest puppet", cost, right[place, images])
-    both = logits[place, images] + np.where(place[:, None] > 0, logits[0], 0)
-    add("the same, logits of both added", cost, both.argmax(axis=1) == dataset.test_labels)
+    for short, measure in (("entropy", uncertainty), ("doubt", doubt)):
+        place = assign(measure(logits_held[0]), measure(logits[0]), shares)
+        cost = macs[place] + np.where(place > 0, macs[0] - saved[place], 0)  # the shallowest puppet has run before
+        add(f"{short} of the shallowest puppet", cost, right[place, images])
+        both = logits[place, images] + np.where(place[:, None] > 0, logits[0], 0)
+        add(f"the same, logits of both added ({short})", cost, both.argmax(axis=1) == dataset.test_labels)
     described = {"run": str(command.run), "depths": depths, "shares": shares.tolist(), "rows": rows}
     run_folder.write_json(command.run / "measures.json", described)
     series: dict[str, Any] = {"single depths": (macs, single)}
@@ -94,14 +104,17 @@ def compare(command: Command) -> None:
     print(describe(rows))
 
 
-def _at_depth(model: Any, images: Any, depth: int) -> Any:
-    """Logits of all images from the puppet of one depth."""
+def _of_all_depths(model: Any, images: Any, depths: list[int]) -> Any:
+    """Logits (depths, images, classes) of all images from the puppet of each depth."""
     import numpy as np
 
     import puppet_jax as pj
 
-    centre = pj.slice_centre(np.array([pj.depth_interval(depth)[0]]), depth, 1)
-    return model.predictor(max_sets=1)(images, np.repeat(centre, len(images)))
+    predictor = model.predictor(max_sets=1)
+    if isinstance(predictor, pj.EarlyExitPredictor):
+        return predictor.exits(images)
+    centres = [pj.slice_centre(np.array([pj.depth_interval(depth)[0]]), depth, 1) for depth in depths]
+    return np.stack([predictor(images, np.repeat(centre, len(images))) for centre in centres])
 
 
 def assign(on_validation: Any, on_test: Any, shares: Any) -> Any:
@@ -160,6 +173,15 @@ def uncertainty(logits: Any) -> Any:
     return -(np.exp(log_p) * log_p).sum(axis=1)
 
 
+def doubt(logits: Any) -> Any:
+    """How close the two most probable classes are, see `puppet_jax.doubt`."""
+    import numpy as np
+
+    import puppet_jax as pj
+
+    return np.asarray(pj.doubt(logits))
+
+
 MEASURES = {
     "entropy (the papers')": entropy,
     "gradient energy": gradient_energy,
@@ -171,9 +193,9 @@ MEASURES = {
 
 def describe(rows: list[dict[str, Any]]) -> str:
     """A table for a person."""
-    lines = [f"{'measure':38}{'M mult-adds':>12}{'top-1':>9}{'single depths':>15}{'gain':>16}"]
+    lines = [f"{'measure':42}{'M mult-adds':>12}{'top-1':>9}{'single depths':>15}{'gain':>16}"]
     for row in rows:
-        line = f"{row['measure']:38}{row['macs'] / 1e6:12.2f}{row['top1']:9.2%}"
+        line = f"{row['measure']:42}{row['macs'] / 1e6:12.2f}{row['top1']:9.2%}"
         if "gain" in row:
             line += f"{row['single_top1']:15.2%}{100 * row['gain']:+9.2f} ± {100 * row['standard_error']:.2f}"
         lines.append(line)

@@ -276,7 +276,7 @@ def controls64() -> Table:
 
 
 def exits64() -> Table:
-    """Input-adaptive depth against single depths, at C = 64; with that share of deep images it costs as depth 6 does."""
+    """Input-adaptive depth against single depths, at C = 64; its share of deep images makes it cost as depth 6 does."""
     changes: dict[str, dict[str, Any]] = {
         "all images at depth 6": {"spread": (6, 6)},
         "all images at depth 7": {},

@@ -1,5 +1,6 @@
 """Measures of complexity, and what routing by each is worth."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -85,11 +86,13 @@ class TestCompare:
         for name in MEASURES:
             assert single[0] < rows[name]["macs"] < single[-1]
         # the shallowest puppet runs for all
-        assert rows["uncertainty of the shallowest puppet"]["macs"] > rows["by lot"]["macs"]
+        assert rows["doubt of the shallowest puppet"]["macs"] > rows["by lot"]["macs"] + 0.9 * single[0] * (
+            1 - result["shares"][0]
+        )
 
     def test_gain_is_what_it_says(self, result):
         rows = [row for row in result["rows"] if "gain" in row]
-        assert len(rows) == len(MEASURES) + 2
+        assert len(rows) == len(MEASURES) + 4
         for row in rows:
             assert row["gain"] == pytest.approx(row["top1"] - row["single_top1"])
             assert 0 < row["standard_error"] < 0.05
@@ -104,6 +107,39 @@ class TestCompare:
 
     def test_a_picture(self, run, result):
         assert (run / "measures.png").stat().st_size > 5_000
+
+
+@pytest.fixture(scope="module")
+def nested(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exits")
+    config = dataclasses.replace(CONFIG, adapt="doubt", spread=(1, 3), deep_share=0.3, mix_depths=False)
+    with pytest.MonkeyPatch.context() as patch:
+        names = ("latency_s", "latency_generating_s", "images_per_s")
+        patch.setattr(evaluation, "speed", lambda *_, **__: dict.fromkeys(names, 1.0))
+        summary = train("digits", config, Options(workdir=folder / "run"))
+    compare(Command(run=folder / "run"))
+    rows = json.loads((folder / "run" / "measures.json").read_text())
+    return summary, rows["shares"], {row["measure"]: row for row in rows["rows"]}
+
+
+class TestNested:
+    """A run with exits: the deep puppet goes on from the shallow one's work."""
+
+    def test_shares_are_those_asked_for(self, nested):
+        assert nested[1] == pytest.approx([0.7, 0.3])
+
+    def test_the_row_of_doubt_is_what_the_run_itself_reports(self, nested):
+        summary, _, rows = nested
+        row = rows["the same, logits of both added (doubt)"]
+        assert row["top1"] == pytest.approx(summary["top1"])
+        assert row["macs"] == pytest.approx(summary["puppet_macs"], abs=1)
+
+    def test_shared_layers_are_paid_once(self, nested):
+        summary, _, rows = nested
+        shallow, deep = (rows[f"all at depth {depth}"]["macs"] for depth in (1, 3))
+        share = summary["depth_counts"]["3"] / summary["test_images"]
+        first_layer = 9 * 8 * 8 * 8  # taps, channels and pixels
+        assert rows["doubt of the shallowest puppet"]["macs"] == pytest.approx(shallow + share * (deep - first_layer))
 
 
 def test_refuses_a_run_whose_depths_saw_other_images(run, tmp_path, capsys):
