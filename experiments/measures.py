@@ -52,7 +52,8 @@ def compare(command: Command) -> None:
     with np.load(command.run / run_folder.SPLIT) as split:
         train, validation = split["train"], split["validation"]
     depths = sorted(model.batch_stats)
-    puppet, size = model.network.puppet, model.network.image_size
+    network: Any = model.network  # a puppet, as the configuration says
+    puppet, size = network.puppet, network.image_size
     macs = np.array([pj.puppet_macs(puppet, depth, size) for depth in depths])
     saved = np.zeros(len(depths))  # of a deeper puppet's work, if the shallowest has run before
     if config["adapt"] == "doubt":
@@ -90,8 +91,8 @@ def compare(command: Command) -> None:
     for name, measure in MEASURES.items():
         place = assign(measure(held), measure(tested), shares)
         add(name, macs[place], right[place, images])
-    for short, measure in (("entropy", uncertainty), ("doubt", doubt)):
-        place = assign(measure(logits_held[0]), measure(logits[0]), shares)
+    for short, unsure in (("entropy", uncertainty), ("doubt", doubt)):
+        place = assign(unsure(logits_held[0]), unsure(logits[0]), shares)
         cost = macs[place] + np.where(place > 0, macs[0] - saved[place], 0)  # the shallowest puppet has run before
         add(f"{short} of the shallowest puppet", cost, right[place, images])
         both = logits[place, images] + np.where(place[:, None] > 0, logits[0], 0)
