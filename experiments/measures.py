@@ -91,16 +91,29 @@ def compare(command: Command) -> None:
     for name, measure in MEASURES.items():
         place = assign(measure(held), measure(tested), shares)
         add(name, macs[place], right[place, images])
-    for short, unsure in (("entropy", uncertainty), ("doubt", doubt)):
-        place = assign(unsure(logits_held[0]), unsure(logits[0]), shares)
+
+    def go_on(measure: Any, shares: Any) -> tuple[Any, Any, Any]:
+        """Costs, hits of the deeper puppets alone, and hits of the sum of logits, by a measure of the shallowest's."""
+        place = assign(measure(logits_held[0]), measure(logits[0]), shares)
         cost = macs[place] + np.where(place > 0, macs[0] - saved[place], 0)  # the shallowest puppet has run before
-        add(f"{short} of the shallowest puppet", cost, right[place, images])
         both = logits[place, images] + np.where(place[:, None] > 0, logits[0], 0)
-        add(f"the same, logits of both added ({short})", cost, both.argmax(axis=1) == dataset.test_labels)
-    described = {"run": str(command.run), "depths": depths, "shares": shares.tolist(), "rows": rows}
-    run_folder.write_json(command.run / "measures.json", described)
+        return cost, right[place, images], both.argmax(axis=1) == dataset.test_labels
+
+    for short, unsure in (("entropy", uncertainty), ("doubt", doubt)):
+        cost, alone, both = go_on(unsure, shares)
+        add(f"{short} of the shallowest puppet", cost, alone)
+        add(f"the same, logits of both added ({short})", cost, both)
+    described: dict[str, Any] = {"run": str(command.run), "depths": depths, "shares": shares.tolist(), "rows": rows}
     series: dict[str, Any] = {"single depths": (macs, single)}
     series.update((row["measure"], (row["macs"], row["top1"])) for row in rows if "gain" in row)
+    if config["adapt"] == "doubt":  # what other shares would have given
+        found = [(share, go_on(doubt, np.array([1 - share, share]))) for share in SHARES]
+        described["by_share"] = [
+            {"share": share, "macs": float(cost.mean()), "top1": float(both.mean())} for share, (cost, _, both) in found
+        ]
+        curve = [[row[name] for row in described["by_share"]] for name in ("macs", "top1")]
+        series["the same, by share of deep images"] = tuple(curve)
+    run_folder.write_json(command.run / "measures.json", described)
     plot_accuracy_compute(series).savefig(command.run / "measures.png")
     print(describe(rows))
 
@@ -190,6 +203,8 @@ MEASURES = {
     "by lot": lot,
 }
 """From uint8 images (N, H, W, C) to (N,) numbers."""
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""Shares of deep images that a run with exits is also measured at."""
 
 
 def describe(rows: list[dict[str, Any]]) -> str:

@@ -127,6 +127,20 @@ class EarlyExitPredictor:
     Raises:
         ValueError: if the puppets are not nested, or there are not two depths.
 
+    Example:
+        >>> import jax, numpy as np, puppet_jax as pj
+        >>> puppet = pj.Puppet(channels=(4, 8), max_depth=3)
+        >>> puppeteer = pj.init_puppeteer(jax.random.key(0), max_channels=8)
+        >>> params = pj.init_puppet(jax.random.key(1), puppet, puppeteer, max_depth=3)
+        >>> stats = {depth: pj.init_batch_stats(puppet, depth) for depth in (1, 3)}
+        >>> predictor = pj.EarlyExitPredictor(puppet, params, stats, h=4.5)
+        >>> images = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), np.uint8)
+        >>> shallow, deep = predictor.exits(images)
+        >>> predictor.threshold = pj.exit_threshold(pj.doubt(shallow), share=0.25)
+        >>> logits, depths = predictor.route(images)
+        >>> sorted(depths.tolist())
+        [1, 1, 1, 1, 1, 1, 3, 3]
+
     References:
         Teerapittayanon et al., BranchyNet: fast inference via early exiting from deep neural networks, 2016.
     """

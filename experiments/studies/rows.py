@@ -1,6 +1,7 @@
 """The rows of the study: what each trains. Imports no JAX."""
 
 import dataclasses
+from typing import Any
 
 from experiments.config import SMALL, Config
 
@@ -27,6 +28,8 @@ WHOLE_64 = dataclasses.replace(WHOLE, channels=(64, 64, 64), spread=(7, 7), num_
 """As wide as the puppeteer can make it from the stem on, layers 1-2-4."""
 WHOLE_128 = dataclasses.replace(WHOLE_64, channels=(64, 128, 128))
 """C = 128; a quarter of an hour on one core."""
+DOUBT: dict[str, Any] = {"adapt": "doubt", "spread": (5, 7), "deep_share": 0.36}
+"""Layers 1-1-3 for all images, 1-3-3 for those in doubt; as many multiply-accumulates as layers 1-2-3 for all."""
 WHOLE_RESIDUAL = dataclasses.replace(RESIDUAL, epochs=28, learning_rate=1e-2, num_test=None)
 SLIM = dataclasses.replace(WHOLE, channels=(6, 12, 12), kernels="stored", dropout=0.0, num_test=None)
 """The puppet's own layers 1-2-3, but slim, and every weight stored: as many bytes."""
@@ -78,6 +81,8 @@ ROWS: dict[str, Config] = {
     "whole-128-mirror": dataclasses.replace(WHOLE_128, mirror=True),
     "whole-64-wider": dataclasses.replace(WHOLE_128, mirror=True, max_channels=64),
     "whole-64-mixed": dataclasses.replace(WHOLE_64, mirror=True, adapt="depth", spread=(4, 7), mix_depths=True),
+    "whole-64-doubt": dataclasses.replace(WHOLE_64, mirror=True, **DOUBT),
+    "whole-128-doubt": dataclasses.replace(WHOLE_128, mirror=True, **DOUBT),
     "whole-128-mirror-dropout-0.3": dataclasses.replace(WHOLE_128, mirror=True, dropout=0.3),
     "whole-512": dataclasses.replace(
         WHOLE_128, channels=(64, 128, 256), max_channels=512, mirror=True, dropout=0.3, batch_size=128

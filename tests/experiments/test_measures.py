@@ -11,6 +11,7 @@ from experiments.cli import run_command
 from experiments.config import Config, Options
 from experiments.measures import (
     MEASURES,
+    SHARES,
     Command,
     assign,
     compare,
@@ -119,7 +120,7 @@ def nested(tmp_path_factory):
         summary = train("digits", config, Options(workdir=folder / "run"))
     compare(Command(run=folder / "run"))
     rows = json.loads((folder / "run" / "measures.json").read_text())
-    return summary, rows["shares"], {row["measure"]: row for row in rows["rows"]}
+    return summary | {"by_share": rows["by_share"]}, rows["shares"], {row["measure"]: row for row in rows["rows"]}
 
 
 class TestNested:
@@ -133,6 +134,14 @@ class TestNested:
         row = rows["the same, logits of both added (doubt)"]
         assert row["top1"] == pytest.approx(summary["top1"])
         assert row["macs"] == pytest.approx(summary["puppet_macs"], abs=1)
+
+    def test_other_shares(self, nested):
+        summary, _, rows = nested
+        found = summary["by_share"]
+        assert [row["share"] for row in found] == list(SHARES)
+        costs = [row["macs"] for row in found]
+        assert costs == sorted(costs)
+        assert found[2]["top1"] == pytest.approx(rows["the same, logits of both added (doubt)"]["top1"])
 
     def test_shared_layers_are_paid_once(self, nested):
         summary, _, rows = nested
