@@ -1,0 +1,96 @@
+"""Speed of runs beside each other."""
+
+import json
+import shutil
+
+import pytest
+
+from experiments import evaluation
+from experiments.benchmark import Command, benchmark, table, time_rounds
+from experiments.cli import run_command
+from experiments.config import Config, Options
+from experiments.run import train
+
+CONFIG = Config(channels=(4,), spread=(1, 1), num_images=64, num_validation=64, epochs=1, batch_size=32, num_levels=1)
+
+
+def command_line(*argv):
+    return run_command(Command, benchmark, "experiments.benchmark", "Times.", [str(arg) for arg in argv])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    with pytest.MonkeyPatch.context() as patch:
+        names = ("latency_s", "latency_generating_s", "images_per_s")
+        patch.setattr(evaluation, "speed", lambda *_, **__: dict.fromkeys(names, 1.0))
+        train("digits", CONFIG, Options(workdir=folder))
+    return folder
+
+
+class TestTimeRounds:
+    def test_each_takes_its_turn_and_another_begins(self):
+        order, now = [], [0.0]
+
+        def call(which):
+            def run():
+                order.append(which)
+                now[0] += which + 1
+
+            return run
+
+        seconds = time_rounds([call(0), call(1), call(2)], 4, clock=lambda: now[0])
+        assert seconds == [[1] * 4, [2] * 4, [3] * 4]
+        assert order[:3] == [0, 1, 2]  # compiles
+        assert [order[3 + 3 * turn : 6 + 3 * turn] for turn in range(4)] == [[0, 1, 2], [1, 2, 0], [2, 0, 1], [0, 1, 2]]
+
+
+def test_ratios_are_to_the_first_in_the_same_round():
+    rows = [
+        {"network": "a", "batch_size": 1, "images_per_s": 1234.5, "speed": 1.0, "speed_range": [1.0, 1.0]},
+        {"network": "b", "batch_size": 256, "images_per_s": 9.0, "speed": 0.5, "speed_range": [0.25, 0.75]},
+    ]
+    assert table(rows).splitlines()[2:] == [
+        "| a | 1 | 1,234 | 1.00 (1.00 to 1.00) |",
+        "| b | 256 | 9 | 0.50 (0.25 to 0.75) |",
+    ]
+
+
+class TestCommand:
+    def test_writes_what_it_prints(self, run, tmp_path, capsys):
+        argv = (run, run, "--rounds", 3, "--images", 64, "--batch-sizes", 1, 32, "--out", tmp_path)
+        assert command_line(*argv) == 0
+        found = json.loads((tmp_path / "benchmark.json").read_text())
+        assert [row["batch_size"] for row in found["rows"]] == [1, 1, 32, 32]
+        for first, second in (found["rows"][:2], found["rows"][2:]):
+            assert (first["speed"], first["speed_range"]) == (1, [1, 1])
+            low, high = second["speed_range"]
+            assert 0 < low <= second["speed"] <= high
+            assert first["images_per_s"] > 0
+        assert table(found["rows"]) in capsys.readouterr().out
+
+    def test_refuses_runs_on_other_data(self, run, tmp_path, capsys):
+        other = shutil.copytree(run, tmp_path / "other")
+        described = json.loads((other / "config.json").read_text())
+        described["data"]["sha256"] = "0" * 64
+        (other / "config.json").write_text(json.dumps(described))
+        assert command_line(run, other) == 1
+        assert "was trained on other data than" in capsys.readouterr().err
+
+    def test_refuses_a_folder_without_a_run(self, tmp_path, capsys):
+        assert command_line(tmp_path / "none") == 1
+        assert "none" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"runs": ()}, "at least one RUN"),
+            ({"batch_sizes": (0,)}, r"--batch-sizes must be positive, got \(0,\)"),
+            ({"batch_sizes": ()}, "--batch-sizes must be positive"),
+            ({"rounds": 0}, "--rounds must be at least 1, got 0"),
+            ({"images": 0}, "--images must be at least 1, got 0"),
+        ],
+    )
+    def test_refuses_values_out_of_range(self, run, changes, message):
+        with pytest.raises(ValueError, match=message):
+            Command(**{"runs": (run,)} | changes)
