@@ -18,6 +18,7 @@ from experiments.backbones import make_backbone
 from experiments.config import CONTROLS, Config
 from experiments.kernels import GENERATE, CombinedKernels, init_combined, init_stored, source_macs
 from experiments.macs import count_macs
+from puppet_jax.puppet import fitting_settings
 
 MAX_DEPTH = 16
 """Complexities of images, at most 5.6 nats, lie far within this many depths."""
@@ -149,9 +150,7 @@ class PuppetNetwork(Network):
 
     def init(self, seed: int, depths: Sequence[int]) -> pj.PuppetParams:
         puppeteer_key, puppet_key = jax.random.split(jax.random.key(seed))
-        settings = dataclasses.asdict(self.generator)
-        settings["max_channels"] = self.generator.max_channels or self.puppet.max_channels
-        settings["kernel_size"] = self.generator.kernel_size or self.puppet.kernel_size
+        settings = fitting_settings(self.puppet, dataclasses.asdict(self.generator))
         puppeteer = pj.init_puppeteer(puppeteer_key, **settings)
         params = pj.init_puppet(puppet_key, self.puppet, puppeteer, max_depth=max(depths))
         if self.kernels not in CONTROLS:

@@ -9,7 +9,15 @@ import jax
 from puppet_jax.complexity import CalibratedComplexity
 from puppet_jax.early_exit import EarlyExitPredictor
 from puppet_jax.model_file import load_tree
-from puppet_jax.puppet import BatchStats, Puppet, PuppetParams, init_batch_stats, init_puppet, puppet_matrices
+from puppet_jax.puppet import (
+    BatchStats,
+    Puppet,
+    PuppetParams,
+    fitting_settings,
+    init_batch_stats,
+    init_puppet,
+    puppet_matrices,
+)
 from puppet_jax.puppeteer import init_puppeteer
 from puppet_jax.quantization import choose_bits, dequantize_tree, quantize_tree
 from puppet_jax.routing import Adaptation, Predictor
@@ -145,9 +153,8 @@ def _expected(meta: dict[str, Any]) -> tuple[Any, Any]:
             f"a puppet of generated kernels is expected, got a {network['kind']} of "
             f"{network.get('kernels', 'other')} kernels; python -m experiments.evaluate and experiments.predict take it"
         )
-    puppet, generator = _puppet(meta), dict(network["generator"])
-    generator["max_channels"] = generator["max_channels"] or puppet.max_channels
-    generator["kernel_size"] = generator["kernel_size"] or puppet.kernel_size
+    puppet = _puppet(meta)
+    generator = fitting_settings(puppet, network["generator"])
     depths = [int(depth) for depth in meta["depths"]]
 
     def make() -> Any:

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -228,6 +228,12 @@ def init_puppet(key: PRNGKeyArray, puppet: Puppet, puppeteer: Puppeteer, max_dep
     return PuppetParams(
         puppeteer=puppeteer, norm_scale=scale, norm_bias=bias, classifier_kernel=kernel, classifier_bias=logit_bias
     )
+
+
+def fitting_settings(puppet: Puppet, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of `init_puppeteer`, in which the puppet's own width and kernel size stand for None."""
+    own = {"max_channels": puppet.max_channels, "kernel_size": puppet.kernel_size}
+    return {name: own.get(name) if value is None else value for name, value in settings.items()}
 
 
 def puppet_matrices(params: PuppetParams) -> PuppetParams:

@@ -21,6 +21,10 @@ PROGRAMS = {
     "digits": ["--epochs", "--workdir", "--learning-rate"],
     "evaluate": ["--data-dir", "--adaptation"],
     "predict": ["IMAGE"],
+    "quantize": ["--bits", "--workdir"],
+    "frontier": ["--out"],
+    "benchmark": ["--batch-sizes", "--rounds", "--data-dir"],
+    "measures": ["--data-dir"],
     "tables": [
         "--budget",
         "--seeds",
