@@ -16,7 +16,7 @@
 | narrow512, narrow_full512 | the largest puppeteer in a puppet that a CPU core trains in an hour, in four | none |
 | full512 | the largest of them on full training sets | none |
 | controls64 | what each idea behind preset best is worth | none |
-| exits64 | input-adaptive depth by doubt against single depths at equal cost | none |
+| exits64, exits128 | input-adaptive depth by doubt against single depths, at two sizes | none |
 
 Trains what is missing, reads what is finished, goes on where a run or the table itself was interrupted. Without
 --budget it is a smoke run on a small share of the protocol, and says so; --budget 1 is the full protocol.
@@ -57,6 +57,7 @@ class Command:
             "full512",
             "controls64",
             "exits64",
+            "exits128",
         ],
         tyro.conf.Positional,
     ]
