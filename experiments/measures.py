@@ -109,10 +109,10 @@ def compare(command: Command) -> None:
     if config["adapt"] == "doubt":  # what other shares would have given
         found = [(share, go_on(doubt, np.array([1 - share, share]))) for share in SHARES]
         described["by_share"] = [
-            {"share": share, "macs": float(cost.mean()), "top1": float(both.mean())} for share, (cost, _, both) in found
+            {"share": share, "macs": float(cost.mean()), "top1": float(hits.mean())} for share, (cost, hits, _) in found
         ]
         curve = [[row[name] for row in described["by_share"]] for name in ("macs", "top1")]
-        series["the same, by share of deep images"] = tuple(curve)
+        series["doubt, by share of deep images"] = tuple(curve)
     run_folder.write_json(command.run / "measures.json", described)
     plot_accuracy_compute(series).savefig(command.run / "measures.png")
     print(describe(rows))

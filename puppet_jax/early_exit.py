@@ -72,12 +72,12 @@ def combine_exits(
     """What `EarlyExitPredictor` answers, from the logits that both puppets give to all images.
 
     Returns:
-        `(logits, unsure)`: (batch, classes) float32, the shallow puppet's own, or the mean of both where its doubt
-        exceeds `threshold`; and (batch,) bool, where that is.
+        `(logits, unsure)`: (batch, classes) float32, the deep puppet's where the doubt of the shallow one exceeds
+        `threshold`, else the shallow one's; and (batch,) bool, where that is.
     """
     shallow, deep = np.asarray(shallow, np.float32), np.asarray(deep, np.float32)
     unsure = np.asarray(doubt(shallow)) > threshold
-    return np.where(unsure[:, None], (shallow + deep) / 2, shallow), unsure
+    return np.where(unsure[:, None], deep, shallow), unsure
 
 
 @functools.partial(jax.jit, static_argnames=("puppet", "depths", "dtype"))
@@ -99,20 +99,20 @@ def _start(puppet, params, batch_stats, kernels, images, *, depths, dtype):
 
 
 @functools.partial(jax.jit, static_argnames=("puppet", "depths"))
-def _go_on(puppet, params, batch_stats, kernels, logits, trunk, indices, *, depths):
-    """The deep puppet for some of the images: the mean of its logits and the shallow one's."""
+def _go_on(puppet, params, batch_stats, kernels, trunk, indices, *, depths):
+    """The deep puppet's logits of some of the images."""
     shallow, deep = depths
     shared = puppet.shared_layers(shallow, deep)
     x, _ = run_layers(puppet, params, batch_stats[deep], kernels, trunk[indices], deep, shared)
-    return (logits[indices] + classify(puppet, params, kernels, x)) / 2
+    return classify(puppet, params, kernels, x)
 
 
 class EarlyExitPredictor:
     """Logits of images from nested puppets of two depths, the deep one for those images that need it.
 
     All images run through the shallow puppet. Where its doubt exceeds the threshold, the deep one goes on from the
-    layers that both share, and the mean of both puppets' logits is the answer. One set of kernels serves both. An
-    image's logits do not depend on the other images of its batch.
+    layers that both share, and answers instead. One set of kernels serves both. An image's logits do not depend on the
+    other images of its batch.
 
     Args:
         puppet: the architecture, with `max_depth`.
@@ -203,7 +203,7 @@ class EarlyExitPredictor:
             if len(unsure):
                 size = next(size for size in DEEP_SIZES if size >= len(unsure))
                 padded = np.pad(unsure, (0, size - len(unsure)), mode="edge")
-                answer = _go_on(*fixed, logits, trunk, padded, depths=self.depths)
+                answer = _go_on(*fixed, trunk, padded, depths=self.depths)
                 waiting.append((first + unsure, answer))
         result = np.concatenate(results)
         for indices, answer in waiting:

@@ -131,7 +131,7 @@ class TestNested:
 
     def test_the_row_of_doubt_is_what_the_run_itself_reports(self, nested):
         summary, _, rows = nested
-        row = rows["the same, logits of both added (doubt)"]
+        row = rows["doubt of the shallowest puppet"]
         assert row["top1"] == pytest.approx(summary["top1"])
         assert row["macs"] == pytest.approx(summary["puppet_macs"], abs=1)
 
@@ -141,7 +141,7 @@ class TestNested:
         assert [row["share"] for row in found] == list(SHARES)
         costs = [row["macs"] for row in found]
         assert costs == sorted(costs)
-        assert found[2]["top1"] == pytest.approx(rows["the same, logits of both added (doubt)"]["top1"])
+        assert found[2]["top1"] == pytest.approx(rows["doubt of the shallowest puppet"]["top1"])
 
     def test_shared_layers_are_paid_once(self, nested):
         summary, _, rows = nested
