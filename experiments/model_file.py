@@ -129,7 +129,7 @@ def _fields(meta: dict[str, Any]) -> dict[str, Any]:
         "class_names": tuple(meta["class_names"]),
         "complexity": pj.CalibratedComplexity(**meta["complexity"]),
         **{name: meta[name] for name in ("adaptation", "num_slices", "step", "bits")},
-        "threshold": meta.get("threshold"),  # files of an earlier version have none
+        "threshold": meta["threshold"] if meta["network"].get("exits") else None,
     }
 
 

@@ -115,7 +115,7 @@ def load_pretrained(model: str | Path = DEFAULT) -> PretrainedPuppet:
         adaptation=meta["adaptation"],
         num_slices=meta["num_slices"],
         bits=meta["bits"],
-        threshold=meta.get("threshold"),
+        threshold=meta["threshold"] if meta["network"].get("exits") else None,
     )
 
 
@@ -153,6 +153,8 @@ def _expected(meta: dict[str, Any]) -> tuple[Any, Any]:
             f"a puppet of generated kernels is expected, got a {network['kind']} of "
             f"{network.get('kernels', 'other')} kernels; python -m experiments.evaluate and experiments.predict take it"
         )
+    if network.get("exits"):
+        meta["threshold"]  # must be there
     puppet = _puppet(meta)
     generator = fitting_settings(puppet, network["generator"])
     depths = [int(depth) for depth in meta["depths"]]

@@ -154,6 +154,9 @@ class Fixed:
     def __call__(self, images, h=None):
         return np.eye(10, dtype=np.float32)[np.zeros(len(images), int)]
 
+    def route(self, images, h):
+        return self(images), pj.nearest_depths(h, self.depths)
+
 
 def test_agreement_is_that_of_the_classes(images, monkeypatch):
     """Their own kernels put three of twelve images into another class."""

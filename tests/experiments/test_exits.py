@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 import puppet_jax as pj
 from experiments import evaluation, run_folder
@@ -145,6 +147,18 @@ class TestRun:
         x = dataset.test_images[:50]
         for found, expected in zip(predictor.route(x), model.predictor().route(x), strict=True):
             np.testing.assert_allclose(found, expected, atol=1e-6)
+
+    def test_a_file_without_its_threshold_is_refused(self, folder, tmp_path):
+        path = tmp_path / "model.safetensors"
+        with safe_open(folder / run_folder.MODEL, framework="numpy") as file:
+            meta = json.loads(file.metadata()["puppet_jax"])
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
+        del meta["threshold"]
+        save_file(arrays, path, metadata={"puppet_jax": json.dumps(meta)})
+        with pytest.raises(RunError, match="damaged or no model"):
+            load_model(path)
+        with pytest.raises(ValueError, match="damaged or no model"):
+            pj.load_pretrained(path)
 
     def test_few_bits_keep_the_threshold(self, folder, model, tmp_path):
         argv = [str(folder), "--bits", "8", "--workdir", str(tmp_path / "few")]

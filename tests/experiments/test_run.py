@@ -294,7 +294,7 @@ class TestResume:
 
     def test_stopped_while_an_epoch_is_validated(self, straight, recorder, tmp_path, monkeypatch):
         folder = tmp_path / "run"
-        validate = run._Run._validate
+        validate = run._Run._validated
 
         def interrupted(self, model):
             if model.step == 8:
@@ -302,7 +302,7 @@ class TestResume:
             return validate(self, model)
 
         with monkeypatch.context() as patch:
-            patch.setattr(run._Run, "_validate", interrupted)
+            patch.setattr(run._Run, "_validated", interrupted)
             assert command_line(folder) == 130
         assert [row["step"] for row in rows(folder)] == [4, 8]
         assert command_line(folder, "--resume") == 0
@@ -422,7 +422,7 @@ class TestLossIsNotFinite:
 
     def test_of_validation(self, recorder, tmp_path, monkeypatch):
         """The last update of an epoch may spoil the parameters; such a model is never the best."""
-        validate = run._Run._validate
+        validate = run._Run._validated
 
         def spoilt(self, model):
             if model.step == 8:
@@ -430,7 +430,7 @@ class TestLossIsNotFinite:
                 model = dataclasses.replace(model, params=nan)
             return validate(self, model)
 
-        monkeypatch.setattr(run._Run, "_validate", spoilt)
+        monkeypatch.setattr(run._Run, "_validated", spoilt)
         try:
             run.train("digits", CONFIG, Options(workdir=tmp_path / "run"))
         except RunError as error:

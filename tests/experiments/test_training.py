@@ -247,7 +247,7 @@ class TestStatistics:
 
         def estimate(batches, mean, variance):
             def forward(config, network, params, batch, depth):
-                return None, (pj.BatchStats(mean(batch), jnp.full(1, variance)),)
+                return {depth: (None, (pj.BatchStats(mean(batch), jnp.full(1, variance)),))}
 
             monkeypatch.setattr(training, "_forward", forward)
             indices = Data(data.images, jnp.arange(N), jnp.arange(N, dtype=jnp.float32))
