@@ -53,7 +53,7 @@ def benchmark(command: Command) -> None:
     from experiments.data import spread_indices
     from experiments.errors import RunError
     from experiments.evaluation import device_name
-    from experiments.frontier import distinct_names, full_config
+    from experiments.frontier import distinct_names
     from experiments.model_file import load_model
     from experiments.run import load_data_of, use_compilation_cache
 
@@ -63,13 +63,13 @@ def benchmark(command: Command) -> None:
         if one["data"]["sha256"] != described[0]["data"]["sha256"]:
             raise RunError(f"{folder} was trained on other data than {command.runs[0]}; give runs on the same data.")
     models = [load_model(folder / run_folder.MODEL) for folder in command.runs]
-    names = distinct_names([full_config(one["config"]) for one in described])
+    names = distinct_names([run_folder.full_config(one["config"]) for one in described])
+    predictors = [model.predictor(max_sets=4096) for model in models]
     tested = load_data_of(command.runs[0], command.data_dir).test_images
     rows = []
     for size in command.batch_sizes:
         count = max(size, command.images // (16 if size == 1 else 1))
         chosen = tested[spread_indices(len(tested), count)]
-        predictors = [model.predictor(max_sets=4096) for model in models]
         calls = [_classify_all(predictor, chosen, size) for predictor in predictors]
         times = time_rounds(calls, command.rounds)
         for name, folder, own in zip(names, command.runs, times, strict=True):

@@ -121,12 +121,13 @@ def collect(summaries: Iterable[dict[str, Any]]) -> list[Point]:
     Raises:
         RunError: if two runs have the same configuration and seed.
     """
+    from experiments import run_folder
     from experiments.errors import RunError
 
     groups: dict[tuple[str, int], dict[int, dict[str, Any]]] = {}
     configs: dict[str, dict[str, Any]] = {}
     for summary in summaries:
-        config = full_config(summary["config"])
+        config = run_folder.full_config(summary["config"])
         seed, bits = config.pop("seed"), config.pop("bits")
         key = json.dumps(config, sort_keys=True)
         configs[key] = config
@@ -149,13 +150,6 @@ def collect(summaries: Iterable[dict[str, Any]]) -> list[Point]:
         for (key, bits), of_seed in groups.items()
     ]
     return sorted(points, key=lambda point: (point.bytes, -point.mean, point.network))
-
-
-def full_config(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration that a run's folder holds, as JSON; of an earlier version it may lack a field."""
-    from experiments.config import Config
-
-    return json.loads(json.dumps(dataclasses.asdict(Config()))) | config
 
 
 def on_frontier(points: Sequence[Point]) -> list[Point]:

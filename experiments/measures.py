@@ -55,11 +55,11 @@ def compare(command: Command) -> None:
     network: Any = model.network  # a puppet, as the configuration says
     puppet, size = network.puppet, network.image_size
     macs = np.array([pj.puppet_macs(puppet, depth, size) for depth in depths])
-    saved = np.zeros(len(depths))  # of a deeper puppet's work, if the shallowest has run before
     if config["adapt"] == "doubt":
         shares = np.array([1 - config["deep_share"], config["deep_share"]])
-        saved[1] = macs[1] - pj.puppet_macs(puppet, depths[1], size, first=puppet.shared_layers(*depths))
+        macs_going_on = np.array([network.macs(model.params, depth)[1] for depth in depths])
     else:
+        macs_going_on = np.where(np.arange(len(depths)) > 0, macs[0] + macs, macs)  # the shallowest has run before
         at_train = pj.nearest_depths(pj.complexities(dataset.train_images[train], model.complexity), depths)
         shares = np.array([np.mean(at_train == depth) for depth in depths])
 
@@ -95,11 +95,10 @@ def compare(command: Command) -> None:
     def go_on(measure: Any, shares: Any) -> tuple[Any, Any, Any]:
         """Costs, hits of the deeper puppets alone, and hits of the sum of logits, by a measure of the shallowest's."""
         place = assign(measure(logits_held[0]), measure(logits[0]), shares)
-        cost = macs[place] + np.where(place > 0, macs[0] - saved[place], 0)  # the shallowest puppet has run before
         both = logits[place, images] + np.where(place[:, None] > 0, logits[0], 0)
-        return cost, right[place, images], both.argmax(axis=1) == dataset.test_labels
+        return macs_going_on[place], right[place, images], both.argmax(axis=1) == dataset.test_labels
 
-    for short, unsure in (("entropy", uncertainty), ("doubt", doubt)):
+    for short, unsure in (("entropy", uncertainty), ("doubt", pj.doubt)):
         cost, alone, both = go_on(unsure, shares)
         add(f"{short} of the shallowest puppet", cost, alone)
         add(f"the same, logits of both added ({short})", cost, both)
@@ -107,7 +106,7 @@ def compare(command: Command) -> None:
     series: dict[str, Any] = {"single depths": (macs, single)}
     series.update((row["measure"], (row["macs"], row["top1"])) for row in rows if "gain" in row)
     if config["adapt"] == "doubt":  # what other shares would have given
-        found = [(share, go_on(doubt, np.array([1 - share, share]))) for share in SHARES]
+        found = [(share, go_on(pj.doubt, np.array([1 - share, share]))) for share in SHARES]
         described["by_share"] = [
             {"share": share, "macs": float(cost.mean()), "top1": float(hits.mean())} for share, (cost, hits, _) in found
         ]
@@ -185,15 +184,6 @@ def uncertainty(logits: Any) -> Any:
 
     log_p = log_softmax(logits.astype(np.float64), axis=1)
     return -(np.exp(log_p) * log_p).sum(axis=1)
-
-
-def doubt(logits: Any) -> Any:
-    """How close the two most probable classes are, see `puppet_jax.doubt`."""
-    import numpy as np
-
-    import puppet_jax as pj
-
-    return np.asarray(pj.doubt(logits))
 
 
 MEASURES = {

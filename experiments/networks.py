@@ -19,6 +19,7 @@ from experiments.config import CONTROLS, Config
 from experiments.kernels import GENERATE, CombinedKernels, init_combined, init_stored, source_macs
 from experiments.macs import count_macs
 from puppet_jax.puppet import fitting_settings
+from puppet_jax.routing import check_adaptation
 
 MAX_DEPTH = 16
 """Complexities of images, at most 5.6 nats, lie far within this many depths."""
@@ -378,8 +379,7 @@ class BackbonePredictor:
         dtype: jnp.dtype = jnp.float32,
         max_sets: int = 128,
     ):
-        if adaptation not in ("level", "sample"):
-            raise ValueError(f"adaptation must be 'level' or 'sample', got {adaptation!r}.")
+        check_adaptation(adaptation)
         self.network = network
         self.params = params
         (self.stats,) = stats.values()
@@ -444,6 +444,7 @@ def make_network(config: Config, num_classes: int, image_shape: tuple[int, int, 
             max_channels=config.max_channels,
             generator=generated if config.kernels == "generated" else None,
         )
+    exits = config.spread if config.adapts == "doubt" else None
     puppet = pj.Puppet(
         channels=config.channels,
         num_classes=num_classes,
@@ -456,9 +457,8 @@ def make_network(config: Config, num_classes: int, image_shape: tuple[int, int, 
         residual=config.residual,
         affine=config.affine,
         classifier=config.classifier,
-        max_depth=config.spread[1] if config.spread and config.adapts == "doubt" else None,
+        max_depth=exits and exits[1],
     )
-    exits = config.spread if config.adapts == "doubt" else None
     if exits is not None and puppet.layers(exits[0]) == puppet.layers(exits[1]):
         raise ValueError(f"puppets of depths {exits[0]} and {exits[1]} are the same; give other depths to --spread.")
     generator = Generator(max_channels=config.max_channels, kernel_size=config.kernel_size, **settings)

@@ -116,6 +116,11 @@ def as_config(described: dict[str, Any]) -> Config:
         raise RunError(f"its configuration is of another version of the project ({error}); train it again.") from None
 
 
+def full_config(described: dict[str, Any]) -> dict[str, Any]:
+    """The configuration that a `config.json` describes, as JSON; fields that an earlier version lacks are filled in."""
+    return json.loads(json.dumps(dataclasses.asdict(Config()))) | described
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file at once: a reader sees the old file or the new one."""
     partial = path.with_name(path.name + ".partial")

@@ -10,6 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from puppet_jax.kernel_bank import KernelBank
 from puppet_jax.puppet import (
     BatchStats,
     Puppet,
@@ -19,7 +20,7 @@ from puppet_jax.puppet import (
     classify,
     run_layers,
 )
-from puppet_jax.routing import GROUP_SIZES, Adaptation
+from puppet_jax.routing import Adaptation, check_adaptation, pad_indices, pieces
 from puppet_jax.trajectory import generate_kernels
 
 DEEP_SIZES = (1, 4, 16, 32, 64, 96, 128, 192, 256)
@@ -161,8 +162,7 @@ class EarlyExitPredictor:
             raise ValueError("puppets must be nested for early exits: give max_depth, got None.")
         if len(batch_stats) != 2:
             raise ValueError(f"batch_stats must be of two depths, got {sorted(batch_stats)}.")
-        if adaptation not in ("level", "sample"):
-            raise ValueError(f"adaptation must be 'level' or 'sample', got {adaptation!r}.")
+        check_adaptation(adaptation)
         self.puppet = puppet
         self.params = params
         self.batch_stats = {int(depth): tuple(stats) for depth, stats in batch_stats.items()}
@@ -171,7 +171,7 @@ class EarlyExitPredictor:
         self.adaptation = adaptation
         self.dtype = dtype
         self.generate = generate
-        self._kernels: tuple[jax.Array, ...] | None = None
+        self._bank = KernelBank(puppet, params.puppeteer, 1, generate)
 
     @property
     def depths(self) -> tuple[int, int]:
@@ -182,10 +182,10 @@ class EarlyExitPredictor:
     @property
     def kernels(self) -> tuple[jax.Array, ...]:
         """The kernels of the nested puppets."""
-        if self._kernels is None or self.adaptation == "sample":
-            shapes = self.puppet.kernel_shapes(self.depths[1])
-            self._kernels = tuple(self.generate(self.params.puppeteer, self.h, shapes))
-        return self._kernels
+        deep = self.depths[1]
+        if self.adaptation == "sample":
+            return self.generate(self.params.puppeteer, self.h, self.puppet.kernel_shapes(deep))
+        return self._bank(deep, self.h)
 
     def __call__(self, images: ArrayLike, h: ArrayLike | None = None) -> np.ndarray:
         """Logits (batch, num_classes) float32 of images (batch, height, width, channels); `h` is not looked at."""
@@ -197,14 +197,12 @@ class EarlyExitPredictor:
         kernels, (shallow, deep) = self.kernels, self.depths
         fixed = (self.puppet, self.params, self.batch_stats, kernels)
         results, depths, waiting = [], np.full(len(images), shallow), []
-        for first, own, (logits, doubts, trunk) in _one_ahead(images, lambda x: _start(*fixed, x, **self._static)):
-            unsure = np.flatnonzero(np.asarray(doubts)[:own] > self.threshold)
-            results.append(np.asarray(logits)[:own])  # cut on the host, where no size is a program of its own
+        for places, (logits, doubts, trunk) in _one_ahead(images, lambda x: _start(*fixed, x, **self._static)):
+            unsure = np.flatnonzero(np.asarray(doubts)[: len(places)] > self.threshold)
+            results.append(np.asarray(logits)[: len(places)])  # cut on the host, where no size is a program of its own
             if len(unsure):
-                size = next(size for size in DEEP_SIZES if size >= len(unsure))
-                padded = np.pad(unsure, (0, size - len(unsure)), mode="edge")
-                answer = _go_on(*fixed, trunk, padded, depths=self.depths)
-                waiting.append((first + unsure, answer))
+                answer = _go_on(*fixed, trunk, pad_indices(unsure, DEEP_SIZES), depths=self.depths)
+                waiting.append((places[unsure], answer))
         result = np.concatenate(results)
         for indices, answer in waiting:
             result[indices] = np.asarray(answer)[: len(indices)]
@@ -215,7 +213,7 @@ class EarlyExitPredictor:
         """Logits (2, batch, num_classes) float32 of the shallow puppet and of the deep one, for all images."""
         fixed = (self.puppet, self.params, self.batch_stats, self.kernels)
         parts = _one_ahead(_batch(images), lambda x: _exits(*fixed, x, **self._static))
-        return np.concatenate([np.asarray(logits, np.float32)[:, :own] for _, own, logits in parts], axis=1)
+        return np.concatenate([np.asarray(logits)[:, : len(places)] for places, logits in parts], axis=1)
 
     @property
     def _static(self) -> dict:
@@ -229,17 +227,14 @@ def _batch(images: ArrayLike) -> np.ndarray:
     return images
 
 
-def _one_ahead(images: np.ndarray, run: Callable) -> Iterator[tuple[int, int, Any]]:
-    """Pieces of a batch, padded to few sizes: their first place, their own size and what `run` gives for them.
+def _one_ahead(images: np.ndarray, run: Callable) -> Iterator[tuple[np.ndarray, Any]]:
+    """Pieces of a batch: the places of their images, and what `run` gives for them, padded to few sizes.
 
     The next piece is dispatched before a piece is handed out, so that the device does not wait.
     """
-    starts = range(0, len(images), GROUP_SIZES[-1])
     ahead = None
-    for first in starts:
-        part = images[first : first + GROUP_SIZES[-1]]
-        size = next(size for size in GROUP_SIZES if size >= len(part))
-        now, ahead = ahead, (first, len(part), run(part[np.minimum(np.arange(size), len(part) - 1)]))
+    for places, padded in pieces(len(images)):
+        now, ahead = ahead, (places, run(images[padded]))
         if now is not None:
             yield now
     if ahead is not None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -63,14 +63,8 @@ def complexities(
     images = np.asarray(images)
     if not images.size:
         raise ValueError(f"images must not be empty, got shape {images.shape}.")
-    sizes = sorted(sizes)
     compiled = jax.jit(measure)
-    parts = []
-    for first in range(0, len(images), sizes[-1]):
-        part = images[first : first + sizes[-1]]
-        size = next(s for s in sizes if s >= len(part))
-        padded = part[np.minimum(np.arange(size), len(part) - 1)]
-        parts.append((len(part), compiled(padded)))
+    parts = [(len(indices), compiled(images[padded])) for indices, padded in pieces(len(images), sizes)]
     h = np.concatenate([np.asarray(values, np.float32)[:n] for n, values in parts])
     bad = np.flatnonzero(~(np.isfinite(h) & (h >= 0)))
     if len(bad):
@@ -79,6 +73,26 @@ def complexities(
             "finite and at least 0. Floating images must lie in [0, 1] and hold no NaN."
         )
     return h
+
+
+def pieces(count: int, sizes: Sequence[int] = GROUP_SIZES) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pieces of a batch, of at most the largest size: their places in it, and the same padded to one of `sizes`."""
+    largest = max(sizes)
+    for first in range(0, count, largest):
+        indices = np.arange(first, min(first + largest, count))
+        yield indices, pad_indices(indices, sizes)
+
+
+def pad_indices(indices: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+    """The indices, at least one, the last repeated up to the next of `sizes`."""
+    size = min(size for size in sizes if size >= len(indices))
+    return np.pad(indices, (0, size - len(indices)), mode="edge")
+
+
+def check_adaptation(adaptation: str) -> None:
+    """Raises a ValueError unless it is "level" or "sample"."""
+    if adaptation not in ("level", "sample"):
+        raise ValueError(f"adaptation must be 'level' or 'sample', got {adaptation!r}.")
 
 
 _depth_of = jax.jit(depth_of)
@@ -241,8 +255,7 @@ class Predictor:
         max_sets: int = 128,
         generate: Callable[..., tuple[jax.Array, ...]] = generate_kernels,
     ):
-        if adaptation not in ("level", "sample"):
-            raise ValueError(f"adaptation must be 'level' or 'sample', got {adaptation!r}.")
+        check_adaptation(adaptation)
         self.puppet = puppet
         self.params = params
         self.batch_stats = {int(depth): tuple(stats) for depth, stats in batch_stats.items()}
