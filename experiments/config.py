@@ -149,6 +149,11 @@ class Config:
             return "none"
         return "both" if self.network == "puppet" else "parameters"
 
+    @property
+    def one_set_a_depth(self) -> bool:
+        """Whether all images of a depth have the same kernels."""
+        return self.adapts in ("depth", "doubt", "none")
+
 
 def _require(condition: bool, name: str, what: str, value: Any) -> None:
     if not condition:

@@ -46,15 +46,15 @@ def evaluate(command: Command) -> None:
     from experiments.run import load_data_of, summarise, use_compilation_cache
 
     use_compilation_cache()
-    config = run_folder.read_config(command.run)
-    model = load_model(command.run / run_folder.MODEL)
-    dataset = load_data_of(command.run, command.data_dir)
+    config = run_folder.as_config(run_folder.read_config(command.run)["config"])
     given = {"adaptation": command.adaptation, "num_slices": command.num_slices}
     overrides = {name: value for name, value in given.items() if value is not None}
-    adapt = config["config"].get("adapt")
-    if overrides and adapt in ("depth", "doubt", "none"):
-        flags = " and ".join(f"--{name.replace('_', '-')}" for name in overrides)
-        raise RunError(f"{command.run} has one set of kernels a depth (--adapt {adapt}); leave out {flags}.")
+    meaningless = [*overrides, *(["agreement"] if command.agreement else [])]
+    if meaningless and config.one_set_a_depth:
+        flags = " and ".join(f"--{name.replace('_', '-')}" for name in meaningless)
+        raise RunError(f"{command.run} has one set of kernels a depth (--adapt {config.adapts}); leave out {flags}.")
+    model = load_model(command.run / run_folder.MODEL)
+    dataset = load_data_of(command.run, command.data_dir)
     summarise(command.run, model, dataset, **overrides)
     if command.agreement > 0:
         images = dataset.test_images[: command.agreement]

@@ -105,8 +105,8 @@ def _forward(config: Config, network: Network, params: Any, batch: Data, depth: 
     h = jnp.clip(batch.h, *network.interval(depth))  # borrowed images count as the bucket's nearest
     # Neighbours share kernels, generated at their mean; batch norms see the whole batch, a sample of the whole bucket.
     num_sets = config.num_levels if config.adaptation == "level" else len(h)
-    if config.adapts in ("depth", "doubt", "none"):
-        num_sets = 1  # a bucket has one complexity
+    if config.one_set_a_depth:
+        num_sets = 1
     levels = h.reshape(num_sets, -1).mean(axis=1)
     if config.adapts == "depth":  # borrowed images too, as at evaluation
         centre = pj.slice_centre(np.array([network.interval(depth)[0]]), depth, 1)

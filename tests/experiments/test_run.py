@@ -649,6 +649,14 @@ class TestBackbones:
         """To time a network takes programs of many sizes."""
         monkeypatch.setattr(evaluation, "speed", lambda *_, **__: dict.fromkeys(TIMED, 1.0))
 
+    @pytest.mark.parametrize("regime", ["fixed", "puppet"])
+    def test_evaluate_refuses_kernels_of_each_image(self, tmp_path, regime, capsys):
+        flags = dict(zip([flag[2:] for flag in self.REGIMES[regime][::2]], self.REGIMES[regime][1::2], strict=True))
+        run_folder.open_run(tmp_path, "cifar100", Config(network="vgg", **flags), {}, resume=False)
+        argv = [str(tmp_path), "--num-slices", "4", "--agreement", "9"]
+        assert run_command(EvaluateCommand, evaluate, "experiments.evaluate", "", argv) == 1
+        assert "one set of kernels a depth (--adapt none); leave out --num-slices and --agreement" in capsys.readouterr().err
+
     @pytest.mark.usefixtures("untimed")
     @pytest.mark.parametrize("regime", ["fixed", pytest.param("puppet", marks=pytest.mark.slow)])
     def test_run(self, recorder, cifar100, tmp_path, capsys, regime):
