@@ -53,8 +53,8 @@ def benchmark(command: Command) -> None:
     from experiments.data import spread_indices
     from experiments.errors import RunError
     from experiments.evaluation import device_name
-    from experiments.frontier import distinct_names
     from experiments.model_file import load_model
+    from experiments.names import distinct_names
     from experiments.run import load_data_of, use_compilation_cache
 
     use_compilation_cache()

@@ -10,6 +10,9 @@ import tyro
 CONTROLS = ("stored", "combined")
 """Kernels that no puppeteer generates, so that complexity cannot change them."""
 
+DOUBT_ALONE = ("deep_share", "shallow_weight")
+"""Fields without effect unless depth follows doubt."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
@@ -63,6 +66,8 @@ class Config:
     """With --adapt depth: deal the training images out to the depths by lot, so that any measure can route later."""
     deep_share: float = 0.5
     """With --adapt doubt: share of the validation images that go on to the deep puppet; decides the threshold."""
+    shallow_weight: float = 1.0
+    """With --adapt doubt: weight of the shallow puppet's loss, that of the deep one has 1."""
     num_slices: int = 64
     """Slices of complexity in a depth bucket, at evaluation."""
     num_levels: int = 4
@@ -126,7 +131,7 @@ class Config:
         _require(0 < self.deep_share < 1, "deep_share", "in (0, 1)", self.deep_share)
         mixed = not self.mix_depths or (self.network == "puppet" and self.adapts == "depth")
         _require(mixed, "mix_depths", "left out unless --network puppet has --adapt depth", self.mix_depths)
-        for name in ("scale", "learning_rate"):
+        for name in ("scale", "learning_rate", "shallow_weight"):
             value = getattr(self, name)
             _require(0 < value < math.inf, name, "positive and finite", value)
         _require(0 <= self.weight_decay < math.inf, "weight_decay", "at least 0 and finite", self.weight_decay)

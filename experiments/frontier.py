@@ -20,15 +20,6 @@ import tyro
 
 from experiments.cli import run_command
 
-KINDS = {
-    "generated": "puppet",
-    "combined": "combined frozen kernels",
-    "stored": "stored kernels",
-    "standardised": "standardised puppet",
-    "reseeded": "reseeded puppet",
-}
-"""How a network of the puppet's layers is called, by the kind of its kernels."""
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Command:
@@ -123,6 +114,7 @@ def collect(summaries: Iterable[dict[str, Any]]) -> list[Point]:
     """
     from experiments import run_folder
     from experiments.errors import RunError
+    from experiments.names import distinct_names, name_of
 
     groups: dict[tuple[str, int], dict[int, dict[str, Any]]] = {}
     configs: dict[str, dict[str, Any]] = {}
@@ -134,7 +126,7 @@ def collect(summaries: Iterable[dict[str, Any]]) -> list[Point]:
         of_seed = groups.setdefault((key, bits), {})
         if seed in of_seed:
             raise RunError(
-                f"two runs are of the same configuration and seed {seed} ({_name(config)}, {bits} bits a weight); "
+                f"two runs are of the same configuration and seed {seed} ({name_of(config)}, {bits} bits a weight); "
                 "leave out one of them."
             )
         of_seed[seed] = summary
@@ -159,32 +151,6 @@ def on_frontier(points: Sequence[Point]) -> list[Point]:
         marked.append(dataclasses.replace(point, frontier=point.mean > best))
         best = max(best, point.mean)
     return marked
-
-
-def distinct_names(configs: Sequence[dict[str, Any]]) -> list[str]:
-    """A name for each configuration: what it is, and, where that is not enough, in which fields it differs."""
-    names = [_name(config) for config in configs]
-    result = []
-    for name, config in zip(names, configs, strict=True):
-        alike = [other for other, its in zip(configs, names, strict=True) if its == name]
-        differing = [field for field in config if any(other[field] != config[field] for other in alike)]
-        result.append(", ".join([name, *(f"{field} {_shown(config[field])}" for field in differing)]))
-    return result
-
-
-def _shown(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _name(config: dict[str, Any]) -> str:
-    if config["network"] != "puppet":
-        parts = [config["network"] if config["kernels"] == "stored" else f"puppet-{config['network']}"]
-        parts += [f"{config['num_layers']} layers"] if config["num_layers"] else []
-        return ", ".join(parts + ([f"{config['max_channels']} wide"] if config["max_channels"] else []))
-    parts = [f"{KINDS[config['kernels']]} {'-'.join(map(str, config['channels']))}"]
-    if config["kernels"] != "stored":
-        parts.append(f"C = {config['max_channels'] or max(config['channels'])}")
-    return ", ".join(parts + (["mirrored"] if config["mirror"] else []))
 
 
 def lines(points: Iterable[Point]) -> dict[str, tuple[Any, Any]]:

@@ -52,6 +52,7 @@ def open_run(folder: Path, experiment: str, config: Config, data: dict[str, Any]
         write_json(folder / CONFIG, wanted | {"versions": versions()})
         return
     found = read_config(folder)
+    found["config"] = full_config(found.get("config", {}))
     if not resume:
         raise RunError(f"{folder} holds a run already; go on with --resume, or name another --workdir.")
     differences = [

@@ -124,8 +124,10 @@ def make_train_step(config: Config, network: Network, tx: optax.GradientTransfor
     def loss_fn(params, batch: Data, depth, key):
         exits = _forward(config, network, params, batch, depth, key)
         targets = optax.smooth_labels(jax.nn.one_hot(batch.labels, network.num_classes), config.label_smoothing)
-        losses = [optax.softmax_cross_entropy(logits, targets).mean() for logits, _ in exits.values()]
-        return sum(losses) / len(losses), (exits[depth][0].argmax(-1) == batch.labels).mean()
+        weights = {at: 1.0 if at == depth else config.shallow_weight for at in exits}
+        losses = {at: optax.softmax_cross_entropy(logits, targets).mean() for at, (logits, _) in exits.items()}
+        loss = sum(weights[at] * losses[at] for at in exits) / sum(weights.values())
+        return loss, (exits[depth][0].argmax(-1) == batch.labels).mean()
 
     @functools.partial(jax.jit, static_argnames="depth", donate_argnames="state")
     def train_step(state: TrainState, data: Data, indices: Array, *, depth: int):

@@ -64,20 +64,23 @@ def validation(folder, dataset):
 
 
 class TestTraining:
-    def test_both_depths_learn_in_every_step(self, dataset):
-        network = make_network(CONFIG, 10, dataset.train_images.shape[1:])
-        tx = make_optimizer(CONFIG, network, 10)
-        state = init_state(CONFIG, network, (2,), tx)
+    @pytest.mark.parametrize("weight", [1.0, 0.25])
+    def test_both_depths_learn_in_every_step(self, dataset, weight):
+        config = dataclasses.replace(CONFIG, shallow_weight=weight)
+        network = make_network(config, 10, dataset.train_images.shape[1:])
+        tx = make_optimizer(config, network, 10)
+        state = init_state(config, network, (2,), tx)
         h = float(pj.slice_centre(np.zeros(1), 2, 1)[0])
         data = Data(dataset.train_images[:40], dataset.train_labels[:40], np.full(40, h, np.float32))
         kernels = pj.generate_kernels(state.params.puppeteer, h, network.puppet.kernel_shapes(2))
         losses = []
-        for depth in CONFIG.spread:
+        for depth in config.spread:
             logits, _ = pj.apply_puppet(network.puppet, state.params, None, kernels, data.images, depth)
             losses.append(optax.softmax_cross_entropy_with_integer_labels(logits, data.labels).mean())
-        step = make_train_step(CONFIG, network, tx)
+        step = make_train_step(config, network, tx)
         _, metrics = step(state, Data(*map(jnp.asarray, data)), jnp.arange(40), depth=2)
-        assert float(metrics["loss"]) == pytest.approx(float(sum(losses)) / 2, rel=1e-5)
+        mean = (weight * float(losses[0]) + float(losses[1])) / (weight + 1)
+        assert float(metrics["loss"]) == pytest.approx(mean, rel=1e-5)
         assert abs(float(losses[0] - losses[1])) > 1e-3
 
     def test_statistics_of_both_depths_come_from_the_same_batches(self, dataset):
@@ -185,6 +188,7 @@ def test_logits_that_are_no_numbers_are_told(dataset, tmp_path, monkeypatch):
         ({"spread": (2, 2)}, r"--spread must be two depths, LOW < HIGH, with --adapt doubt, got \(2, 2\)"),
         ({"deep_share": 0.0}, r"--deep-share must be in \(0, 1\), got 0.0"),
         ({"deep_share": 1.0}, r"--deep-share must be in \(0, 1\), got 1.0"),
+        ({"shallow_weight": 0.0}, "--shallow-weight must be positive and finite, got 0.0"),
         ({"mix_depths": True}, "--mix-depths must be left out"),
         ({"kernels": "stored"}, "--adapt must be none for --network puppet with stored kernels"),
         ({"network": "vgg", "spread": None}, "--adapt must be parameters or none for --network vgg"),

@@ -7,7 +7,8 @@ import pytest
 
 from experiments.cli import run_command
 from experiments.config import BEST, SMALL, Config
-from experiments.frontier import Command, Point, collect, distinct_names, lines, make, on_frontier, table
+from experiments.frontier import Command, Point, collect, lines, make, on_frontier, table
+from experiments.names import distinct_names
 
 RESIDUAL = Config(network="resnet20", kernels="stored", num_layers=8, max_channels=18)
 
@@ -86,6 +87,15 @@ class TestNames:
         assert names[0] == "puppet 64-64-64, C = 64, mirrored, dropout 0.2"
         assert names[1] == "puppet 64-64-64, C = 64, mirrored, dropout 0.3"
         assert names[2] == "puppet 16-32-64, C = 64"
+
+    def test_fields_without_effect_do_not(self):
+        changes = ({}, {"adapt": "doubt", "spread": (5, 7), "deep_share": 0.36, "shallow_weight": 0.3})
+        names = distinct_names([summary(dataclasses.replace(BEST, **change), 1, 0)["config"] for change in changes])
+        same = "puppet 64-64-64, C = 64, mirrored, adapt"
+        assert names == [
+            f"{same} none, spread 7 7",
+            f"{same} doubt, spread 5 7, deep_share 0.36, shallow_weight 0.3",
+        ]
 
 
 def test_frontier_by_hand():

@@ -360,6 +360,16 @@ class TestRefusals:
         with pytest.raises(RunError, match=r"\(channels: \[8\] there, \[4\] now; epochs: 4 there, 5 now\)"):
             self.train(straight, channels=(4,), epochs=5)
 
+    def test_fields_that_an_earlier_version_lacks_count_as_their_defaults(self, tmp_path):
+        run_folder.open_run(tmp_path, "digits", CONFIG, {}, resume=False)
+        found = run_folder.read_config(tmp_path)
+        del found["config"]["shallow_weight"]
+        run_folder.write_json(tmp_path / run_folder.CONFIG, found)
+        run_folder.open_run(tmp_path, "digits", CONFIG, {}, resume=True)
+        other = dataclasses.replace(CONFIG, shallow_weight=0.5)
+        with pytest.raises(RunError, match=r"\(shallow_weight: 1\.0 there, 0\.5 now\)"):
+            run_folder.open_run(tmp_path, "digits", other, {}, resume=True)
+
     def test_another_experiment(self, straight):
         data = run_folder.read_config(straight.folder)["data"]
         with pytest.raises(RunError, match=r"\(experiment: 'digits' there, 'cifar10' now\)"):
@@ -655,7 +665,8 @@ class TestBackbones:
         run_folder.open_run(tmp_path, "cifar100", Config(network="vgg", **flags), {}, resume=False)
         argv = [str(tmp_path), "--num-slices", "4", "--agreement", "9"]
         assert run_command(EvaluateCommand, evaluate, "experiments.evaluate", "", argv) == 1
-        assert "one set of kernels a depth (--adapt none); leave out --num-slices and --agreement" in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert "one set of kernels a depth (--adapt none); leave out --num-slices and --agreement" in error
 
     @pytest.mark.usefixtures("untimed")
     @pytest.mark.parametrize("regime", ["fixed", pytest.param("puppet", marks=pytest.mark.slow)])
