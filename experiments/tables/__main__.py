@@ -1,6 +1,6 @@
 """Makes a table or figure of the papers from runs of our own, the papers' figures beside ours.
 
-    python -m experiments.tables NAME [--budget 1] [--seeds N] [--data-dir DIR] [--json]
+    python -m experiments.tables NAME [--budget 1] [--seeds N] [--data-dir DIR] [--finished] [--json]
 
 | NAME | what | papers |
 |---|---|---|
@@ -19,7 +19,8 @@
 | exits64, exits128 | input-adaptive depth by doubt against single depths, at two sizes | none |
 
 Trains what is missing, reads what is finished, goes on where a run or the table itself was interrupted. Without
---budget it is a smoke run on a small share of the protocol, and says so; --budget 1 is the full protocol.
+--budget it is a smoke run on a small share of the protocol, and says so; --budget 1 is the full protocol. With
+--finished nothing is trained, and the table says which seeds it lacks.
 Writes NAME.md, NAME.json and NAME.png into the folder --out.
 """
 
@@ -74,6 +75,8 @@ class Command:
     """Folder of mini-ImageNet."""
     runs: Path = Path("runs/tables")
     """Folder of the runs; all tables share them."""
+    finished: bool = False
+    """Train nothing: a table of the runs that are finished."""
     out: Path = Path("runs/tables")
     """Folder that the table is written to."""
     json: bool = False
@@ -121,7 +124,7 @@ def _trained(command: Command) -> tuple[dict[str, Any], str, Any]:
         "cifar100": command.cifar100_dir,
         "mini_imagenet": command.mini_imagenet_dir,
     }
-    results = Runs(command.runs, data_dirs).results(table, budget, seeds)
+    results = Runs(command.runs, data_dirs, finished=command.finished).results(table, budget, seeds)
     full = budget == 1
     title = table.title if full else f"{table.title}: SMOKE RUN, {100 * budget:g} % of the protocol"
     ran = next(result for result in results if "ours" in result)
@@ -135,6 +138,10 @@ def _trained(command: Command) -> tuple[dict[str, Any], str, Any]:
         if "missing" in result:
             missing.setdefault(result["missing"], []).append(result["label"])
     notes += [f"Not run: {'; '.join(labels)}: {reason}" for reason, labels in missing.items()]
+    for result in results:
+        unfinished = sorted(set(range(seeds)) - set(result.get("seeds", range(seeds))))
+        if unfinished:
+            notes.append(f"Seeds not run: {result['label']}: {', '.join(map(str, unfinished))}.")
     text = f"## {title}\n\n{render.accuracy_table(results, table.columns)}\n" + "\n".join(notes) + "\n"
     described = {
         "name": command.name,

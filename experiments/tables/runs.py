@@ -21,11 +21,13 @@ class Runs:
     Args:
         folder: of all runs; a run's own folder is named after its data set, its label and its configuration.
         data_dirs: folder of each data set by name, None to look elsewhere.
+        finished: train nothing, leave out what is not finished.
     """
 
-    def __init__(self, folder: Path, data_dirs: dict[str, Path | None]):
+    def __init__(self, folder: Path, data_dirs: dict[str, Path | None], *, finished: bool = False):
         self.folder = folder
         self.data_dirs = data_dirs
+        self.finished = finished
         self._loaded: tuple[str, Dataset] | None = None
 
     def results(self, table: Table, budget: float, seeds: int) -> list[dict[str, Any]]:
@@ -35,17 +37,24 @@ class Runs:
 
         Raises:
             DataError: if no row can be had.
+            RunError: if a run is damaged; or none is finished, and none shall be trained.
             ExperimentError: if a run fails.
             Interrupted: after a signal.
         """
         results = [self._result(row, budget, seeds) for row in table.rows]
         if all("missing" in result for result in results):
+            if self.finished:
+                raise RunError(f"no run of this table is finished in {self.folder}; leave out --finished to train it.")
             raise DataError(results[0]["missing"])
         return results
 
     def _result(self, row: Row, budget: float, seeds: int) -> dict[str, Any]:
         result: dict[str, Any] = {"label": row.label, "paper": row.paper}
         configs = [scaled(row.config, budget, seed) for seed in range(seeds)]
+        if self.finished:
+            configs = [config for config in configs if (self._path(row, config) / run_folder.SUMMARY).is_file()]
+            if not configs:
+                return result | {"missing": "no seed is finished"}
         try:
             summaries = [self.summary(row.label, row.experiment, config, self._path(row, config)) for config in configs]
         except DataError as error:
@@ -53,6 +62,7 @@ class Runs:
         measured = [_measured(summary) for summary in summaries]
         return result | {
             "ours": {name: _spread([one[name] for one in measured]) for name in measured[0]},
+            "seeds": [config.seed for config in configs],
             "runs": [str(self._path(row, config)) for config in configs],
             "seconds": sum(summary["train_seconds"] for summary in summaries),
             "images": configs[0].num_images,

@@ -323,7 +323,7 @@ class TestTrained:
         assert described["smoke"] is True
         assert (described["name"], described["budget"], described["seeds"]) == ("ablation", 0.5, 2)
         for row, paper in zip(described["rows"], [PRINTED, {}], strict=True):
-            assert row["paper"] == paper
+            assert (row["paper"], row["seeds"]) == (paper, [0, 1])
             summaries = [json.loads((made / "runs" / one / "summary.json").read_text()) for one in row["runs"]]
             top1 = [summary["top1"] for summary in summaries]
             assert row["ours"]["top1"]["seeds"] == top1
@@ -432,6 +432,27 @@ class TestRuns:
         monkeypatch.setattr(runs, "load_dataset", None)
         assert command_line(tmp_path) == 0
         assert len(trainer.configs) == 4
+
+    def test_finished_runs_alone(self, trainer, tmp_path, monkeypatch, capsys):
+        define(monkeypatch, *ROWS)
+        assert command_line(tmp_path) == 0
+        folders = sorted((tmp_path / "runs").glob("*/summary.json"))
+        seeds = [run_folder.read_config(path.parent)["config"] for path in folders]
+        for path, config in zip(folders, seeds, strict=True):
+            if config["max_channels"] is None or config["seed"] == 0:
+                path.unlink()
+        assert command_line(tmp_path, "--finished") == 0
+        assert len(trainer.configs) == 4  # nothing more
+        first, second = json.loads((tmp_path / "out" / "ablation.json").read_text())["rows"]
+        assert first["missing"] == "no seed is finished"
+        assert (second["seeds"], second["ours"]["top1"]["seeds"]) == ([1], [0.54])
+        text = (tmp_path / "out" / "ablation.md").read_text()
+        assert "Not run: eight channels: no seed is finished\n" in text
+        assert "Seeds not run: ten channels: 0.\n" in text
+        for path in folders:
+            path.unlink(missing_ok=True)
+        assert command_line(tmp_path, "--finished") == 1
+        assert "no run of this table is finished in" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
         ("name", "damaged"),
