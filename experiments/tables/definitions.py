@@ -287,11 +287,13 @@ def exits128() -> Table:
 
 
 def _exits(title: str, best: Config) -> Table:
-    """The share of deep images makes the last row cost as the first does."""
+    """The share of deep images makes depth by doubt cost as the first row does."""
+    doubt: dict[str, Any] = {"adapt": "doubt", "spread": (5, 7), "deep_share": 0.36}
     changes: dict[str, dict[str, Any]] = {
         "all images at depth 6": {"spread": (6, 6)},
         "all images at depth 7": {},
-        "depth 5, those in doubt on to depth 7": {"adapt": "doubt", "spread": (5, 7), "deep_share": 0.36},
+        "depth 5, those in doubt on to depth 7": doubt | {"shallow_weight": 0.3},
+        "the same, the losses of both depths weighing alike": doubt,
     }
     rows = tuple(Row(label, "cifar10", dataclasses.replace(best, **change)) for label, change in changes.items())
     return Table(title, rows, smoke=0.02, seeds=3, columns=(*RING_COLUMNS, "depth"))

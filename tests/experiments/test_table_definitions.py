@@ -1,0 +1,153 @@
+"""What the tables are made of, and what the papers print."""
+
+import dataclasses
+
+import pytest
+
+from experiments.config import PAPER, SMALL, Config
+from experiments.networks import make_network
+from experiments.tables import papers
+from experiments.tables.__main__ import Command
+from experiments.tables.definitions import TRAINED, differences, scaled
+
+
+class TestScaled:
+    def test_the_whole_budget_is_the_protocol(self):
+        for config in (PAPER, SMALL, Config()):
+            assert scaled(config, 1, 0) == config
+            assert scaled(config, 1, 7) == dataclasses.replace(config, seed=7)
+
+    @pytest.mark.parametrize(("budget", "epochs"), [(0.5, 400), (0.00125, 1), (0.002, 2)])
+    def test_a_share_of_the_epochs(self, budget, epochs):
+        assert scaled(PAPER, budget, 3) == dataclasses.replace(PAPER, epochs=epochs, seed=3)
+
+    def test_less_than_an_epoch_is_a_share_of_the_images(self):
+        expected = dataclasses.replace(PAPER, epochs=1, num_images=3_200, num_validation=800, num_test=1_000)
+        assert scaled(PAPER, 0.0005, 0) == expected
+        assert scaled(dataclasses.replace(PAPER, epochs=1), 0.5, 0).num_images == 4_000
+
+    def test_never_less_than_a_batch(self):
+        config = scaled(PAPER, 1e-9, 0)
+        assert (config.num_images, config.num_validation, config.epochs) == (64, 64, 1)
+
+    def test_is_never_more_than_the_protocol(self):
+        config = dataclasses.replace(PAPER, num_validation=10, num_images=70)
+        small = scaled(config, 1e-9, 0)
+        assert small.num_validation <= 10
+        assert small.num_images == 64
+
+
+class TestDefinitions:
+    ALL = [(name, row) for name, table in TRAINED.items() for row in table().rows]
+    CLASSES = {"cifar10": (10, (32, 32, 3)), "cifar100": (100, (32, 32, 3)), "mini_imagenet": (100, (64, 64, 3))}
+    AVAILABLE = {"cifar10": 50_000, "cifar100": 50_000, "mini_imagenet": 54_000}
+
+    def test_every_row_has_a_network(self):
+        networks = {make_network(row.config, *self.CLASSES[row.experiment]) for _, row in self.ALL}
+        assert len(networks) > 12
+        for network in networks:
+            network.check()
+
+    def test_every_row_has_its_images(self):
+        for name, row in self.ALL:
+            for budget in (1, 0.5, TRAINED[name]().smoke):
+                config = scaled(row.config, budget, 0)
+                assert config.num_images + config.num_validation <= self.AVAILABLE[row.experiment]
+                assert config.num_images >= config.batch_size
+
+    @pytest.mark.parametrize("name", TRAINED)
+    def test_rows_differ(self, name):
+        rows = TRAINED[name]().rows
+        assert len({row.label for row in rows}) == len(rows)
+        assert len({(row.experiment, row.config) for row in rows}) == len(rows)
+
+    def test_are_those_of_the_command(self):
+        names = set(Command.__annotations__["name"].__args__[0].__args__)
+        assert names == {*TRAINED, "channels", "sizes", "depths"}
+
+    def test_smoke_runs_are_small(self):
+        """Some tens of thousands of images a table of backbones; an epoch of the ablation is cheap."""
+        for table in (TRAINED[name]() for name in ("backbones", "operations", "training_sets", "datasets")):
+            configs = [scaled(row.config, table.smoke, 0) for row in table.rows]
+            assert all(config.epochs == 1 for config in configs)
+            assert sum(config.num_images for config in configs) < 60_000
+
+    def test_regimes(self):
+        rows = {row.label: row.config for row in TRAINED["backbones"]().rows}
+        assert len(rows) == 9
+        regimes = [(c.network, c.kernels, c.adapts) for c in rows.values()]
+        assert regimes[:3] == [
+            ("alexnet", "stored", "none"),
+            ("alexnet", "generated", "none"),
+            ("alexnet", "generated", "parameters"),
+        ]
+        for config in rows.values():
+            assert (config.epochs, config.num_images, config.batch_size) == (800, 8_000, 64)
+
+    def test_full_training_sets(self):
+        rows = {row.label: row.config for row in TRAINED["training_sets"]().rows}
+        for label, config in rows.items():
+            images = (8_000, 2_000) if label.endswith("partial") else (45_000, 5_000)
+            assert (config.num_images, config.num_validation) == images
+
+    def test_shared_rows_share_runs(self):
+        """So that nothing is trained twice."""
+        backbones = {row.config for row in TRAINED["backbones"]().rows}
+        partial = {row.config for row in TRAINED["training_sets"]().rows if row.label.endswith("partial")}
+        assert partial < backbones
+
+    def test_ablation_changes_one_thing(self):
+        first, *others = TRAINED["ablation"]().rows
+        for row in others:
+            names = [field.name for field in dataclasses.fields(Config)]
+            changed = [name for name in names if getattr(row.config, name) != getattr(first.config, name)]
+            assert len(changed) == 1
+
+    @pytest.mark.parametrize(
+        ("table", "label", "printed"),
+        [
+            ("backbones", "AlexNet", (0.6586, 0.9205, 11.65)),
+            ("backbones", "AlexNet + puppeteer-puppet", (0.6933, 0.9405, 1.08)),
+            ("backbones", "VGG + parameter adaptation", (0.6842, 0.9013, 1.08)),
+            ("backbones", "ResNet + parameter adaptation", (0.6825, 0.9431, 1.08)),
+            ("operations", "ResNet", (0.6894, 0.9517, 44.84)),
+            ("operations", "Puppet-CNN", (0.7251, 0.9685, 1.08)),
+            ("training_sets", "VGG, full", (0.8105, 0.9537, 39.01)),
+            ("training_sets", "ResNet + puppeteer-puppet, full", (0.8047, 0.9670, 1.08)),
+            ("training_sets", "ResNet + puppeteer-puppet, partial", (0.6669, 0.9546, 1.08)),
+            ("datasets", "AlexNet, CIFAR-100", (0.4146, 0.6767, 11.84)),
+            ("datasets", "Puppet-CNN, CIFAR-100", (0.5326, 0.7963, 1.08)),
+            ("datasets", "VGG, mini-ImageNet", (0.3295, 0.5994, 39.20)),
+            ("datasets", "Puppet-CNN, mini-ImageNet", (0.4646, 0.7438, 1.08)),
+        ],
+    )
+    def test_the_papers_figures(self, table, label, printed):
+        (row,) = (row for row in TRAINED[table]().rows if row.label == label)
+        assert (row.paper["top1"], row.paper["top5"], row.paper["mb"]) == printed
+
+    def test_the_papers_operations(self):
+        rows = {row.label: row.paper for row in TRAINED["operations"]().rows}
+        assert {label: (row["gmacs"], row["s_per_image"]) for label, row in rows.items()} == {
+            "ResNet": (11.40, 0.0019),
+            "Puppet-ResNet": (23.44, 0.0061),
+            "Puppet-CNN": (12.34, 0.0039),
+        }
+
+    def test_differences(self):
+        assert dict(differences(Config())) == {}
+        assert dict(differences(Config(channels=(4, 8), spread=(1, 2), seed=3))) == {
+            "channels": [4, 8],
+            "spread": [1, 2],
+            "seed": 3,
+        }
+
+
+def test_the_papers_sizes_are_those_they_print():
+    assert papers.SIZES_MB == {
+        **{"alexnet": 11.65, "vgg": 39.01, "resnet": 44.84, "puppet": 1.08},
+        **{"mobilenet_v1": 7.52, "mobilenet_v2": 8.90, "squeezenet": 3.96},
+    }
+    assert papers.CHANNELS[128] == (0.17, 0.07)
+    assert papers.CHANNELS[256] == (0.66, 0.28)
+    assert papers.CHANNELS[1024] == (10.50, 4.26)
+    assert papers.CHANNELS[2048] == (41.97, 16.90)
