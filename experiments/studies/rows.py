@@ -84,7 +84,6 @@ ROWS: dict[str, Config] = {
     "whole-64-doubt": dataclasses.replace(WHOLE_64, mirror=True, **DOUBT),
     "whole-64-doubt-third": dataclasses.replace(WHOLE_64, mirror=True, **DOUBT, shallow_weight=0.3),
     "whole-128-doubt": dataclasses.replace(WHOLE_128, mirror=True, **DOUBT),
-    "whole-128-doubt-third": dataclasses.replace(WHOLE_128, mirror=True, **DOUBT, shallow_weight=0.3),
     "whole-128-mirror-dropout-0.3": dataclasses.replace(WHOLE_128, mirror=True, dropout=0.3),
     "whole-512": dataclasses.replace(
         WHOLE_128, channels=(64, 128, 256), max_channels=512, mirror=True, dropout=0.3, batch_size=128

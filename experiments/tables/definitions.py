@@ -292,8 +292,8 @@ def _exits(title: str, best: Config) -> Table:
     changes: dict[str, dict[str, Any]] = {
         "all images at depth 6": {"spread": (6, 6)},
         "all images at depth 7": {},
-        "depth 5, those in doubt on to depth 7": doubt | {"shallow_weight": 0.3},
-        "the same, the losses of both depths weighing alike": doubt,
+        "depth 5, those in doubt on to depth 7": doubt,
+        "the same, the shallow loss weighing 0.3": doubt | {"shallow_weight": 0.3},
     }
     rows = tuple(Row(label, "cifar10", dataclasses.replace(best, **change)) for label, change in changes.items())
     return Table(title, rows, smoke=0.02, seeds=3, columns=(*RING_COLUMNS, "depth"))
