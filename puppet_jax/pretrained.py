@@ -25,7 +25,7 @@ from puppet_jax.seeded import pattern_hash
 
 FOLDER = Path(__file__).parent / "models"
 """Where the package keeps model files and their model cards."""
-DEFAULT = "cifar10-c512"
+DEFAULT = "cifar10-full"
 """The model that is meant where none is named."""
 
 
