@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from experiments.config import SMALL, Config
+from experiments.config import NARROW, SMALL, Config
 
 SHORT = dataclasses.replace(SMALL, adapt="none", spread=(4, 4), num_levels=1, epochs=8, num_test=1_000)
 """C = 64, stages 16-32-64 of four layers, Adam; eight epochs, three minutes on two cores."""
@@ -85,9 +85,7 @@ ROWS: dict[str, Config] = {
     "whole-64-doubt-third": dataclasses.replace(WHOLE_64, mirror=True, **DOUBT, shallow_weight=0.3),
     "whole-128-doubt": dataclasses.replace(WHOLE_128, mirror=True, **DOUBT),
     "whole-128-mirror-dropout-0.3": dataclasses.replace(WHOLE_128, mirror=True, dropout=0.3),
-    "whole-512": dataclasses.replace(
-        WHOLE_128, channels=(64, 128, 256), max_channels=512, mirror=True, dropout=0.3, batch_size=128
-    ),
+    "whole-512": dataclasses.replace(NARROW, dropout=0.3, batch_size=128),
     "whole-128-slim-mirror": dataclasses.replace(
         SLIM_ADAM, channels=(14, 28, 28), spread=(7, 7), mirror=True, dropout=0.1
     ),

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from experiments.config import BEST, FULL, PAPER, SMALL, Config
+from experiments.config import BEST, FULL, NARROW, PAPER, SMALL, Config
 from experiments.tables import papers
 
 NAMES = {"alexnet": "AlexNet", "vgg": "VGG", "resnet": "ResNet", "puppet": "Puppet-CNN"}
@@ -21,8 +21,6 @@ ABLATION = dataclasses.replace(
     SMALL, channels=(8, 16, 32), num_levels=1, num_slices=16, num_validation=1_000, epochs=20
 )
 """A size that two CPU cores train in minutes; C = 32."""
-NARROW = dataclasses.replace(BEST, channels=(64, 128, 256), max_channels=512)
-"""The papers' puppeteer of 1.08 MB in a puppet small enough for CPU cores."""
 ADAM: dict[str, Any] = {"optimizer": "adam", "learning_rate": 1e-2, "weight_decay": 0.05}
 """What the study found for networks that no puppeteer generates."""
 RING_COLUMNS = ("trainable_mb", "generator_gmacs", "network_gmacs")
