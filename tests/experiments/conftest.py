@@ -1,0 +1,43 @@
+"""Runs that the tests of several files look at."""
+
+import signal
+
+import pytest
+from matplotlib.figure import Figure
+from tiny_run import CONFIG, Done, Recorder
+
+from experiments import plots, run
+from experiments.config import Options
+
+
+@pytest.fixture(scope="session")
+def session_recorder(tmp_path_factory):
+    return Recorder(tmp_path_factory.mktemp("compiled"))
+
+
+@pytest.fixture
+def recorder(session_recorder):
+    """Watches the runs of a test, with nothing noted yet. They leave the handlers of signals as they were."""
+    session_recorder.reset()
+    before = [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)]
+    with session_recorder.watching():
+        yield session_recorder
+    assert [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.fixture(scope="session")
+def straight(session_recorder, tmp_path_factory):
+    """A run in one go. Tests must not change its folder."""
+    folder = tmp_path_factory.mktemp("runs") / "straight"
+    session_recorder.reset()
+    with session_recorder.watching():
+        summary = run.train("digits", CONFIG, Options(workdir=folder))
+    return Done(folder, session_recorder.steps, summary)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Leaves out the pictures and the evaluation on the test set."""
+    for name in ("plot_curves", "plot_depths"):
+        monkeypatch.setattr(plots, name, lambda *_: Figure(figsize=(0.1, 0.1)))
+    monkeypatch.setattr(run, "summarise", lambda folder, model, dataset: {"step": model.step})

@@ -1,0 +1,152 @@
+"""What a run's folder holds, and which runs it refuses."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from tiny_run import CONFIG, PER_EPOCH, STEPS, SUMMARY, rows
+
+from experiments import run, run_folder
+from experiments.config import Config, Options
+from experiments.data import split_indices
+from experiments.errors import RunError
+from experiments.model_file import load_model
+
+
+class TestFolder:
+    def test_holds_everything(self, straight):
+        names = {path.name for path in straight.folder.iterdir()}
+        assert names == {
+            *("config.json", "metrics.jsonl", "split.npz", "checkpoints"),
+            *("curves.png", "depths.png", "summary.json", "model.safetensors"),
+        }
+        for picture in ("curves.png", "depths.png"):
+            assert (straight.folder / picture).read_bytes().startswith(b"\x89PNG")
+
+    def test_config(self, straight):
+        config = json.loads((straight.folder / "config.json").read_text())
+        assert config["experiment"] == "digits"
+        restored = {name: tuple(v) if isinstance(v, list) else v for name, v in config["config"].items()}
+        assert Config(**restored) == CONFIG
+        assert len(config["data"]["sha256"]) == 64
+        assert config["data"]["source"] == {
+            "described": "scikit-learn's load_digits",
+            "data_dir": None,
+            "data_source": "auto",
+        }
+        assert config["versions"]["jax"] == jax.__version__
+
+    def test_split_is_a_function_of_the_seed_alone(self, straight):
+        split = np.load(straight.folder / "split.npz")
+        train, validation = split_indices(1437, 64, 200, CONFIG.seed)
+        np.testing.assert_array_equal(split["train"], train)
+        np.testing.assert_array_equal(split["validation"], validation)
+        assert not set(train.tolist()) & set(validation.tolist())
+
+    def test_metrics(self, straight):
+        table = rows(straight.folder)
+        assert [row["epoch"] for row in table] == [1, 2, 3, 4]
+        assert [row["step"] for row in table] == [4, 8, 12, 16]
+        for epoch, row in enumerate(table):
+            assert set(row) == {
+                *("epoch", "step", "train_loss", "train_top1", "validation_loss", "validation_top1"),
+                *("validation_top5", "images_per_s", "seconds"),
+            }
+            assert all(np.isfinite(value) for value in row.values())
+            losses = [loss for *_, loss in straight.steps[epoch * PER_EPOCH : (epoch + 1) * PER_EPOCH]]
+            assert row["train_loss"] == pytest.approx(np.mean(losses), rel=1e-6)
+
+    def test_summary(self, straight):
+        summary = json.loads((straight.folder / "summary.json").read_text())
+        assert summary == json.loads(json.dumps(straight.summary))
+        assert set(summary) >= SUMMARY
+        table = rows(straight.folder)
+        best = max(table, key=lambda row: row["validation_top1"])
+        assert summary["step"] == best["step"]
+        assert summary["steps"] == STEPS
+        assert summary["validation_top1"] == best["validation_top1"]
+        assert summary["train_seconds"] == pytest.approx(sum(row["seconds"] for row in table))
+        assert summary["seed"] == CONFIG.seed
+        assert summary["config"]["channels"] == [8]
+        assert summary["depth_counts"] == {"1": 360}
+        assert summary["depth_mean"] == 1
+        assert summary["puppet_macs"] == 9 * 1 * 8 * 64 + 8 * 10
+        assert summary["generator_macs"] == (8**2 + 11 * 8) * 8 * 9
+        assert summary["file_bytes"] == (straight.folder / "model.safetensors").stat().st_size
+        assert 0 <= summary["top1"] <= summary["top5"] <= 1
+        assert min(summary[name] for name in ("latency_s", "latency_generating_s", "images_per_s")) > 0
+        assert "cpu" in summary["device"] or "gpu" in summary["device"].lower()
+
+    def test_last_and_best_checkpoints_are_kept(self, straight):
+        kept = {int(path.name) for path in (straight.folder / "checkpoints").iterdir()}
+        best = max(row["validation_top1"] for row in rows(straight.folder))
+        candidates = {row["step"] for row in rows(straight.folder) if row["validation_top1"] == best}
+        assert STEPS in kept
+        assert kept & candidates
+        assert len(kept) <= 2
+
+    def test_the_model_is_the_best(self, straight):
+        model = load_model(straight.folder / "model.safetensors")
+        assert model.step == max(rows(straight.folder), key=lambda row: row["validation_top1"])["step"]
+        assert (model.network.image_shape[:2], model.num_slices, model.adaptation) == ((8, 8), 4, "level")
+        assert list(model.batch_stats) == [1]
+        dataset = run.load_dataset("digits", None, "auto")
+        validation = np.load(straight.folder / "split.npz")["validation"]
+        labels = dataset.train_labels[validation]
+        logits = model.predictor()(dataset.train_images[validation])
+        assert float((logits.argmax(1) == labels).mean()) == pytest.approx(straight.summary["validation_top1"])
+
+
+class TestRefusals:
+    def train(self, straight, resume=True, **changes):
+        config = dataclasses.replace(CONFIG, **changes)
+        return run.train("digits", config, Options(workdir=straight.folder, resume=resume))
+
+    def test_a_folder_with_a_run(self, straight):
+        with pytest.raises(RunError, match="straight holds a run already; go on with --resume, or name another"):
+            self.train(straight, resume=False)
+
+    def test_another_configuration(self, straight):
+        with pytest.raises(RunError, match=r"\(learning_rate: 0\.1 there, 0\.2 now\)"):
+            self.train(straight, learning_rate=0.2)
+        with pytest.raises(RunError, match=r"\(channels: \[8\] there, \[4\] now; epochs: 4 there, 5 now\)"):
+            self.train(straight, channels=(4,), epochs=5)
+
+    def test_fields_that_an_earlier_version_lacks_count_as_their_defaults(self, tmp_path):
+        run_folder.open_run(tmp_path, "digits", CONFIG, {}, resume=False)
+        found = run_folder.read_config(tmp_path)
+        del found["config"]["shallow_weight"]
+        run_folder.write_json(tmp_path / run_folder.CONFIG, found)
+        run_folder.open_run(tmp_path, "digits", CONFIG, {}, resume=True)
+        other = dataclasses.replace(CONFIG, shallow_weight=0.5)
+        with pytest.raises(RunError, match=r"\(shallow_weight: 1\.0 there, 0\.5 now\)"):
+            run_folder.open_run(tmp_path, "digits", other, {}, resume=True)
+
+    def test_another_experiment(self, straight):
+        data = run_folder.read_config(straight.folder)["data"]
+        with pytest.raises(RunError, match=r"\(experiment: 'digits' there, 'cifar10' now\)"):
+            run_folder.open_run(straight.folder, "cifar10", CONFIG, data, resume=True)
+
+    def test_other_data(self, straight, monkeypatch):
+        dataset = run.load_dataset("digits", None, "auto")
+        images = dataset.test_images.copy()
+        images[5, 3, 3, 0] ^= 1
+        other = dataclasses.replace(dataset, test_images=images)
+        monkeypatch.setattr(run, "load_dataset", lambda *_: other)
+        with pytest.raises(RunError, match="sha256: '[0-9a-f]{64}' there, '[0-9a-f]{64}' now"):
+            self.train(straight)
+
+    def test_the_folder_is_as_before(self, straight):
+        """What was refused left no trace."""
+        before = {path: path.stat().st_mtime_ns for path in straight.folder.iterdir()}
+        for changes in ({"resume": False}, {"epochs": 5}):
+            with pytest.raises(RunError):
+                self.train(straight, **changes)
+        assert {path: path.stat().st_mtime_ns for path in straight.folder.iterdir()} == before
+
+    def test_a_damaged_config(self, tmp_path):
+        (tmp_path / "config.json").write_text("{")
+        with pytest.raises(RunError, match=r"config\.json is damaged"):
+            run.train("digits", CONFIG, Options(workdir=tmp_path, resume=True))

@@ -1,0 +1,124 @@
+"""A run so small that tests can afford it, what is noted of its steps, and how two runs are compared."""
+
+import contextlib
+import dataclasses
+import functools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import run, run_folder
+from experiments.checkpoint import Checkpoints
+from experiments.cli import run_experiment
+from experiments.config import Config
+
+CONFIG = Config(
+    channels=(8,),  # one layer, and one depth: one small program to compile
+    spread=(1, 1),
+    affine=True,
+    num_levels=1,
+    num_slices=4,
+    num_images=64,
+    num_validation=200,
+    augment="crop_flip",
+    epochs=4,
+    batch_size=16,
+    learning_rate=0.1,
+)
+PER_EPOCH, STEPS = 4, 16
+SUMMARY = {
+    *("experiment", "top1", "top5", "loss", "test_images", "depth_mean", "depth_std", "depth_counts", "depth_top1"),
+    *("puppeteer_bytes", "trainable_bytes", "file_bytes", "generator_macs", "puppet_macs"),
+    *("latency_s", "latency_generating_s", "images_per_s"),
+    *("validation_top1", "train_seconds", "step", "steps", "seed", "config", "versions", "device"),
+}
+TIMED = {"latency_s", "latency_generating_s", "images_per_s"}
+
+
+class Recorder:
+    """Notes every step that is taken; sends a signal after some, spoils the loss of others."""
+
+    def __init__(self, cache: Path):
+        self.cache = cache
+        names = ("make_train_step", "make_optimizer", "make_stats_estimator", "load_dataset")
+        self.makers = {name: functools.cache(getattr(run, name)) for name in names}  # compiled once for all runs
+        self.reset()
+
+    def reset(self, signals=None, spoilt=()):
+        self.signals, self.spoilt = dict(signals or {}), spoilt
+        self.steps: list[tuple[Any, ...]] = []
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Runs within are noted."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("JAX_COMPILATION_CACHE_DIR", str(self.cache))
+            for name, maker in self.makers.items():
+                patch.setattr(run, name, maker)
+            patch.setattr(run, "make_train_step", self.make_train_step)
+            yield
+
+    def make_train_step(self, config, network, tx):
+        train_step = self.makers["make_train_step"](config, network, tx)
+
+        def step(state, data, indices, *, depth):
+            number = int(state.step) + 1
+            state = jax.device_put(state, jax.devices()[0])  # as a restored one is; else all is compiled once more
+            state, metrics = train_step(state, data, indices, depth=depth)
+            if number in self.spoilt:
+                metrics = metrics | {"loss": jnp.float32(self.spoilt[number])}
+            self.steps.append((number, depth, indices.tolist(), float(metrics["loss"])))
+            if number in self.signals:
+                os.kill(os.getpid(), self.signals.pop(number))
+            return state, metrics
+
+        return step
+
+
+@dataclasses.dataclass
+class Done:
+    """A finished run."""
+
+    folder: Path
+    steps: list[tuple[Any, ...]]
+    summary: dict[str, Any]
+
+
+def command_line(folder, *flags, config=CONFIG):
+    return run_experiment("digits", {"tiny": config}, "Trains.", ["--workdir", str(folder), *flags])
+
+
+def rows(folder):
+    return run_folder.read_metrics(folder)
+
+
+def without_times(row):
+    return {name: value for name, value in row.items() if name not in ("seconds", "images_per_s")}
+
+
+def final_state(folder):
+    """Every float of the newest checkpoint."""
+    network = run.make_network(CONFIG, 10, (8, 8, 1))
+    tx = run.make_optimizer(CONFIG, network, STEPS)
+    shapes = jax.eval_shape(lambda: run.init_state(CONFIG, network, (1,), tx))
+    like = jax.tree.map(lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype)), shapes)
+    with Checkpoints(folder / run_folder.CHECKPOINTS) as checkpoints:
+        return checkpoints.latest_step, jax.tree.leaves(checkpoints.restore(like))
+
+
+def assert_same_run(folder, straight):
+    step, leaves = final_state(folder)
+    expected_step, expected = final_state(straight.folder)
+    assert step == expected_step == STEPS
+    assert len(leaves) == len(expected)
+    for one, other in zip(leaves, expected, strict=True):
+        assert one.dtype == other.dtype
+        assert np.asarray(one).tobytes() == np.asarray(other).tobytes()
+    ours = (folder / run_folder.MODEL).read_bytes()
+    assert ours == (straight.folder / run_folder.MODEL).read_bytes()
