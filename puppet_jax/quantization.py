@@ -143,7 +143,11 @@ def dequantize_tree(stored: Any, like: Any, bits: Any) -> Any:
     def one(leaf: Any, bits: int, stored: Any) -> Array:
         return stored.astype(leaf.dtype) if bits == 16 else dequantize(stored, leaf.shape, bits)  # type: ignore[arg-type]
 
-    return jax.tree.map(one, like, bits, stored)
+    @jax.jit  # one program instead of one an operation
+    def floats(stored: Any) -> Any:
+        return jax.tree.map(one, like, bits, stored)
+
+    return floats(stored)
 
 
 def quantized_bytes(params: Any, bits: Any) -> int:
