@@ -1,0 +1,239 @@
+"""A backbone as a network to train, with kernels of its own or generated ones."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+import puppet_jax as pj
+from experiments.backbones import make_backbone
+from experiments.macs import count_macs
+from experiments.networks.contract import Generator, Network
+from puppet_jax.routing import check_adaptation
+
+MAX_DEPTH = 16
+"""Complexities of images, at most 5.6 nats, lie far within this many depths."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BackboneNetwork(Network):
+    """A network of `experiments.backbones`, of one depth; its kernels are its own, or generated.
+
+    Its depth is the number of its convolutions. Trainable floats are a dictionary of arrays by path.
+    """
+
+    name: str
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    num_layers: int | None = None
+    max_channels: int | None = None
+    generator: Generator | None = None
+
+    @functools.cached_property
+    def _abstract(self) -> tuple[Any, ...]:
+        """Graph definition, parameters and statistics, without arrays."""
+        return nnx.split(nnx.eval_shape(lambda: self._make(0)), nnx.Param, nnx.BatchStat)
+
+    @functools.cached_property
+    def _abstract_plain(self) -> nnx.Module:
+        """The backbone with kernels of its own, without arrays."""
+        return nnx.eval_shape(lambda: self._plain(0))
+
+    def _plain(self, seed: int) -> nnx.Module:
+        return make_backbone(
+            self.name,
+            self.num_classes,
+            in_channels=self.image_shape[-1],
+            num_layers=self.num_layers,
+            max_channels=self.max_channels,
+            rngs=nnx.Rngs(seed),
+        )
+
+    def _make(self, seed: int) -> nnx.Module:
+        model = self._plain(seed)
+        if self.generator is None:
+            return model
+        example = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
+        key = jax.random.split(jax.random.key(seed))[0]
+        return pj.puppetize(model, example, key=key, **dataclasses.asdict(self.generator))
+
+    def _model(self, params: dict[str, Array], stats: dict[str, pj.BatchStats] | None) -> Any:
+        graphdef, like, like_stats = self._abstract
+        model = nnx.merge(
+            graphdef,
+            _state(like, params),
+            _state(like_stats, _unpaired(self.init_stats(0) if stats is None else stats)),
+            copy=True,
+        )
+        if stats is None:
+            model.train()
+            model.set_attributes(nnx.BatchNorm, momentum=0.0, raise_if_not_found=False)  # keeps the batch's own
+        else:
+            model.eval()
+        return model
+
+    def init(self, seed: int, depths: Sequence[int]) -> dict[str, Array]:
+        return jax.jit(lambda: _flat(nnx.state(self._make(seed), nnx.Param)))()
+
+    def init_stats(self, depth: int) -> dict[str, pj.BatchStats]:
+        return _paired({name: jnp.zeros(leaf.shape) for name, leaf in _flat(self._abstract[2]).items()})
+
+    def forward(self, params, stats, images, h, depth, dtype, key=None):
+        model = self._model(params, stats)
+        x = pj.centred(images).astype(dtype)
+        with jax.default_matmul_precision("highest"):  # float32 means float32 on a GPU too
+            logits = model(x, h=h[0] if len(h) == 1 else h) if self.generator else model(x)
+        return logits.astype(jnp.float32), _paired(_flat(nnx.state(model, nnx.BatchStat)))
+
+    def generate(self, params: dict[str, Array], h: Array) -> tuple[Array, ...]:
+        """The kernels of complexity `h`, for `forward_with`."""
+        return self._model(params, self.init_stats(0)).generate(h)
+
+    def forward_with(self, params, stats, kernels, images):
+        """Logits in evaluation, with kernels from `generate`."""
+        with jax.default_matmul_precision("highest"):  # float32 means float32 on a GPU too
+            return self._model(params, stats).with_kernels(kernels)(pj.centred(images))
+
+    def decays(self, params):
+        return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+    @functools.cached_property
+    def depth(self) -> int:
+        """Number of convolutions."""
+        nodes = nnx.iter_graph(self._abstract_plain)
+        return sum(isinstance(node, nnx.Conv | nnx.ConvTranspose) for _, node in nodes)
+
+    def depths(self, h: np.ndarray) -> np.ndarray:
+        return np.full(len(h), self.depth)
+
+    def interval(self, depth: int) -> tuple[float, float]:
+        return 0.0, math.inf
+
+    def check(self) -> None:
+        params, stats = (_flat(state) for state in self._abstract[1:])
+        image = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.uint8)
+        jax.eval_shape(
+            lambda params, stats, images: self.forward(params, stats, images, jnp.ones(1), self.depth, jnp.float32),
+            params,
+            _paired(stats),
+            image,
+        )
+
+    def predictor(self, params, stats, **settings) -> "BackbonePredictor":
+        return BackbonePredictor(self, params, stats, **settings)
+
+    def macs(self, params, depth):
+        graphdef, state = nnx.split(self._abstract_plain)
+        image = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
+
+        def run(state, image):
+            model = nnx.merge(graphdef, state, copy=True)
+            model.eval()
+            return model(image)
+
+        puppeteer = self.generator_params(params)
+        generator = 0 if puppeteer is None else pj.generator_macs(puppeteer, self.depth)
+        return generator, count_macs(run, state, image)
+
+    def generator_params(self, params):
+        return None if self.generator is None else self._model(params, None).puppeteer.get_value()
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "backbone", **dataclasses.asdict(self)}
+
+
+@functools.partial(jax.jit, static_argnames=("network", "dtype"))
+def _forward_own(network: BackboneNetwork, params, stats, h, images, *, dtype):
+    return network.forward(params, stats, images, h, network.depth, dtype)[0]
+
+
+@functools.partial(jax.jit, static_argnames="network")
+def _forward_shared(network: BackboneNetwork, params, stats, kernels, images):
+    return network.forward_with(params, stats, kernels, images)
+
+
+@functools.partial(jax.jit, static_argnames="network")
+def _generate(network: BackboneNetwork, params, h):
+    return network.generate(params, h)
+
+
+class BackbonePredictor:
+    """Logits of images of any complexities from a backbone: what `pj.Predictor` is for the puppet.
+
+    Images of a slice of complexity share kernels, which are kept; or each has its own ("sample").
+    """
+
+    def __init__(
+        self,
+        network: BackboneNetwork,
+        params: dict[str, Array],
+        stats: dict[int, dict[str, pj.BatchStats]],
+        *,
+        adaptation: Literal["level", "sample"] = "level",
+        num_slices: int = 64,
+        complexity: Callable[[Any], Any] = pj.complexity,
+        dtype: jnp.dtype = jnp.float32,
+        max_sets: int = 128,
+    ):
+        check_adaptation(adaptation)
+        self.network = network
+        self.params = params
+        (self.stats,) = stats.values()
+        self.complexity = complexity
+        self.num_slices = num_slices if adaptation == "level" or network.generator is None else None
+        self.dtype = dtype
+        self._bank = functools.lru_cache(max_sets)(functools.partial(_generate, network, params))
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """The one depth."""
+        return (self.network.depth,)
+
+    def __call__(self, images: Any, h: Any | None = None) -> np.ndarray:
+        """Logits (batch, num_classes) float32, in the order of `images` (batch, height, width, channels)."""
+        return self.route(images, h)[0]
+
+    def route(self, images: Any, h: Any | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Logits, and the depth of each image, which is the one depth."""
+        images = np.asarray(images)
+        if self.network.generator is None:
+            h = np.zeros(len(images), np.float32)
+        elif h is None:
+            h = pj.complexities(images, self.complexity)
+        h = np.asarray(h)
+        groups = pj.make_groups(h, range(1, MAX_DEPTH), self.num_slices)
+        logits = pj.run_groups(groups, lambda group: self._run(group, images, h))
+        return logits, np.full(len(images), self.network.depth)
+
+    def _run(self, group: pj.Group, images: np.ndarray, h: np.ndarray) -> Array:
+        padded = group.padded_indices()
+        if self.network.generator is None or group.h is None:
+            return _forward_own(self.network, self.params, self.stats, h[padded], images[padded], dtype=self.dtype)
+        return _forward_shared(self.network, self.params, self.stats, self._bank(group.h), images[padded])
+
+
+def _flat(state: Any) -> dict[str, Any]:
+    return {".".join(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)}
+
+
+def _state(like: Any, arrays: dict[str, Any]) -> Any:
+    flat = nnx.to_flat_state(like)
+    return nnx.from_flat_state([(path, leaf.replace(arrays[".".join(map(str, path))])) for path, leaf in flat])
+
+
+def _paired(arrays: dict[str, Any]) -> dict[str, pj.BatchStats]:
+    """`NORM.mean` and `NORM.var` as the statistics of NORM."""
+    norms = [name.removesuffix(".mean") for name in arrays if name.endswith(".mean")]
+    return {norm: pj.BatchStats(arrays[f"{norm}.mean"], arrays[f"{norm}.var"]) for norm in norms}
+
+
+def _unpaired(stats: dict[str, pj.BatchStats]) -> dict[str, Any]:
+    means = {f"{norm}.mean": one.mean for norm, one in stats.items()}
+    return means | {f"{norm}.var": one.variance for norm, one in stats.items()}
