@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from puppet_jax.convolution import convolve
+from puppet_jax.mirror import for_both_twins, mean_of_twins, with_mirrored
 from puppet_jax.puppeteer import Puppeteer
 
 DepthRule = Literal["per_stage", "total"]
@@ -388,11 +389,11 @@ def run_layers(
             if key is not None and puppet.dropout:
                 x = _drop(jax.random.fold_in(key, n), x, puppet.dropout)
         kernel = kernels[places.index(layer)]
-        kernel = _with_mirrored(kernel, mirrored_input=n > 0) if puppet.mirror else kernel
+        kernel = with_mirrored(kernel, mirrored_input=n > 0) if puppet.mirror else kernel
         y = _conv(x, kernel.astype(x.dtype))
-        stats = _statistics(y, puppet) if batch_stats is None else batch_stats[n]
+        stats = _statistics(y, puppet.mirror) if batch_stats is None else batch_stats[n]
         used.append(stats)
-        y = jax.nn.relu(_batch_norm(y, stats, *_affine(params, layer), puppet))
+        y = jax.nn.relu(_batch_norm(y, stats, *_affine(params, layer), puppet.mirror))
         x = x + y if puppet.residual and layer.place > 0 else y
     return x, tuple(used)
 
@@ -401,7 +402,7 @@ def classify(
     puppet: Puppet, params: PuppetParams, kernels: Sequence[Array], x: Float[Array, "batch height width channels"]
 ) -> Float[Array, "batch classes"]:
     """Logits of the last layer's activations."""
-    features = _untwinned(x.astype(jnp.float32).mean(axis=(1, 2)), puppet)
+    features = mean_of_twins(x.astype(jnp.float32).mean(axis=(1, 2)), puppet.mirror)
     precision = lax.Precision.HIGHEST
     if puppet.classifier == "linear":
         assert params.classifier_kernel is not None and params.classifier_bias is not None
@@ -424,45 +425,17 @@ def _affine(params: PuppetParams, layer: Layer) -> tuple[Array | float, Array | 
     return params.norm_scale[layer.stage][layer.place], params.norm_bias[layer.stage][layer.place]
 
 
-def _with_mirrored(kernel: Array, mirrored_input: bool) -> Array:
-    """The kernels (..., kh, kw, c_in, c_out / 2) of a layer's first half, and behind them those of the second."""
-    mirrored = jnp.flip(kernel, axis=-3)
-    if mirrored_input:
-        mirrored = jnp.roll(mirrored, kernel.shape[-2] // 2, axis=-2)
-    return jnp.concatenate([kernel, mirrored], axis=-1)
-
-
-def _untwinned(values: Float[Array, "*rest channels"], puppet: Puppet) -> Float[Array, "*rest free"]:
-    """The mean of a channel's value and that of its mirrored one."""
-    if not puppet.mirror:
-        return values
-    # A product with a constant: split or joined vectors, fused into a loop over pixels, slow it by a fifth on a CPU.
-    return jnp.dot(values, 0.5 * _twins(values.shape[-1]).T, precision=lax.Precision.HIGHEST)
-
-
-def _twinned(values: Float[Array, " free"], puppet: Puppet) -> Float[Array, " channels"]:
-    """A value for each channel, the same for mirrored ones."""
-    if not puppet.mirror:
-        return values
-    return jnp.dot(values, _twins(2 * len(values)), precision=lax.Precision.HIGHEST)
-
-
-def _twins(channels: int) -> Float[Array, "free channels"]:
-    """1 where a channel is the one of that number or its mirrored one, else 0."""
-    return jnp.tile(jnp.eye(channels // 2), 2)
-
-
-def _statistics(x: Float[Array, "batch height width channels"], puppet: Puppet) -> BatchStats:
+def _statistics(x: Float[Array, "batch height width channels"], mirror: bool) -> BatchStats:
     x = x.astype(jnp.float32)
-    mean = _untwinned(x.mean(axis=(0, 1, 2)), puppet)
-    variance = jnp.square(x - _twinned(mean, puppet)).mean(axis=(0, 1, 2))
-    return BatchStats(mean, _untwinned(variance, puppet))
+    mean = mean_of_twins(x.mean(axis=(0, 1, 2)), mirror)
+    variance = jnp.square(x - for_both_twins(mean, mirror)).mean(axis=(0, 1, 2))
+    return BatchStats(mean, mean_of_twins(variance, mirror))
 
 
-def _batch_norm(x: Array, stats: BatchStats, scale: Array | float, bias: Array | float, puppet: Puppet) -> Array:
+def _batch_norm(x: Array, stats: BatchStats, scale: Array | float, bias: Array | float, mirror: bool) -> Array:
     factor = scale * lax.rsqrt(stats.variance + _EPSILON)
     shift = bias - stats.mean * factor
-    return x * _twinned(factor, puppet).astype(x.dtype) + _twinned(shift, puppet).astype(x.dtype)
+    return x * for_both_twins(factor, mirror).astype(x.dtype) + for_both_twins(shift, mirror).astype(x.dtype)
 
 
 def _max_pool(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch h w channels"]:
