@@ -14,6 +14,7 @@
 | ablation | initial state, scale, depth rule, adaptation | none |
 | ring64, ring128, ring512 | puppet and networks of stored weights of as many bytes, at three sizes | none |
 | narrow512, narrow_full512 | the largest puppeteer in a puppet that a CPU core trains in an hour, in four | none |
+| full64, full128 | `ring64` and `ring128` on the full training set, with crops | none |
 | full512 | the largest of them on full training sets | none |
 | controls64 | what each idea behind preset best is worth | none |
 | exits64, exits128 | input-adaptive depth by doubt against single depths, at two sizes | none |
@@ -55,6 +56,8 @@ class Command:
             "ring512",
             "narrow512",
             "narrow_full512",
+            "full64",
+            "full128",
             "full512",
             "controls64",
             "exits64",

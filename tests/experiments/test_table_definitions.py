@@ -2,8 +2,10 @@
 
 import dataclasses
 
+import jax
 import pytest
 
+import puppet_jax as pj
 from experiments.config import PAPER, SMALL, Config
 from experiments.networks import make_network
 from experiments.tables import papers
@@ -95,6 +97,17 @@ class TestDefinitions:
         backbones = {row.config for row in TRAINED["backbones"]().rows}
         partial = {row.config for row in TRAINED["training_sets"]().rows if row.label.endswith("partial")}
         assert partial < backbones
+
+    @pytest.mark.parametrize("name", ["ring64", "ring128", "ring512", "narrow512", "narrow_full512", "full64", "full128"])
+    def test_a_ring_is_fair(self, name):
+        """As many floats within a tenth; the same images, as often, in the same batches."""
+        floats = []
+        for row in TRAINED[name]().rows:
+            network, depth = make_network(row.config, 10, (32, 32, 3)), (row.config.spread or (1, 1))[0]
+            floats.append(pj.num_floats(jax.eval_shape(lambda network=network, depth=depth: network.init(0, [depth]))))
+        assert max(floats) < 1.1 * min(floats)
+        protocol = ("num_images", "num_validation", "augment", "epochs", "batch_size", "label_smoothing")
+        assert len({tuple(getattr(row.config, field) for field in protocol) for row in TRAINED[name]().rows}) == 1
 
     def test_ablation_changes_one_thing(self):
         first, *others = TRAINED["ablation"]().rows
