@@ -58,6 +58,8 @@ class Config:
     """Seed of the seeded pattern; part of the model."""
     scale: float = 0.1
     """Standard deviation of the seeded pattern."""
+    kernels_from: Literal["state", "velocity"] = "state"
+    """What a layer reads of the trajectory: the state that it has reached, as in the papers, or how it moves there."""
     adaptation: Literal["level", "sample"] = "level"
     """One set of kernels for each narrow slice of complexity, or for each image."""
     spread: tuple[int, int] | None = None

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.config import DOUBT_ALONE
+from experiments.config import CONTROLS, DOUBT_ALONE
 
 KINDS = {
     "generated": "puppet",
@@ -24,6 +24,8 @@ def name_of(config: dict[str, Any]) -> str:
     parts = [f"{KINDS[config['kernels']]} {'-'.join(map(str, config['channels']))}"]
     if config["kernels"] != "stored":
         parts.append(f"C = {config['max_channels'] or max(config['channels'])}")
+    if config["kernels"] not in CONTROLS and config["kernels_from"] == "velocity":
+        parts.append("from the velocity")
     return ", ".join(parts + (["mirrored"] if config["mirror"] else []))
 
 

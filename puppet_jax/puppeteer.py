@@ -11,7 +11,9 @@ from puppet_jax.adaptation import initial_level
 from puppet_jax.seeded import check_state, seeded_pattern
 
 InitialState = Literal["seeded", "constant", "learned"]
+KernelsFrom = Literal["state", "velocity"]
 _INITIAL_STATES = ("seeded", "constant", "learned")
+_KERNELS_FROM = ("state", "velocity")
 _EPSILON = 1e-5
 
 
@@ -42,6 +44,7 @@ class Puppeteer:
         kernel_size: K.
         seed: seed of the pattern of the seeded initial state.
         scale: standard deviation of the seeded initial state at level 1.
+        kernels_from: what a layer reads of the trajectory, "state" or "velocity".
     """
 
     depthwise_kernel: Float[Array, "3 3 C"]
@@ -57,6 +60,7 @@ class Puppeteer:
     kernel_size: int = _static(default=3)
     seed: int = _static(default=0)
     scale: float = _static(default=0.1)
+    kernels_from: KernelsFrom = _static(default="state")
 
     @property
     def max_channels(self) -> int:
@@ -81,6 +85,7 @@ def init_puppeteer(
     initial_state: InitialState = "seeded",
     seed: int = 0,
     scale: float = 0.1,
+    kernels_from: KernelsFrom = "state",
 ) -> Puppeteer:
     """A puppeteer with random kernels, zero biases and unit scales.
 
@@ -95,6 +100,9 @@ def init_puppeteer(
             nothing (see `seeded_pattern`), "learned" 9 C**2 more trainable floats, which start as the seeded ones.
         seed: of the pattern, in [0, 2**64).
         scale: of the pattern, positive and finite.
+        kernels_from: what layer n reads of the trajectory: "state" is S_{n+1} (v1 Eq. 12), the sum of all that the
+            layers before it have read; "velocity" is G(S_n), by which the trajectory gets there from S_n. Either stores
+            nothing.
 
     Returns:
         A `Puppeteer` of float32 leaves.
@@ -110,6 +118,8 @@ def init_puppeteer(
     check_state(max_channels, kernel_size, seed)
     if initial_state not in _INITIAL_STATES:
         raise ValueError(f"initial_state must be one of {', '.join(_INITIAL_STATES)}, got {initial_state!r}.")
+    if kernels_from not in _KERNELS_FROM:
+        raise ValueError(f"kernels_from must be one of {', '.join(_KERNELS_FROM)}, got {kernels_from!r}.")
     if not 0 < scale < float("inf"):
         raise ValueError(f"scale must be positive and finite, got {scale}.")
     depthwise_key, pointwise_key = jax.random.split(key)
@@ -131,6 +141,7 @@ def init_puppeteer(
         kernel_size=kernel_size,
         seed=seed,
         scale=scale,
+        kernels_from=kernels_from,
     )
 
 

@@ -15,7 +15,7 @@ from puppet_jax._checks import check_complexity
 from puppet_jax.convolution import convolve
 from puppet_jax.execution_order import uses
 from puppet_jax.projection import check_kernel_shape, odd_at_least
-from puppet_jax.puppeteer import InitialState, Puppeteer, init_puppeteer
+from puppet_jax.puppeteer import InitialState, KernelsFrom, Puppeteer, init_puppeteer
 from puppet_jax.trajectory import generate_kernels
 
 M = TypeVar("M", bound=nnx.Module)
@@ -250,6 +250,7 @@ def puppetize(
     initial_state: InitialState = "seeded",
     seed: int = 0,
     scale: float = 0.1,
+    kernels_from: KernelsFrom = "state",
 ) -> PuppetModel[M]:
     """The same model with generated convolution kernels (v1 Sec. 4.3, v2 Sec. 4.4).
 
@@ -279,6 +280,7 @@ def puppetize(
         initial_state: see `init_puppeteer`.
         seed: see `init_puppeteer`.
         scale: see `init_puppeteer`.
+        kernels_from: see `init_puppeteer`.
 
     Returns:
         A `PuppetModel`, called as the model is, with one more keyword argument `h`.
@@ -316,6 +318,7 @@ def puppetize(
             initial_state=initial_state,
             seed=seed,
             scale=scale,
+            kernels_from=kernels_from,
         )
     for one in kernels:
         try:

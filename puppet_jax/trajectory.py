@@ -73,7 +73,8 @@ def generate_kernels(
 ) -> tuple[Float[Array, "..."], ...]:
     """The kernels of a CNN at complexity `h`, one Euler step each (v1 Eqs. 12 and 13).
 
-    Layer n = 0, 1, ... uses the state S_{n+1}, average-pooled to the layer's shape. A kernel of more than C input or
+    Layer n = 0, 1, ... uses the state S_{n+1}, average-pooled to the layer's shape; or the velocity G(S_n), if that is
+    what the puppeteer's `kernels_from` says. A kernel of more than C input or
     output channels, of which the papers have none, is joined from blocks of at most C x C channels, output channels
     running faster, and each block takes a step of its own: a small puppeteer can make a wide network.
 
@@ -107,12 +108,13 @@ def generate_kernels(
 
 @functools.partial(jax.jit, static_argnames="sizes")
 def _generate(puppeteer: Puppeteer, h: Float[Array, ""], *, sizes: tuple) -> tuple[Float[Array, "..."], ...]:
-    states = iter(_solve(puppeteer, h, num_steps=num_steps(sizes, puppeteer.max_channels)))
-    next(states)  # S_0 is no kernel
+    states = _solve(puppeteer, h, num_steps=num_steps(sizes, puppeteer.max_channels))
+    velocity = puppeteer.kernels_from == "velocity"
+    read = iter((states[1:] - states[:-1]) / step_size(h) if velocity else states[1:])
     return tuple(
         jnp.concatenate(
             [
-                jnp.concatenate([project(next(states), block) for block in row], axis=-1)
+                jnp.concatenate([project(next(read), block) for block in row], axis=-1)
                 for row in blocks(size, puppeteer.max_channels)
             ],
             axis=-2,

@@ -30,7 +30,7 @@ PATTERN_SHA256 = "76704a4f78329f19b80e70bf01b88c0c68d896562aa32685931acbb84535b2
 """Of the bytes of `seeded_pattern(64, 3, 0)`. A stored puppeteer means nothing if this ever changes."""
 
 
-def make_puppeteer(max_channels, kernel_size=3, initial_state="seeded", seed=0):
+def make_puppeteer(max_channels, kernel_size=3, initial_state="seeded", seed=0, **settings):
     """A puppeteer none of whose leaves is trivially one or zero."""
     puppeteer = pj.init_puppeteer(
         jax.random.key(0),
@@ -39,6 +39,7 @@ def make_puppeteer(max_channels, kernel_size=3, initial_state="seeded", seed=0):
         initial_state=initial_state,
         seed=seed,
         scale=SCALE,
+        **settings,
     )
     rng = np.random.default_rng(7)
 
@@ -129,6 +130,20 @@ def test_trajectory_matches_reference(initial_state, h):
     assert reference.relative_error(states[0], expected[0]) <= 1e-6
     # Where planes are of one value, as at h = 0, the norms divide mere rounding by sqrt(1e-5).
     assert reference.relative_error(states, expected) <= {0.0: 1e-3, 0.4: 1e-4}.get(h, 1e-5)
+
+
+@pytest.mark.parametrize("h", [0.4, 2.3, 30.0])
+def test_kernels_from_the_velocity_are_the_field(h):
+    """Layer n is the projected G(S_n), also where the steps are small."""
+    puppeteer = make_puppeteer(8, kernels_from="velocity")
+    states = reference.trajectory(as_params(puppeteer), np.float32(h), unit_pattern(puppeteer, 8, 3, "seeded"), 3)
+    kernels = generate_kernels(puppeteer, jnp.float32(h), shapes=SHAPES)
+    for state, kernel, shape in zip(states, kernels, SHAPES, strict=False):
+        expected = reference.project(reference.field(state, as_params(puppeteer)), shape)
+        assert reference.relative_error(kernel, expected) <= {0.4: 1e-4}.get(h, 1e-5)
+    (wide,) = generate_kernels(puppeteer, jnp.float32(h), shapes=((3, 3, 16, 8),))
+    halves = generate_kernels(puppeteer, jnp.float32(h), shapes=((3, 3, 8, 8),) * 2)
+    np.testing.assert_array_equal(wide, np.concatenate(halves, axis=2))
 
 
 def test_kernels_are_projected_states():
@@ -524,6 +539,7 @@ def test_seed_and_scale_reach_the_initial_state():
         pytest.param({"kernel_size": 0}, "kernel_size", id="no-kernel"),
         pytest.param({"kernel_size": -3}, "kernel_size", id="negative-kernel"),
         pytest.param({"seed": -1}, "seed", id="negative-seed"),
+        pytest.param({"kernels_from": "field"}, "kernels_from must be.*velocity, got 'field'", id="unknown-reading"),
     ],
 )
 def test_init_refuses(changed, match):

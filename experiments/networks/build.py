@@ -24,6 +24,7 @@ def make_network(config: Config, num_classes: int, image_shape: tuple[int, int, 
         "initial_state": config.initial_state,
         "seed": config.pattern_seed,
         "scale": config.scale,
+        "kernels_from": config.kernels_from,
     }
     if config.network != "puppet":
         # as wide as the width that is asked for (AlexNet's widest is 384 of 512), or as the widest kernel

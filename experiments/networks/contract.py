@@ -22,6 +22,7 @@ class Generator:
     initial_state: Literal["seeded", "constant", "learned"] = "seeded"
     seed: int = 0
     scale: float = 0.1
+    kernels_from: Literal["state", "velocity"] = "state"
 
 
 class Network(abc.ABC):

@@ -245,7 +245,7 @@ def _narrow_rows(best: Config) -> tuple[Row, ...]:
 
 
 def full64() -> Table:
-    """`ring64` on the full training set: preset `best` without dropout, which 45,000 images with crops leave no work."""
+    """`ring64` on the full training set: preset `best` without dropout, which so many images make needless."""
     best = dataclasses.replace(BEST, **CROPPED)
     title = "Accuracy per stored byte, C = 64: full training set, crops and flips, 16 epochs"
     plain = _slim(best, (6, 12, 12), mirror=False, spread=(6, 6), dropout=0.0)

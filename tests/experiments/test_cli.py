@@ -89,11 +89,12 @@ class TestFlags:
         argv = [
             *["--workdir", "w", "--spread", "2", "3", "--affine", "--classifier", "generated", "--num-images", "100"],
             *["--learning-rate", "0.5", "--dtype", "bfloat16", "--augment", "crop", "--max-channels", "600"],
+            *["--kernels-from", "velocity"],
         ]
         assert run_experiment("x", {"only": Config()}, None, argv) == 0
         expected = Config(
             spread=(2, 3), affine=True, classifier="generated", num_images=100, learning_rate=0.5, dtype="bfloat16",
-            augment="crop", max_channels=600,
+            augment="crop", max_channels=600, kernels_from="velocity",
         )  # fmt: skip
         assert taken == [("x", expected, Options(workdir=Path("w")))]
 

@@ -67,14 +67,16 @@ class TestNames:
         configs = [
             BEST,
             dataclasses.replace(BEST, channels=(64, 128), max_channels=512, mirror=False),
+            dataclasses.replace(BEST, kernels_from="velocity"),
             dataclasses.replace(BEST, kernels="stored"),
-            dataclasses.replace(BEST, kernels="combined"),
+            dataclasses.replace(BEST, kernels="combined", kernels_from="velocity"),
             RESIDUAL,
             Config(network="vgg"),
         ]
         assert distinct_names([dataclasses.asdict(config) for config in configs]) == [
             "puppet 64-64-64, C = 64, mirrored",
             "puppet 64-128, C = 512",
+            "puppet 64-64-64, C = 64, from the velocity, mirrored",
             "stored kernels 64-64-64, mirrored",
             "combined frozen kernels 64-64-64, C = 64, mirrored",
             "resnet20, 8 layers, 18 wide",

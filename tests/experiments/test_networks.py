@@ -249,6 +249,7 @@ class TestCheck:
 CONFIGS = {
     "puppet": Config(channels=(4, 8), max_channels=9, kernel_size=5, affine=True, residual=True, depth_rule="total"),
     "generated classifier": Config(channels=(4, 8), classifier="generated", initial_state="learned", scale=0.3),
+    "velocity": Config(channels=(4, 8), kernels_from="velocity"),
     "fixed": Config(network="vgg", kernels="stored", max_channels=8, num_layers=8),
     "adaptive": Config(network="vgg", max_channels=8, num_layers=8, pattern_seed=7, scale=0.3),
 }

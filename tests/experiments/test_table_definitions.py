@@ -98,7 +98,9 @@ class TestDefinitions:
         partial = {row.config for row in TRAINED["training_sets"]().rows if row.label.endswith("partial")}
         assert partial < backbones
 
-    @pytest.mark.parametrize("name", ["ring64", "ring128", "ring512", "narrow512", "narrow_full512", "full64", "full128"])
+    @pytest.mark.parametrize(
+        "name", ["ring64", "ring128", "ring512", "narrow512", "narrow_full512", "full64", "full128"]
+    )
     def test_a_ring_is_fair(self, name):
         """As many floats within a tenth; the same images, as often, in the same batches."""
         floats = []
