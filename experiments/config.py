@@ -219,6 +219,8 @@ BEST = dataclasses.replace(
     adapt="none",
     spread=(7, 7),
     num_levels=1,
+    kernels_from="velocity",
+    scale=0.03,
     optimizer="muon",
     learning_rate=2.5e-3,
     dropout=0.2,
@@ -229,8 +231,12 @@ BEST = dataclasses.replace(
 NARROW = dataclasses.replace(BEST, channels=(64, 128, 256), max_channels=512)
 """The papers' puppeteer of 1.08 MB in a puppet that is narrow enough for two CPU cores."""
 
+STATE: dict[str, Any] = {"kernels_from": "state", "scale": 0.1}
+"""How preset `best` read its kernels at first, as the papers do."""
+
 FULL = dataclasses.replace(
     NARROW,
+    **STATE,  # the velocity has not been measured on the full set
     dropout=0.1,
     num_images=None,
     num_validation=5_000,

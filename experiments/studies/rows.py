@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from experiments.config import NARROW, SMALL, Config
+from experiments.config import NARROW, SMALL, STATE, Config
 
 SHORT = dataclasses.replace(SMALL, adapt="none", spread=(4, 4), num_levels=1, epochs=8, num_test=1_000)
 """C = 64, stages 16-32-64 of four layers, Adam; eight epochs, three minutes on two cores."""
@@ -30,6 +30,8 @@ WHOLE_128 = dataclasses.replace(WHOLE_64, channels=(64, 128, 128))
 """C = 128; a quarter of an hour on one core."""
 DOUBT: dict[str, Any] = {"adapt": "doubt", "spread": (5, 7), "deep_share": 0.36}
 """Layers 1-1-3 for all images, 1-3-3 for those in doubt; as many multiply-accumulates as layers 1-2-3 for all."""
+VELOCITY: dict[str, Any] = {"kernels_from": "velocity", "scale": 0.03}
+"""Each layer reads how the trajectory moves, from a smaller start."""
 WHOLE_RESIDUAL = dataclasses.replace(RESIDUAL, epochs=28, learning_rate=1e-2, num_test=None)
 SLIM = dataclasses.replace(WHOLE, channels=(6, 12, 12), kernels="stored", dropout=0.0, num_test=None)
 """The puppet's own layers 1-2-3, but slim, and every weight stored: as many bytes."""
@@ -70,6 +72,8 @@ ROWS: dict[str, Config] = {
     "whole-64-dropout-0.1": dataclasses.replace(WHOLE_64, dropout=0.1),
     "whole-64-mirror": dataclasses.replace(WHOLE_64, mirror=True),
     "whole-64-mirror-dropout-0.1": dataclasses.replace(WHOLE_64, mirror=True, dropout=0.1),
+    "whole-64-velocity": dataclasses.replace(WHOLE_64, mirror=True, kernels_from="velocity"),
+    "whole-64-velocity-0.03": dataclasses.replace(WHOLE_64, mirror=True, **VELOCITY),
     "whole-residual": WHOLE_RESIDUAL,
     "whole-residual-twice": dataclasses.replace(WHOLE_RESIDUAL, learning_rate=2e-2),
     "whole-residual-muon": dataclasses.replace(WHOLE_RESIDUAL, optimizer="muon", learning_rate=5e-3),
@@ -79,13 +83,15 @@ ROWS: dict[str, Config] = {
     "whole-slim-mirror": dataclasses.replace(SLIM_ADAM, channels=(8, 16, 16), spread=(7, 7), mirror=True, dropout=0.1),
     "whole-128": WHOLE_128,
     "whole-128-mirror": dataclasses.replace(WHOLE_128, mirror=True),
+    "whole-128-velocity": dataclasses.replace(WHOLE_128, mirror=True, **VELOCITY),
     "whole-64-wider": dataclasses.replace(WHOLE_128, mirror=True, max_channels=64),
     "whole-64-mixed": dataclasses.replace(WHOLE_64, mirror=True, adapt="depth", spread=(4, 7), mix_depths=True),
     "whole-64-doubt": dataclasses.replace(WHOLE_64, mirror=True, **DOUBT),
     "whole-64-doubt-third": dataclasses.replace(WHOLE_64, mirror=True, **DOUBT, shallow_weight=0.3),
     "whole-128-doubt": dataclasses.replace(WHOLE_128, mirror=True, **DOUBT),
     "whole-128-mirror-dropout-0.3": dataclasses.replace(WHOLE_128, mirror=True, dropout=0.3),
-    "whole-512": dataclasses.replace(NARROW, dropout=0.3, batch_size=128),
+    "whole-512": dataclasses.replace(NARROW, **STATE, dropout=0.3, batch_size=128),
+    "whole-512-velocity": dataclasses.replace(NARROW, dropout=0.3, batch_size=128),
     "whole-128-slim-mirror": dataclasses.replace(
         SLIM_ADAM, channels=(14, 28, 28), spread=(7, 7), mirror=True, dropout=0.1
     ),

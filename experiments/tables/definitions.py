@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from experiments.config import BEST, FULL, NARROW, PAPER, SMALL, Config
+from experiments.config import BEST, FULL, NARROW, PAPER, SMALL, STATE, Config
 from experiments.tables import papers
 
 NAMES = {"alexnet": "AlexNet", "vgg": "VGG", "resnet": "ResNet", "puppet": "Puppet-CNN"}
@@ -171,6 +171,7 @@ def _ring(title: str, best: Config, mirrored: Config, plain: Config, residual: C
     """Networks of as many stored bytes under one protocol: `best`, its control, and three of stored weights."""
     configs = {
         "Puppet-CNN": best,
+        "the same, kernels from the states": dataclasses.replace(best, **STATE),
         "the same, kernels combined from frozen ones": _combined(best),
         "its layers, slim, weights stored": mirrored,
         "its layers, slim, weights stored, not mirrored": plain,
@@ -182,19 +183,19 @@ def _ring(title: str, best: Config, mirrored: Config, plain: Config, residual: C
 
 def _slim(best: Config, channels: tuple[int, ...], **changes: Any) -> Config:
     """Stored weights in the puppet's layers, with the optimiser and the dropout that the study found for them."""
-    return dataclasses.replace(best, channels=channels, kernels="stored", **ADAM | {"dropout": 0.1} | changes)
+    return dataclasses.replace(best, channels=channels, kernels="stored", **ADAM | STATE | {"dropout": 0.1} | changes)
 
 
 def _combined(best: Config) -> Config:
     """The control: sums of frozen signs, as many coefficients as the puppeteer has floats."""
-    return dataclasses.replace(best, kernels="combined", **ADAM)
+    return dataclasses.replace(best, kernels="combined", **ADAM | STATE)
 
 
 def _residual(best: Config, num_layers: int, max_channels: int) -> Config:
     """The residual network of He et al., with the optimiser that the study found for it."""
     size: dict[str, Any] = {"num_layers": num_layers, "max_channels": max_channels}
     puppets: dict[str, Any] = {"spread": None, "mirror": False, "dropout": 0.0}  # these options are the puppet's alone
-    return dataclasses.replace(best, network="resnet20", kernels="stored", **ADAM | size | puppets)
+    return dataclasses.replace(best, network="resnet20", kernels="stored", **ADAM | STATE | size | puppets)
 
 
 def ring64() -> Table:
@@ -228,8 +229,8 @@ def narrow512() -> Table:
 
 
 def narrow_full512() -> Table:
-    """Preset `full`: all training images with crops, in two hours on two CPU cores; 16 epochs where others have 200."""
-    best = dataclasses.replace(FULL, **FULL_TRAINING_SET)
+    """All training images with crops; the last row is preset `full`: 16 epochs, two hours on two CPU cores."""
+    best = dataclasses.replace(FULL, kernels_from=BEST.kernels_from, scale=BEST.scale, **FULL_TRAINING_SET)
     title = "Accuracy per stored byte, C = 512 in a narrow puppet: full training set, crops and flips, 16 epochs"
     return Table(title, _narrow_rows(best), smoke=0.00005, seeds=1, columns=RING_COLUMNS)
 
@@ -241,11 +242,12 @@ def _narrow_rows(best: Config) -> tuple[Row, ...]:
         Row("its layers, slim, weights stored", "cifar10", slim),
         Row("residual network of 20 layers", "cifar10", _residual(best, 20, 65)),
         Row("Puppet-CNN, kernels combined from frozen ones", "cifar10", _combined(best)),
+        Row("Puppet-CNN, kernels from the states", "cifar10", dataclasses.replace(best, **STATE)),
     )
 
 
 def full64() -> Table:
-    """`ring64` on the full training set: preset `best` without dropout, which so many images make needless."""
+    """The rows of `ring64` on the full training set, which makes dropout needless."""
     best = dataclasses.replace(BEST, **CROPPED)
     title = "Accuracy per stored byte, C = 64: full training set, crops and flips, 16 epochs"
     plain = _slim(best, (6, 12, 12), mirror=False, spread=(6, 6), dropout=0.0)
@@ -253,7 +255,7 @@ def full64() -> Table:
 
 
 def full128() -> Table:
-    """`ring128` likewise."""
+    """The rows of `ring128` likewise."""
     best = dataclasses.replace(BEST, channels=(64, 128, 128), **CROPPED)
     title = "Accuracy per stored byte, C = 128: full training set, crops and flips, 16 epochs"
     plain = _slim(best, (10, 20, 20), mirror=False, dropout=0.0)
@@ -276,7 +278,8 @@ def full512() -> Table:
 
 
 def controls64() -> Table:
-    """What each idea behind preset `best` is worth, at C = 64."""
+    """What each idea behind preset `best` is worth, at C = 64, with kernels from the states."""
+    best = dataclasses.replace(BEST, **STATE)
     changes: dict[str, dict[str, Any]] = {
         "Puppet-CNN": {},
         "not mirrored": {"mirror": False},
@@ -284,19 +287,20 @@ def controls64() -> Table:
         "depth and parameters follow complexity": {"adapt": "both", "spread": (6, 8), "num_levels": 2},
         "every weight of its kernels stored": {"kernels": "stored"},
     }
-    rows = tuple(Row(label, "cifar10", dataclasses.replace(BEST, **change)) for label, change in changes.items())
+    rows = tuple(Row(label, "cifar10", dataclasses.replace(best, **change)) for label, change in changes.items())
     columns = (*RING_COLUMNS, "depth")
     return Table("Preset best and its controls, C = 64", rows, smoke=0.02, seeds=3, columns=columns)
 
 
 def exits64() -> Table:
     """Input-adaptive depth by doubt against single depths."""
-    return _exits("Input-adaptive depth by doubt, C = 64: 8,000 images, no augmentation", BEST)
+    best = dataclasses.replace(BEST, **STATE)
+    return _exits("Input-adaptive depth by doubt, C = 64: 8,000 images, no augmentation", best)
 
 
 def exits128() -> Table:
     """The same at C = 128, where a puppet is no longer short of floats."""
-    best = dataclasses.replace(BEST, channels=(64, 128, 128))
+    best = dataclasses.replace(BEST, channels=(64, 128, 128), **STATE)
     return _exits("Input-adaptive depth by doubt, C = 128: 8,000 images, no augmentation", best)
 
 

@@ -65,11 +65,11 @@ class TestCollect:
 class TestNames:
     def test_what_a_network_is(self):
         configs = [
+            dataclasses.replace(BEST, kernels_from="state"),
+            dataclasses.replace(BEST, kernels_from="state", channels=(64, 128), max_channels=512, mirror=False),
             BEST,
-            dataclasses.replace(BEST, channels=(64, 128), max_channels=512, mirror=False),
-            dataclasses.replace(BEST, kernels_from="velocity"),
             dataclasses.replace(BEST, kernels="stored"),
-            dataclasses.replace(BEST, kernels="combined", kernels_from="velocity"),
+            dataclasses.replace(BEST, kernels="combined"),
             RESIDUAL,
             Config(network="vgg"),
         ]
@@ -86,14 +86,14 @@ class TestNames:
     def test_fields_tell_apart_what_would_be_called_the_same(self):
         configs = [summary(config, 1, 0)["config"] for config in (BEST, seeded(BEST, 0, dropout=0.3), SMALL)]
         names = distinct_names(configs)
-        assert names[0] == "puppet 64-64-64, C = 64, mirrored, dropout 0.2"
-        assert names[1] == "puppet 64-64-64, C = 64, mirrored, dropout 0.3"
+        assert names[0] == "puppet 64-64-64, C = 64, from the velocity, mirrored, dropout 0.2"
+        assert names[1] == "puppet 64-64-64, C = 64, from the velocity, mirrored, dropout 0.3"
         assert names[2] == "puppet 16-32-64, C = 64"
 
     def test_fields_without_effect_do_not(self):
         changes = ({}, {"adapt": "doubt", "spread": (5, 7), "deep_share": 0.36, "shallow_weight": 0.3})
         names = distinct_names([summary(dataclasses.replace(BEST, **change), 1, 0)["config"] for change in changes])
-        same = "puppet 64-64-64, C = 64, mirrored, adapt"
+        same = "puppet 64-64-64, C = 64, from the velocity, mirrored, adapt"
         assert names == [
             f"{same} none, spread 7 7",
             f"{same} doubt, spread 5 7, deep_share 0.36, shallow_weight 0.3",
@@ -110,7 +110,7 @@ class TestCommand:
     def test_files(self, folder, tmp_path, capsys):
         make(Command(runs=(folder,), out=tmp_path / "out"))
         text = (tmp_path / "out" / "frontier.md").read_text()
-        name = "puppet 64-64-64, C = 64, mirrored"
+        name = "puppet 64-64-64, C = 64, from the velocity, mirrored"
         assert f"| {name} | 4 | 200 | **60.00 ± 1.00** | 59.00, 60.00, 61.00 |" in text
         assert "| resnet20, 8 layers, 18 wide | 32 | 800 | 55.00 | 55.00 |" in text
         assert f"| {name} | 32 | 1,000 | **61.00 ± 1.00** | 60.00, 61.00, 62.00 |" in text
