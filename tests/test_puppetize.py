@@ -188,6 +188,16 @@ def test_kernels_are_in_the_order_in_which_they_run(misleading, monkeypatch):
     assert record != sorted(record, key=str) and record != [one.paths[0] for one in puppet.kernels]
 
 
+def test_settings_of_a_new_puppeteer():
+    puppet = pj.puppetize(models.build(models.Small), X, seed=3, scale=0.2, kernels_from="velocity")
+    generator = puppet.puppeteer.get_value()
+    assert (generator.seed, generator.scale, generator.kernels_from) == (3, 0.2, "velocity")
+    shapes = [puppet.kernels[place].hwio for place in puppet.execution_order]
+    for place, kernel in zip(puppet.execution_order, pj.generate_kernels(generator, 4.0, shapes), strict=True):
+        found = puppet.generate(4.0)[place]
+        np.testing.assert_allclose(found, kernel.reshape(found.shape), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("network", [models.Misleading, models.Audio, models.Volume])
 def test_kernels_are_those_of_the_reference(network):
     """Taps are read row by row, whatever the number of axes; a grouped kernel has the shape that its layer holds."""
