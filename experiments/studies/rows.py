@@ -83,6 +83,7 @@ ROWS: dict[str, Config] = {
     "whole-slim-mirror": dataclasses.replace(SLIM_ADAM, channels=(8, 16, 16), spread=(7, 7), mirror=True, dropout=0.1),
     "whole-128": WHOLE_128,
     "whole-128-mirror": dataclasses.replace(WHOLE_128, mirror=True),
+    "whole-64-velocity-int4": dataclasses.replace(WHOLE_64, mirror=True, bits=4, **VELOCITY),
     "whole-128-velocity": dataclasses.replace(WHOLE_128, mirror=True, **VELOCITY),
     "whole-64-wider": dataclasses.replace(WHOLE_128, mirror=True, max_channels=64),
     "whole-64-mixed": dataclasses.replace(WHOLE_64, mirror=True, adapt="depth", spread=(4, 7), mix_depths=True),
