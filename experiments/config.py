@@ -210,6 +210,11 @@ SMALL = Config(
 )
 """The papers' 8,000 images and a 20 KB puppeteer, for two CPU cores."""
 
+STATE: dict[str, Any] = {"kernels_from": "state", "scale": 0.1}
+"""Each layer reads the state of the trajectory, as in the papers; the defaults."""
+VELOCITY: dict[str, Any] = {"kernels_from": "velocity", "scale": 0.03}
+"""Each layer reads how the trajectory moves, from a smaller start."""
+
 BEST = dataclasses.replace(
     SMALL,
     channels=(64, 64, 64),
@@ -219,8 +224,7 @@ BEST = dataclasses.replace(
     adapt="none",
     spread=(7, 7),
     num_levels=1,
-    kernels_from="velocity",
-    scale=0.03,
+    **VELOCITY,
     optimizer="muon",
     learning_rate=2.5e-3,
     dropout=0.2,
@@ -230,9 +234,6 @@ BEST = dataclasses.replace(
 
 NARROW = dataclasses.replace(BEST, channels=(64, 128, 256), max_channels=512)
 """The papers' puppeteer of 1.08 MB in a puppet that is narrow enough for two CPU cores."""
-
-STATE: dict[str, Any] = {"kernels_from": "state", "scale": 0.1}
-"""How preset `best` read its kernels at first, as the papers do."""
 
 FULL = dataclasses.replace(
     NARROW,

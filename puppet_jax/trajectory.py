@@ -74,9 +74,9 @@ def generate_kernels(
     """The kernels of a CNN at complexity `h`, one Euler step each (v1 Eqs. 12 and 13).
 
     Layer n = 0, 1, ... uses the state S_{n+1}, average-pooled to the layer's shape; or the velocity G(S_n), if that is
-    what the puppeteer's `kernels_from` says. A kernel of more than C input or
-    output channels, of which the papers have none, is joined from blocks of at most C x C channels, output channels
-    running faster, and each block takes a step of its own: a small puppeteer can make a wide network.
+    what the puppeteer's `kernels_from` says. A kernel of more than C input or output channels, of which the papers have
+    none, is joined from blocks of at most C x C channels, output channels running faster, and each block takes a step
+    of its own: a small puppeteer can make a wide network.
 
     Args:
         puppeteer: the parameters.

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from experiments.config import NARROW, SMALL, STATE, Config
+from experiments.config import NARROW, SMALL, STATE, VELOCITY, Config
 
 SHORT = dataclasses.replace(SMALL, adapt="none", spread=(4, 4), num_levels=1, epochs=8, num_test=1_000)
 """C = 64, stages 16-32-64 of four layers, Adam; eight epochs, three minutes on two cores."""
@@ -30,8 +30,6 @@ WHOLE_128 = dataclasses.replace(WHOLE_64, channels=(64, 128, 128))
 """C = 128; a quarter of an hour on one core."""
 DOUBT: dict[str, Any] = {"adapt": "doubt", "spread": (5, 7), "deep_share": 0.36}
 """Layers 1-1-3 for all images, 1-3-3 for those in doubt; as many multiply-accumulates as layers 1-2-3 for all."""
-VELOCITY: dict[str, Any] = {"kernels_from": "velocity", "scale": 0.03}
-"""Each layer reads how the trajectory moves, from a smaller start."""
 WHOLE_RESIDUAL = dataclasses.replace(RESIDUAL, epochs=28, learning_rate=1e-2, num_test=None)
 SLIM = dataclasses.replace(WHOLE, channels=(6, 12, 12), kernels="stored", dropout=0.0, num_test=None)
 """The puppet's own layers 1-2-3, but slim, and every weight stored: as many bytes."""

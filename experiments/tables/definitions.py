@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from experiments.config import BEST, FULL, NARROW, PAPER, SMALL, STATE, Config
+from experiments.config import BEST, FULL, NARROW, PAPER, SMALL, STATE, VELOCITY, Config
 from experiments.tables import papers
 
 NAMES = {"alexnet": "AlexNet", "vgg": "VGG", "resnet": "ResNet", "puppet": "Puppet-CNN"}
@@ -22,8 +22,8 @@ ABLATION = dataclasses.replace(
     SMALL, channels=(8, 16, 32), num_levels=1, num_slices=16, num_validation=1_000, epochs=20
 )
 """A size that two CPU cores train in minutes; C = 32."""
-ADAM: dict[str, Any] = {"optimizer": "adam", "learning_rate": 1e-2, "weight_decay": 0.05}
-"""What the study found for networks that no puppeteer generates."""
+NO_PUPPETEER: dict[str, Any] = STATE | {"optimizer": "adam", "learning_rate": 1e-2, "weight_decay": 0.05}
+"""What the study found for networks that no puppeteer generates; they read no trajectory."""
 RING_COLUMNS = ("trainable_mb", "generator_gmacs", "network_gmacs")
 SMOKE_TEST_IMAGES = 1_000
 """Most test images of a run of less than one epoch."""
@@ -183,34 +183,41 @@ def _ring(title: str, best: Config, mirrored: Config, plain: Config, residual: C
 
 def _slim(best: Config, channels: tuple[int, ...], **changes: Any) -> Config:
     """Stored weights in the puppet's layers, with the optimiser and the dropout that the study found for them."""
-    return dataclasses.replace(best, channels=channels, kernels="stored", **ADAM | STATE | {"dropout": 0.1} | changes)
+    return dataclasses.replace(best, channels=channels, kernels="stored", **NO_PUPPETEER | {"dropout": 0.1} | changes)
 
 
 def _combined(best: Config) -> Config:
     """The control: sums of frozen signs, as many coefficients as the puppeteer has floats."""
-    return dataclasses.replace(best, kernels="combined", **ADAM | STATE)
+    return dataclasses.replace(best, kernels="combined", **NO_PUPPETEER)
 
 
 def _residual(best: Config, num_layers: int, max_channels: int) -> Config:
     """The residual network of He et al., with the optimiser that the study found for it."""
     size: dict[str, Any] = {"num_layers": num_layers, "max_channels": max_channels}
     puppets: dict[str, Any] = {"spread": None, "mirror": False, "dropout": 0.0}  # these options are the puppet's alone
-    return dataclasses.replace(best, network="resnet20", kernels="stored", **ADAM | STATE | size | puppets)
+    return dataclasses.replace(best, network="resnet20", kernels="stored", **NO_PUPPETEER | size | puppets)
 
 
 def ring64() -> Table:
     """23 KB."""
-    plain = _slim(BEST, (6, 12, 12), mirror=False, spread=(6, 6))
-    title = "Accuracy per stored byte, C = 64: 8,000 images, no augmentation"
-    return _ring(title, BEST, _slim(BEST, (8, 14, 16)), plain, _residual(BEST, 8, 18))
+    return _ring64("Accuracy per stored byte, C = 64: 8,000 images, no augmentation", BEST)
 
 
 def ring128() -> Table:
     """79 KB."""
     best = dataclasses.replace(BEST, channels=(64, 128, 128))
-    title = "Accuracy per stored byte, C = 128: 8,000 images, no augmentation"
-    plain = _slim(best, (10, 20, 20), mirror=False)
-    return _ring(title, best, _slim(best, (14, 28, 28)), plain, _residual(best, 8, 33))
+    return _ring128("Accuracy per stored byte, C = 128: 8,000 images, no augmentation", best)
+
+
+def _ring64(title: str, best: Config, **slim: Any) -> Table:
+    """`slim` are changes of the slim networks."""
+    plain = _slim(best, (6, 12, 12), mirror=False, spread=(6, 6), **slim)
+    return _ring(title, best, _slim(best, (8, 14, 16), **slim), plain, _residual(best, 8, 18))
+
+
+def _ring128(title: str, best: Config, **slim: Any) -> Table:
+    plain = _slim(best, (10, 20, 20), mirror=False, **slim)
+    return _ring(title, best, _slim(best, (14, 28, 28), **slim), plain, _residual(best, 8, 33))
 
 
 def ring512() -> Table:
@@ -230,7 +237,7 @@ def narrow512() -> Table:
 
 def narrow_full512() -> Table:
     """All training images with crops; the last row is preset `full`: 16 epochs, two hours on two CPU cores."""
-    best = dataclasses.replace(FULL, kernels_from=BEST.kernels_from, scale=BEST.scale, **FULL_TRAINING_SET)
+    best = dataclasses.replace(FULL, **FULL_TRAINING_SET, **VELOCITY)
     title = "Accuracy per stored byte, C = 512 in a narrow puppet: full training set, crops and flips, 16 epochs"
     return Table(title, _narrow_rows(best), smoke=0.00005, seeds=1, columns=RING_COLUMNS)
 
@@ -250,16 +257,14 @@ def full64() -> Table:
     """The rows of `ring64` on the full training set, which makes dropout needless."""
     best = dataclasses.replace(BEST, **CROPPED)
     title = "Accuracy per stored byte, C = 64: full training set, crops and flips, 16 epochs"
-    plain = _slim(best, (6, 12, 12), mirror=False, spread=(6, 6), dropout=0.0)
-    return _ring(title, best, _slim(best, (8, 14, 16), dropout=0.0), plain, _residual(best, 8, 18))
+    return _ring64(title, best, dropout=0.0)
 
 
 def full128() -> Table:
     """The rows of `ring128` likewise."""
     best = dataclasses.replace(BEST, channels=(64, 128, 128), **CROPPED)
     title = "Accuracy per stored byte, C = 128: full training set, crops and flips, 16 epochs"
-    plain = _slim(best, (10, 20, 20), mirror=False, dropout=0.0)
-    return _ring(title, best, _slim(best, (14, 28, 28), dropout=0.0), plain, _residual(best, 8, 33))
+    return _ring128(title, best, dropout=0.0)
 
 
 def full512() -> Table:
