@@ -9,7 +9,7 @@ import numpy as np
 from jax.scipy.special import xlogy
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from puppet_jax._checks import is_concrete
+from puppet_jax._checks import check_images
 from puppet_jax.adaptation import depth_interval
 
 _BINS = 256
@@ -55,7 +55,7 @@ class CalibratedComplexity:
     over as many as are wanted (see `calibrate`). Serves wherever `complexity` does (v2 Sec. 3.2).
 
     Attributes:
-        scale: at least 0; a measure of scale 0 is constant and does not look at the images.
+        scale: at least 0; a measure of scale 0 is constant.
         offset: nats.
         low: least value, at least 0.
         high: greatest value.
@@ -69,7 +69,7 @@ class CalibratedComplexity:
     def __call__(self, images: ArrayLike) -> Float[Array, " batch"]:
         """Calibrated complexity of each image, (batch,) float32; takes and refuses what `complexity` does."""
         if self.scale == 0:
-            return jnp.clip(jnp.full(jnp.shape(images)[0], self.offset, jnp.float32), self.low, self.high)
+            return jnp.clip(jnp.full(len(check_images(images)), self.offset, jnp.float32), self.low, self.high)
         return jnp.clip(self.scale * complexity(images) + self.offset, self.low, self.high)
 
 
@@ -105,29 +105,9 @@ def calibrate(h: ArrayLike, min_depth: int, max_depth: int, quantile: float = 0.
 
 
 def _to_8_bit(images: ArrayLike) -> tuple[Int[Array, "batch height width channels"], Array]:
-    if is_concrete(images) and not hasattr(images, "dtype"):
-        images = np.asarray(images)
-    shape, dtype = jnp.shape(images), jnp.result_type(images)
-    if len(shape) != 4:
-        raise ValueError(
-            f"images must have 4 axes (batch, height, width, channels), got shape {shape}. "
-            "A single image needs a leading axis: image[None]; a grey one a last axis: image[..., None]."
-        )
-    if 0 in shape:
-        raise ValueError(f"images must not be empty, got shape {shape}.")
-    if dtype == jnp.uint8:
-        return jnp.asarray(images).astype(jnp.int32), jnp.ones(shape[0], bool)
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"images must be uint8, or floating in [0, 1], got dtype {dtype}.")
-    if is_concrete(images):
-        values = np.asarray(images, dtype=np.float32)
-        bad = ~((values >= 0) & (values <= 1))
-        if bad.any():
-            where = tuple(int(i) for i in np.argwhere(bad)[0])
-            raise ValueError(
-                f"floating images must lie in [0, 1] and hold no NaN, got {values[where]} at index {where} "
-                f"({int(bad.sum())} bad values). For 8-bit values pass dtype uint8; for others rescale first."
-            )
+    images = check_images(images)
+    if images.dtype == jnp.uint8:
+        return jnp.asarray(images).astype(jnp.int32), jnp.ones(jnp.shape(images)[0], bool)
     x = jnp.asarray(images).astype(jnp.float32)
     inside = (x >= 0) & (x <= 1)
     return jnp.round(255.0 * jnp.where(inside, x, 0.0)).astype(jnp.int32), inside.all(axis=(1, 2, 3))

@@ -10,6 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from puppet_jax._checks import check_images
 from puppet_jax.kernel_bank import KernelBank
 from puppet_jax.puppet import (
     BatchStats,
@@ -193,7 +194,7 @@ class EarlyExitPredictor:
 
     def route(self, images: ArrayLike, h: ArrayLike | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Logits, and the depth (batch,) that each image was taken to: the deep one if it had to go on."""
-        images = _batch(images)
+        images = np.asarray(check_images(images))
         kernels, (shallow, deep) = self.kernels, self.depths
         fixed = (self.puppet, self.params, self.batch_stats, kernels)
         results, depths, waiting = [], np.full(len(images), shallow), []
@@ -212,19 +213,12 @@ class EarlyExitPredictor:
     def exits(self, images: ArrayLike) -> np.ndarray:
         """Logits (2, batch, num_classes) float32 of the shallow puppet and of the deep one, for all images."""
         fixed = (self.puppet, self.params, self.batch_stats, self.kernels)
-        parts = _one_ahead(_batch(images), lambda x: _exits(*fixed, x, **self._static))
+        parts = _one_ahead(np.asarray(check_images(images)), lambda x: _exits(*fixed, x, **self._static))
         return np.concatenate([np.asarray(logits)[:, : len(places)] for places, logits in parts], axis=1)
 
     @property
     def _static(self) -> dict:
         return {"depths": self.depths, "dtype": self.dtype}
-
-
-def _batch(images: ArrayLike) -> np.ndarray:
-    images = np.asarray(images)
-    if not images.size:
-        raise ValueError(f"images must not be empty, got shape {images.shape}.")
-    return images
 
 
 def _one_ahead(images: np.ndarray, run: Callable) -> Iterator[tuple[np.ndarray, Any]]:

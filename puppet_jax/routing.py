@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from puppet_jax._checks import check_complexity
+from puppet_jax._checks import check_complexity, check_images
 from puppet_jax.adaptation import depth as depth_of, depth_interval
 from puppet_jax.complexity import complexity as entropy_complexity
 from puppet_jax.kernel_bank import KernelBank
@@ -58,11 +58,10 @@ def complexities(
         (batch,) float32.
 
     Raises:
-        ValueError: if the batch is empty, `measure` refuses it, or a value is negative, infinite or NaN: which image.
+        ValueError: if the images are not as above, `measure` refuses them, or a value is negative, infinite or NaN:
+            which image.
     """
-    images = np.asarray(images)
-    if not images.size:
-        raise ValueError(f"images must not be empty, got shape {images.shape}.")
+    images = np.asarray(check_images(images))
     compiled = jax.jit(measure)
     parts = [(len(indices), compiled(images[padded])) for indices, padded in pieces(len(images), sizes)]
     h = np.concatenate([np.asarray(values, np.float32)[:n] for n, values in parts])
@@ -70,7 +69,7 @@ def complexities(
     if len(bad):
         raise ValueError(
             f"The complexity of image {bad[0]} is {h[bad[0]]} ({len(bad)} of {len(h)} images are bad): it must be "
-            "finite and at least 0. Floating images must lie in [0, 1] and hold no NaN."
+            "finite and at least 0. Look at what `measure` makes of it."
         )
     return h
 
@@ -279,12 +278,15 @@ class Predictor:
 
         Returns:
             (batch, num_classes) float32, in the order of `images`.
+
+        Raises:
+            ValueError: if the images, or the complexities, are not as above: which, and what to do.
         """
         return self.route(images, h)[0]
 
     def route(self, images: ArrayLike, h: ArrayLike | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Logits as above, and the depth (batch,) of the puppet that each image ran through."""
-        images = np.asarray(images)
+        images = np.asarray(check_images(images))
         h = complexities(images, self.complexity) if h is None else np.asarray(h)
         groups = make_groups(h, self.depths, self.num_slices)
         depths = np.empty(len(images), np.int64)

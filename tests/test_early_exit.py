@@ -237,6 +237,15 @@ class TestPredictor:
         with pytest.raises(ValueError, match="images must not be empty"):
             predictor(nested)(images(0))
 
+    @pytest.mark.parametrize("value", [np.nan, 1.5, -0.1])
+    def test_refuses_values_outside_of_images(self, nested, value):
+        x = images(2).astype(np.float32) / 255
+        assert np.isfinite(predictor(nested)(x)).all()
+        x[1, 3, 2, 0] = value
+        for call in (predictor(nested), predictor(nested).exits):
+            with pytest.raises(ValueError, match=r"at index \(1, 3, 2, 0\)"):
+                call(x)
+
     @pytest.mark.parametrize(
         ("settings", "message"),
         [

@@ -160,6 +160,13 @@ def test_any_complexity_measure_serves(model):
     np.testing.assert_array_equal(predictor(x), expected)
 
 
+def test_names_the_image_whose_complexity_is_bad():
+    x = np.full((3, 8, 8, 3), 10, np.uint8)
+    x[1] = 0
+    with pytest.raises(ValueError, match=r"image 1 is -inf \(1 of 3 images are bad\)"):
+        pj.complexities(x, lambda images: jnp.log(images.astype(jnp.float32).mean((1, 2, 3))))
+
+
 def test_calibration_spreads_depths():
     h = np.random.default_rng(0).normal(4.9, 0.1, 1000).astype(np.float32)
     measure = pj.calibrate(h, 2, 5)
@@ -182,10 +189,6 @@ def test_calibration_spreads_depths():
 
 def test_refuses_bad_batches(model):
     predictor = pj.Predictor(PUPPET, *model)
-    with pytest.raises(ValueError, match="image 1"):
-        x = np.full((2, 8, 8, 3), 0.5, np.float32)
-        x[1, 3, 3, 0] = np.nan
-        predictor(x)
     with pytest.raises(ValueError, match="empty"):
         predictor(np.zeros((0, 8, 8, 3), np.uint8))
     with pytest.raises(ValueError, match="uint8"):
@@ -196,6 +199,18 @@ def test_refuses_bad_batches(model):
         pj.make_groups(np.ones(3, np.float32), ())
     with pytest.raises(ValueError, match="shape"):
         pj.make_groups(np.ones((3, 1), np.float32), (1,))
+
+
+@pytest.mark.parametrize("value", [np.nan, 1.5, -0.1])
+@pytest.mark.parametrize("measure", [pj.complexity, pj.CalibratedComplexity(0.0, 1.5)], ids=["entropy", "constant"])
+@pytest.mark.parametrize("h", [None, np.full(2, 1.5)], ids=["measured", "given"])
+def test_refuses_values_outside_of_images(model, measure, h, value):
+    x = np.full((2, 8, 8, 3), 0.5, np.float32)
+    predictor = pj.Predictor(PUPPET, *model, complexity=measure)
+    assert np.isfinite(predictor(x, h)).all()
+    x[1, 3, 2, 0] = value
+    with pytest.raises(ValueError, match=r"got .* at index \(1, 3, 2, 0\) \(1 bad values\)"):
+        predictor(x, h)
 
 
 def test_constant_image_is_routed_to_the_nearest_depth(model):

@@ -16,6 +16,7 @@ import puppet_jax as pj
 from experiments.backbones import make_backbone
 from experiments.macs import count_macs
 from experiments.networks.contract import Generator, Network
+from puppet_jax._checks import check_images
 from puppet_jax.routing import check_adaptation
 
 MAX_DEPTH = 16
@@ -202,7 +203,7 @@ class BackbonePredictor:
 
     def route(self, images: Any, h: Any | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Logits, and the depth of each image, which is the one depth."""
-        images = np.asarray(images)
+        images = np.asarray(check_images(images))
         if self.network.generator is None:
             h = np.zeros(len(images), np.float32)
         elif h is None:
