@@ -82,6 +82,8 @@ class Config:
     """Most test images that are evaluated, at equal distances in the test set; all if not given."""
     augment: Literal["none", "crop", "crop_flip"] = "none"
     """Random shifts by up to an eighth of the image, with or without mirror images, on the device."""
+    start_from: str | None = None
+    """Folder of a run of the same network whose parameters training starts with; those of the seed if not given."""
     epochs: int = 10
     """Passes over the training images."""
     batch_size: int = 64

@@ -121,6 +121,7 @@ def collect(summaries: Iterable[dict[str, Any]]) -> list[Point]:
     for summary in summaries:
         config = run_folder.full_config(summary["config"])
         seed, bits = config.pop("seed"), config.pop("bits")
+        config["start_from"] = bool(config["start_from"])  # each seed from its own
         key = json.dumps(config, sort_keys=True)
         configs[key] = config
         of_seed = groups.setdefault((key, bits), {})

@@ -49,8 +49,7 @@ def compare(command: Command) -> None:
         )
     model = load_model(command.run / run_folder.MODEL)
     dataset = load_data_of(command.run, command.data_dir)
-    with np.load(command.run / run_folder.SPLIT) as split:
-        train, validation = split["train"], split["validation"]
+    train, validation = run_folder.read_split(command.run)
     depths = sorted(model.batch_stats)
     network: Any = model.network  # a puppet, as the configuration says
     puppet, size = network.puppet, network.image_size

@@ -16,17 +16,19 @@ KINDS = {
 
 
 def name_of(config: dict[str, Any]) -> str:
-    """What kind of network it is, how wide, and of how large a puppeteer."""
+    """What kind of network it is, how wide, and of how large a puppeteer; tuned if it began with a run."""
+    tuned = ["tuned"] if config["start_from"] else []
     if config["network"] != "puppet":
         parts = [config["network"] if config["kernels"] == "stored" else f"puppet-{config['network']}"]
         parts += [f"{config['num_layers']} layers"] if config["num_layers"] else []
-        return ", ".join(parts + ([f"{config['max_channels']} wide"] if config["max_channels"] else []))
+        parts += [f"{config['max_channels']} wide"] if config["max_channels"] else []
+        return ", ".join(parts + tuned)
     parts = [f"{KINDS[config['kernels']]} {'-'.join(map(str, config['channels']))}"]
     if config["kernels"] != "stored":
         parts.append(f"C = {config['max_channels'] or max(config['channels'])}")
     if config["kernels"] not in CONTROLS and config["kernels_from"] == "velocity":
         parts.append("from the velocity")
-    return ", ".join(parts + (["mirrored"] if config["mirror"] else []))
+    return ", ".join(parts + (["mirrored"] if config["mirror"] else []) + tuned)
 
 
 def distinct_names(configs: Sequence[dict[str, Any]]) -> list[str]:

@@ -1,19 +1,25 @@
-"""Stores the model of a finished run in 8 or 4 bits a weight, without training it again, and measures it.
+"""Stores the model of a finished run in 8 or 4 bits a weight, and measures it.
 
-    python -m experiments.quantize RUN --bits 8|4 [--workdir FOLDER] [--data-dir DIR]
+    python -m experiments.quantize RUN --bits 8|4 [--epochs N] [--workdir FOLDER] [--data-dir DIR] [--resume]
 
 Matrices are rounded channel by channel, vectors to 16 bits; the statistics of batch norms are estimated anew on the
-run's training images. The new folder holds the model, its summary and the run's configuration; `experiments.evaluate`
-and `experiments.predict` take it. To train with the rounding in view, give an experiment --bits instead.
+run's training images. With --epochs, training goes on for so long with the rounding in view, which wins back most of
+what it costs. The new folder holds the model, its summary and the run's configuration; `experiments.evaluate` and
+`experiments.predict` take it. To train with the rounding in view from the start, give an experiment --bits instead.
 """
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from experiments.cli import run_command
+from experiments.config import Config, Options
+
+if TYPE_CHECKING:
+    from experiments.dataset import Dataset
+    from experiments.model_file import Model
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,28 +30,35 @@ class Command:
     """Folder of a finished run."""
     bits: Literal[8, 4]
     """Bits of a stored weight."""
+    epochs: int = 0
+    """Passes over the run's training images with the rounding in view; 0 to round alone."""
+    learning_rate: float = 1e-3
+    """Peak of their schedule; the rest is as in the run."""
     workdir: Path | None = None
     """The new folder; RUN-BITSbit if not given."""
     data_dir: Path | None = None
     """Folder that holds the data; the one the run was trained from if not given."""
+    resume: bool = False
+    """Go on with the epochs where they were interrupted."""
+
+    def __post_init__(self):
+        """Refuses values outside their range."""
+        if self.epochs < 0:
+            raise ValueError(f"--epochs must be at least 0, got {self.epochs}.")
+        if self.resume and not self.epochs:
+            raise ValueError("--resume needs the --epochs that it goes on with, got 0.")
 
 
 def quantize(command: Command) -> None:
     """Carries out the command."""
-    import jax.numpy as jnp
-    import numpy as np
-
     from experiments import run_folder
-    from experiments.batching import epoch_batches, make_buckets
     from experiments.errors import RunError
-    from experiments.evaluation import accuracy
-    from experiments.model_file import load_model, save_model
-    from experiments.run import load_data_of, measure_complexities, summarise, use_compilation_cache
-    from experiments.training import Data, make_stats_estimator, rounded
+    from experiments.model_file import load_model
+    from experiments.run import load_data_of, train, use_compilation_cache
 
     use_compilation_cache()
     folder = command.workdir or command.run.with_name(f"{command.run.name}-{command.bits}bit")
-    if folder.exists():
+    if folder.exists() and not command.resume:
         raise RunError(f"{folder} exists already; name another --workdir.")
     found = run_folder.read_config(command.run)
     model = load_model(command.run / run_folder.MODEL)
@@ -53,9 +66,34 @@ def quantize(command: Command) -> None:
         raise RunError(f"the model of {command.run} has {model.bits} bits a weight already, got --bits {command.bits}.")
     config = dataclasses.replace(run_folder.as_config(found["config"]), bits=command.bits)
     dataset = load_data_of(command.run, command.data_dir)
-    with np.load(command.run / run_folder.SPLIT) as split:
-        train, validation = split["train"], split["validation"]
+    if not command.epochs:
+        _round(command.run, folder, config, model, dataset)
+        return
+    tuned = dataclasses.replace(
+        config, epochs=command.epochs, learning_rate=command.learning_rate, start_from=str(command.run)
+    )
+    source = found["data"]["source"]
+    options = Options(
+        data_dir=command.data_dir or (source["data_dir"] and Path(source["data_dir"])),
+        data_source=source["data_source"],
+        workdir=folder,
+        resume=command.resume,
+    )
+    train(found["experiment"], tuned, options, dataset)
 
+
+def _round(run: Path, folder: Path, config: Config, model: "Model", dataset: "Dataset") -> None:
+    """Writes a folder with the rounded model of a run."""
+    import jax.numpy as jnp
+
+    from experiments import run_folder
+    from experiments.batching import epoch_batches, make_buckets
+    from experiments.evaluation import accuracy
+    from experiments.model_file import load_model, save_model
+    from experiments.run import measure_complexities, summarise
+    from experiments.training import Data, make_stats_estimator, rounded
+
+    train, validation = run_folder.read_split(run)
     images = dataset.train_images[train]
     h, _ = measure_complexities(config, images)
     buckets = make_buckets(h, model.network.depths(h), config.batch_size)
@@ -64,16 +102,18 @@ def quantize(command: Command) -> None:
     estimate = make_stats_estimator(config, model.network)
     data = Data(*map(jnp.asarray, (images, dataset.train_labels[train], h)))  # on the device, once
     stats = estimate(params, data, batches)
-    stored = dataclasses.replace(model, params=params, batch_stats=stats, bits=command.bits)
+    stored = dataclasses.replace(model, params=params, batch_stats=stats, bits=config.bits)
 
     folder.mkdir(parents=True)
-    run_folder.write_json(folder / run_folder.CONFIG, found | {"config": dataclasses.asdict(config)})
+    described = run_folder.read_config(run) | {"config": dataclasses.asdict(config)}
+    run_folder.write_json(folder / run_folder.CONFIG, described)
     run_folder.write_split(folder, train, validation)
     save_model(folder / run_folder.MODEL, stored)
     print(f"run: {folder}")
-    for bits, one in ((model.bits, model), (command.bits, stored)):
+    for one in (model, stored):
         logits = one.predictor()(dataset.train_images[validation])
-        print(f"validation {accuracy(logits, dataset.train_labels[validation])['top1']:.2%} with {bits} bits a weight")
+        top1 = accuracy(logits, dataset.train_labels[validation])["top1"]
+        print(f"validation {top1:.2%} with {one.bits} bits a weight")
     summarise(folder, load_model(folder / run_folder.MODEL), dataset)
 
 

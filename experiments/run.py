@@ -65,20 +65,22 @@ def train(experiment: str, config: Config, options: Options, dataset: Dataset | 
         len(dataset.train_labels), config.num_images, config.num_validation, config.seed
     )
     network = _fitting_network(config, dataset, len(train_indices))
-    run_folder.open_run(folder, experiment, config, _identity(dataset, options), options.resume)
-    run_folder.write_split(folder, train_indices, validation_indices)
-    print(f"data: {dataset.source}", flush=True)
-    print(f"run: {folder}", flush=True)
-
     images, labels = dataset.train_images[train_indices], dataset.train_labels[train_indices]
     h, measure = measure_complexities(config, images)
     depths = network.depths(h)
+    identity = _identity(dataset, options)
+    resumed = options.resume and run_folder.read_metrics(folder)
+    start = None if resumed else _start(config, network, depths, identity, validation_indices)
+    run_folder.open_run(folder, experiment, config, identity, options.resume)
+    run_folder.write_split(folder, train_indices, validation_indices)
+    print(f"data: {dataset.source}", flush=True)
+    print(f"run: {folder}", flush=True)
     buckets = make_buckets(h, depths, config.batch_size)
     print(_describe_buckets(buckets), flush=True)
     plots.plot_depths(images, h, depths).savefig(folder / "depths.png")
 
     validation = (dataset.train_images[validation_indices], dataset.train_labels[validation_indices])
-    run = _Run(config, network, folder, dataset, measure, buckets, Data(images, labels, h), validation)
+    run = _Run(config, network, folder, dataset, measure, buckets, Data(images, labels, h), validation, start)
     with Checkpoints(folder / run_folder.CHECKPOINTS) as checkpoints:
         run.loop(checkpoints)
     plots.plot_curves(run_folder.read_metrics(folder)).savefig(folder / "curves.png")
@@ -95,6 +97,34 @@ def _fitting_network(config: Config, dataset: Dataset, num_images: int) -> Netwo
     except ValueError as error:
         raise RunError(str(error)) from None
     return network
+
+
+def _start(config: Config, network: Network, depths: np.ndarray, data: dict[str, Any], validation: np.ndarray) -> Any:
+    """The parameters of the run that training goes on from, or None.
+
+    Raises:
+        RunError: if it is of another network, or was trained on images that this run validates on.
+    """
+    if config.start_from is None:
+        return None
+    folder = Path(config.start_from)
+    found = run_folder.read_config(folder)
+    params = load_model(folder / run_folder.MODEL).params
+    wanted = jax.eval_shape(lambda: network.init(config.seed, tuple(np.unique(depths).tolist())))
+    theirs, ours = (jax.tree.flatten(jax.tree.map(jnp.shape, tree)) for tree in (params, wanted))
+    if theirs != ours:
+        raise RunError(
+            f"the network of --start-from {folder} has other parameters than the one that these flags describe; give "
+            f"the flags of its {run_folder.CONFIG}."
+        )
+    if found["data"]["sha256"] == data["sha256"]:
+        seen = np.intersect1d(run_folder.read_split(folder)[0], validation)
+        if len(seen):
+            raise RunError(
+                f"{folder} was trained on {len(seen)} of the {len(validation)} images that this run would be validated "
+                "on; give its --seed, --num-images and --num-validation."
+            )
+    return params
 
 
 def measure_complexities(config: Config, images: np.ndarray) -> tuple[np.ndarray, pj.CalibratedComplexity]:
@@ -147,6 +177,7 @@ class _Run:
         buckets: list[Bucket],
         data: Data,
         validation: tuple[np.ndarray, np.ndarray],
+        start: Any,
     ):
         self.config = config
         self.network = network
@@ -156,6 +187,7 @@ class _Run:
         self.buckets = buckets
         self.h = np.asarray(data.h)
         self.validation = validation
+        self.start = start
         self.validation_h = pj.complexities(validation[0], measure)
         self.data = Data(*map(jnp.asarray, data))  # on the device, once
         self.per_epoch = steps_per_epoch(buckets, config.batch_size)
@@ -165,7 +197,7 @@ class _Run:
 
     def loop(self, checkpoints: Checkpoints) -> None:
         config = self.config
-        state = init_state(config, self.network, tuple(bucket.depth for bucket in self.buckets), self.tx)
+        state = init_state(config, self.network, tuple(bucket.depth for bucket in self.buckets), self.tx, self.start)
         if checkpoints.latest_step is not None:
             state = checkpoints.restore(state)
             print(f"resumed at step {int(state.step)} of {self.per_epoch * config.epochs}", flush=True)

@@ -134,6 +134,12 @@ def write_split(folder: Path, train: np.ndarray, validation: np.ndarray) -> None
     np.savez_compressed(folder / SPLIT, train=train, validation=validation)
 
 
+def read_split(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The images that a run trains and validates on, as `write_split` wrote them."""
+    with np.load(folder / SPLIT) as split:
+        return split["train"], split["validation"]
+
+
 def append_metrics(folder: Path, row: dict[str, Any]) -> None:
     """Adds one line to `metrics.jsonl`."""
     with (folder / METRICS).open("a") as file:

@@ -73,10 +73,10 @@ def make_optimizer(config: Config, network: Network, num_steps: int) -> optax.Gr
 
 
 def init_state(
-    config: Config, network: Network, depths: tuple[int, ...], tx: optax.GradientTransformation
+    config: Config, network: Network, depths: tuple[int, ...], tx: optax.GradientTransformation, start: Any = None
 ) -> TrainState:
-    """The state before the first step; a function of the configuration and the depths in use."""
-    params = network.init(config.seed, depths)
+    """The state before the first step: of the parameters `start`, else of those of the seed at the depths in use."""
+    params = network.init(config.seed, depths) if start is None else jax.tree.map(jnp.asarray, start)
     return TrainState(params, tx.init(params), jnp.zeros((), jnp.int32))
 
 

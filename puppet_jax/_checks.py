@@ -28,13 +28,12 @@ def check_complexity(h: ArrayLike) -> None:
 
 
 def check_images(images: ArrayLike) -> Array | np.ndarray:
-    """The images, as an array; raises a ValueError unless they are (batch, height, width, channels), uint8 or in [0, 1].
+    """The images as an array; raises a ValueError unless they are (batch, height, width, channels), uint8 or in [0, 1].
 
     Inside `jit` values cannot be looked at, and pass.
     """
-    if not hasattr(images, "dtype"):
-        images = np.asarray(images)
-    shape, dtype = jnp.shape(images), jnp.result_type(images)
+    images = images if isinstance(images, jax.Array) else np.asarray(images)
+    shape, dtype = images.shape, images.dtype
     if len(shape) != 4:
         raise ValueError(
             f"images must have 4 axes (batch, height, width, channels), got shape {shape}. "

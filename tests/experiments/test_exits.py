@@ -59,8 +59,8 @@ def model(folder):
 
 @pytest.fixture
 def validation(folder, dataset):
-    with np.load(folder / run_folder.SPLIT) as split:
-        return dataset.train_images[split["validation"]], dataset.train_labels[split["validation"]]
+    _, held = run_folder.read_split(folder)
+    return dataset.train_images[held], dataset.train_labels[held]
 
 
 class TestTraining:

@@ -61,6 +61,12 @@ class TestCollect:
         (point,) = collect([old, summary(seeded(BEST, 1), 1000, 0.7)])
         assert point.seeds == (0, 1)
 
+    def test_runs_that_each_went_on_from_their_own_are_one_point(self):
+        tuned = [seeded(BEST, seed, bits=4, epochs=6, start_from=f"runs/seed{seed}") for seed in range(2)]
+        rounded = [seeded(BEST, seed, bits=4) for seed in range(2)]
+        points = collect([summary(config, 100, 0.6) for config in tuned + rounded])
+        assert [(point.network.count(", tuned"), point.seeds) for point in points] == [(0, (0, 1)), (1, (0, 1))]
+
 
 class TestNames:
     def test_what_a_network_is(self):

@@ -3,14 +3,16 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 from safetensors import safe_open
 
 import puppet_jax as pj
-from experiments import evaluation
+from experiments import evaluation, run_folder
 from experiments.cli import run_command
 from experiments.config import Config, Options
+from experiments.errors import RunError
 from experiments.evaluate import Command as EvaluateCommand, evaluate
 from experiments.model_file import load_model
 from experiments.quantize import Command, quantize
@@ -37,6 +39,11 @@ def quick():
         patch.setattr(evaluation, "speed", lambda *_, **__: dict.fromkeys(
             ("latency_s", "latency_generating_s", "images_per_s"), 1.0))  # fmt: skip
         yield
+
+
+def assert_equal_leaves(one, other):
+    for first, second in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_array_equal(first, second)
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +102,62 @@ def test_training_at_eight_bits_sees_what_is_stored(runs):
     assert again["validation_top1"] == summaries[8]["validation_top1"]
 
 
+class TestTuning:
+    SETTINGS = {"bits": 4, "epochs": 2, "learning_rate": 0.01}
+
+    @pytest.fixture(scope="class")
+    def tuned(self, runs):
+        folder, _ = runs
+        quantize(Command(run=folder / "32", workdir=folder / "tuned", **self.SETTINGS))
+        return folder / "tuned"
+
+    def test_starts_with_the_rounded_weights(self, runs):
+        folder, _ = runs
+        quantize(Command(run=folder / "32", bits=4, epochs=1, learning_rate=1e-12, workdir=folder / "still"))
+        still, rounded = (load_model(folder / name / "model.safetensors") for name in ("still", "32-4bit"))
+        assert still.bits == 4
+        assert_equal_leaves(still.params, rounded.params)
+        assert_equal_leaves(*map(run_folder.read_split, (folder / "still", folder / "32")))
+
+    def test_learns_with_the_rounding_in_view(self, runs, tuned):
+        folder, summaries = runs
+        rows, before = map(run_folder.read_metrics, (tuned, folder / "32"))
+        assert len(rows) == 2
+        assert rows[-1]["train_loss"] < before[-1]["train_loss"]
+        summary = json.loads((tuned / "summary.json").read_text())
+        assert summary["config"] == summaries[32]["config"] | self.SETTINGS | {"start_from": str(folder / "32")}
+        assert summary["trainable_bytes"] == summaries[324]["trainable_bytes"]
+
+    def test_goes_on_where_it_was_interrupted(self, runs, tuned, tmp_path, monkeypatch):
+        folder, _ = runs
+        command = Command(run=folder / "32", workdir=tmp_path / "cut", **self.SETTINGS)
+
+        def stop(*_):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr("experiments.progress.Progress.report", stop)  # the first epoch is booked by then
+            quantize(command)
+        quantize(dataclasses.replace(command, resume=True))
+        assert_equal_leaves(*(load_model(path / "model.safetensors").params for path in (tmp_path / "cut", tuned)))
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"channels": (8,)}, "has other parameters than the one that these flags describe"),
+            ({"kernels_from": "velocity"}, "has other parameters than the one that these flags describe"),
+            ({"seed": 1}, "images that this run would be validated on; give its --seed"),
+            ({"start_from": "nowhere"}, "nowhere does not exist"),
+        ],
+    )
+    def test_refuses_to_start_from(self, runs, tmp_path, changes, message):
+        folder, _ = runs
+        config = dataclasses.replace(CONFIG, **{"start_from": str(folder / "32")} | changes)
+        with pytest.raises(RunError, match=message):
+            train("digits", config, Options(workdir=tmp_path / "new"))
+        assert not (tmp_path / "new").exists()
+
+
 def test_refusals(runs, capsys):
     folder, _ = runs
 
@@ -109,3 +172,7 @@ def test_refusals(runs, capsys):
     assert not (folder / "new").exists()
     assert call(folder / "nothing", "--bits", 4)[0] == 1
     assert call(folder / "32", "--bits", 5)[0] == 2
+    status, message = call(folder / "32", "--bits", 4, "--epochs", -1)
+    assert (status, "--epochs must be at least 0, got -1" in message) == (2, True)
+    status, message = call(folder / "32", "--bits", 4, "--resume")
+    assert (status, "--resume needs the --epochs" in message) == (2, True)
