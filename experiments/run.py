@@ -6,6 +6,7 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ RUN_AHEAD = 2
 
 
 def train(experiment: str, config: Config, options: Options, dataset: Dataset | None = None) -> dict[str, Any]:
-    """Trains, keeps a run's folder, evaluates the best model on the test set.
+    """Trains, keeps a run's folder, evaluates the model of `chosen_epoch` on the test set.
 
     Args:
         experiment: name of the data set, see `experiments.data.DATASETS`.
@@ -164,6 +165,23 @@ def measure_complexities(config: Config, images: np.ndarray) -> tuple[np.ndarray
     return h.astype(np.float32), measure
 
 
+def chosen_epoch(rows: Sequence[dict[str, Any]], num_images: int) -> dict[str, Any]:
+    """The epoch whose model is kept: the latest that is within one standard error of the best on validation images.
+
+    The best of many epochs is the luckiest as well, and as the rate decays a later one is more likely to be better.
+
+    Args:
+        rows: of `metrics.jsonl`, at least one.
+        num_images: validation images, of which the standard error is that of an accuracy.
+
+    References:
+        The one-standard-error rule of Breiman et al., Classification and regression trees, 1984, Sec. 3.4.3.
+    """
+    best = max(row["validation_top1"] for row in rows)
+    least = best - (best * (1 - best) / num_images) ** 0.5
+    return [row for row in rows if row["validation_top1"] >= least][-1]
+
+
 class _Run:
     """The loop of one run, and what it needs at hand."""
 
@@ -204,7 +222,6 @@ class _Run:
         step = int(state.step)
         run_folder.drop_metrics_after(self.folder, step)
         rows = run_folder.read_metrics(self.folder)
-        best = max((row["validation_top1"] for row in rows), default=-1.0)
         with Interrupts() as interrupts, Progress(self.per_epoch * config.epochs, step) as bar:
             for epoch in range(step // self.per_epoch, config.epochs):
                 started, first = time.perf_counter(), step
@@ -235,8 +252,8 @@ class _Run:
                         f"the validation loss became {row['validation_loss']} after step {step}. Lower "
                         "--learning-rate, or use --dtype float32, in a new --workdir."
                     )
-                if row["validation_top1"] > best:
-                    best = row["validation_top1"]
+                rows.append(row)
+                if chosen_epoch(rows, len(self.validation[1])) is row:
                     save_model(self.folder / run_folder.MODEL, model)
                 run_folder.append_metrics(self.folder, row)
                 checkpoints.save(step, state, row["validation_top1"])
@@ -341,7 +358,7 @@ def summarise(folder: Path, model: Model, dataset: Dataset, **overrides: Any) ->
         **evaluate(model, images, labels, folder / run_folder.MODEL, **overrides),
         "adaptation": overrides.get("adaptation", model.adaptation),
         "num_slices": overrides.get("num_slices", model.num_slices),
-        "validation_top1": max((row["validation_top1"] for row in rows), default=None),
+        "validation_top1": {row["step"]: row["validation_top1"] for row in rows}.get(model.step),
         "train_seconds": sum(row["seconds"] for row in rows),
         "step": model.step,
         "steps": rows[-1]["step"] if rows else model.step,

@@ -63,10 +63,10 @@ class TestFolder:
         assert summary == json.loads(json.dumps(straight.summary))
         assert set(summary) >= SUMMARY
         table = rows(straight.folder)
-        best = max(table, key=lambda row: row["validation_top1"])
-        assert summary["step"] == best["step"]
+        chosen = run.chosen_epoch(table, CONFIG.num_validation)
+        assert summary["step"] == chosen["step"]
         assert summary["steps"] == STEPS
-        assert summary["validation_top1"] == best["validation_top1"]
+        assert summary["validation_top1"] == chosen["validation_top1"]
         assert summary["train_seconds"] == pytest.approx(sum(row["seconds"] for row in table))
         assert summary["seed"] == CONFIG.seed
         assert summary["config"]["channels"] == [8]
@@ -87,9 +87,9 @@ class TestFolder:
         assert kept & candidates
         assert len(kept) <= 2
 
-    def test_the_model_is_the_best(self, straight):
+    def test_the_model_is_that_of_the_chosen_epoch(self, straight):
         model = load_model(straight.folder / "model.safetensors")
-        assert model.step == max(rows(straight.folder), key=lambda row: row["validation_top1"])["step"]
+        assert model.step == run.chosen_epoch(rows(straight.folder), CONFIG.num_validation)["step"]
         assert (model.network.image_shape[:2], model.num_slices, model.adaptation) == ((8, 8), 4, "level")
         assert list(model.batch_stats) == [1]
         dataset = run.load_dataset("digits", None, "auto")
@@ -97,6 +97,32 @@ class TestFolder:
         labels = dataset.train_labels[validation]
         logits = model.predictor()(dataset.train_images[validation])
         assert float((logits.argmax(1) == labels).mean()) == pytest.approx(straight.summary["validation_top1"])
+
+
+class TestChosenEpoch:
+    @pytest.mark.parametrize(
+        ("validation", "chosen"),
+        [
+            ([0.5], 0),
+            ([0.5, 0.6, 0.59], 2),  # the standard error of 0.6 of 400 images is 0.0245
+            ([0.5, 0.6, 0.576], 2),
+            ([0.5, 0.6, 0.575], 1),
+            ([0.5, 0.6, 0.59, 0.5], 2),
+            ([0.59, 0.6, 0.7], 2),
+            ([1.0, 0.999], 0),
+            ([0.0, 0.0], 1),
+        ],
+    )
+    def test_is_the_latest_within_a_standard_error_of_the_best(self, validation, chosen):
+        table = [{"validation_top1": value} for value in validation]
+        assert run.chosen_epoch(table, 400) is table[chosen]
+
+    def test_what_is_kept_epoch_by_epoch_is_what_would_be_chosen_in_the_end(self):
+        rng = np.random.default_rng(0)
+        for _ in range(200):
+            table = [{"validation_top1": value} for value in rng.uniform(0.4, 0.6, 20)]
+            kept = [row for n, row in enumerate(table) if run.chosen_epoch(table[: n + 1], 400) is row][-1]
+            assert kept is run.chosen_epoch(table, 400)
 
 
 class TestRefusals:
