@@ -102,15 +102,17 @@ def test_training_at_eight_bits_sees_what_is_stored(runs):
     assert again["validation_top1"] == summaries[8]["validation_top1"]
 
 
+TUNING = {"bits": 4, "epochs": 2, "learning_rate": 0.01}
+
+
+@pytest.fixture(scope="module")
+def tuned(runs):
+    folder, _ = runs
+    quantize(Command(run=folder / "32", workdir=folder / "tuned", **TUNING))
+    return folder / "tuned"
+
+
 class TestTuning:
-    SETTINGS = {"bits": 4, "epochs": 2, "learning_rate": 0.01}
-
-    @pytest.fixture(scope="class")
-    def tuned(self, runs):
-        folder, _ = runs
-        quantize(Command(run=folder / "32", workdir=folder / "tuned", **self.SETTINGS))
-        return folder / "tuned"
-
     def test_starts_with_the_rounded_weights(self, runs):
         folder, _ = runs
         quantize(Command(run=folder / "32", bits=4, epochs=1, learning_rate=1e-12, workdir=folder / "still"))
@@ -125,12 +127,12 @@ class TestTuning:
         assert len(rows) == 2
         assert rows[-1]["train_loss"] < before[-1]["train_loss"]
         summary = json.loads((tuned / "summary.json").read_text())
-        assert summary["config"] == summaries[32]["config"] | self.SETTINGS | {"start_from": str(folder / "32")}
+        assert summary["config"] == summaries[32]["config"] | TUNING | {"start_from": str(folder / "32")}
         assert summary["trainable_bytes"] == summaries[324]["trainable_bytes"]
 
     def test_goes_on_where_it_was_interrupted(self, runs, tuned, tmp_path, monkeypatch):
         folder, _ = runs
-        command = Command(run=folder / "32", workdir=tmp_path / "cut", **self.SETTINGS)
+        command = Command(run=folder / "32", workdir=tmp_path / "cut", **TUNING)
 
         def stop(*_):
             raise KeyboardInterrupt
