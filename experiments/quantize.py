@@ -10,12 +10,12 @@ what it costs. The new folder holds the model, its summary and the run's configu
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from experiments.cli import run_command
-from experiments.config import Config, Options
+from experiments.config import Config
 
 if TYPE_CHECKING:
     from experiments.dataset import Dataset
@@ -54,7 +54,7 @@ def quantize(command: Command) -> None:
     from experiments import run_folder
     from experiments.errors import RunError
     from experiments.model_file import load_model
-    from experiments.run import load_data_of, train, use_compilation_cache
+    from experiments.run import data_options, load_data_of, train, use_compilation_cache
 
     use_compilation_cache()
     folder = command.workdir or command.run.with_name(f"{command.run.name}-{command.bits}bit")
@@ -67,23 +67,17 @@ def quantize(command: Command) -> None:
     config = dataclasses.replace(run_folder.as_config(found["config"]), bits=command.bits)
     dataset = load_data_of(command.run, command.data_dir)
     if not command.epochs:
-        _round(command.run, folder, config, model, dataset)
+        _round(command.run, folder, found | {"config": dataclasses.asdict(config)}, model, dataset)
         return
     tuned = dataclasses.replace(
         config, epochs=command.epochs, learning_rate=command.learning_rate, start_from=str(command.run)
     )
-    source = found["data"]["source"]
-    options = Options(
-        data_dir=command.data_dir or (source["data_dir"] and Path(source["data_dir"])),
-        data_source=source["data_source"],
-        workdir=folder,
-        resume=command.resume,
-    )
+    options = dataclasses.replace(data_options(found, command.data_dir), workdir=folder, resume=command.resume)
     train(found["experiment"], tuned, options, dataset)
 
 
-def _round(run: Path, folder: Path, config: Config, model: "Model", dataset: "Dataset") -> None:
-    """Writes a folder with the rounded model of a run."""
+def _round(run: Path, folder: Path, described: dict[str, Any], model: "Model", dataset: "Dataset") -> None:
+    """Writes a folder with the rounded model of a run, of which `described` becomes the `config.json`."""
     import jax.numpy as jnp
 
     from experiments import run_folder
@@ -93,6 +87,7 @@ def _round(run: Path, folder: Path, config: Config, model: "Model", dataset: "Da
     from experiments.run import measure_complexities, summarise
     from experiments.training import Data, make_stats_estimator, rounded
 
+    config = Config(**described["config"])
     train, validation = run_folder.read_split(run)
     images = dataset.train_images[train]
     h, _ = measure_complexities(config, images)
@@ -105,7 +100,6 @@ def _round(run: Path, folder: Path, config: Config, model: "Model", dataset: "Da
     stored = dataclasses.replace(model, params=params, batch_stats=stats, bits=config.bits)
 
     folder.mkdir(parents=True)
-    described = run_folder.read_config(run) | {"config": dataclasses.asdict(config)}
     run_folder.write_json(folder / run_folder.CONFIG, described)
     run_folder.write_split(folder, train, validation)
     save_model(folder / run_folder.MODEL, stored)

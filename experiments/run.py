@@ -331,6 +331,13 @@ class _Losses:
         self.checked = max(self.checked, stop)
 
 
+def data_options(described: dict[str, Any], data_dir: Path | None = None) -> Options:
+    """Where a run, by its `config.json`, had its data from; `data_dir` instead where it is given."""
+    source = described["data"]["source"]
+    found = data_dir or (source["data_dir"] and Path(source["data_dir"]))
+    return Options(data_dir=found, data_source=source["data_source"])
+
+
 def load_data_of(folder: Path, data_dir: Path | None = None) -> Dataset:
     """The data that the run in `folder` was trained on, from `data_dir` or from where it was.
 
@@ -339,9 +346,8 @@ def load_data_of(folder: Path, data_dir: Path | None = None) -> Dataset:
         RunError: if what is found is other data.
     """
     config = run_folder.read_config(folder)
-    source = config["data"]["source"]
-    data_dir = data_dir or (source["data_dir"] and Path(source["data_dir"]))
-    dataset = load_dataset(config["experiment"], data_dir, source["data_source"])
+    options = data_options(config, data_dir)
+    dataset = load_dataset(config["experiment"], options.data_dir, options.data_source)
     if fingerprint(dataset) != config["data"]["sha256"]:
         raise RunError(f"the data ({dataset.source}) is not what {folder} was trained on; give the right --data-dir.")
     return dataset

@@ -286,8 +286,11 @@ class Predictor:
 
     def route(self, images: ArrayLike, h: ArrayLike | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Logits as above, and the depth (batch,) of the puppet that each image ran through."""
-        images = np.asarray(check_images(images))
-        h = complexities(images, self.complexity) if h is None else np.asarray(h)
+        images = np.asarray(images)
+        if h is None:
+            h = complexities(images, self.complexity)  # looks at the images as well
+        else:
+            images, h = np.asarray(check_images(images)), np.asarray(h)
         groups = make_groups(h, self.depths, self.num_slices)
         depths = np.empty(len(images), np.int64)
         for group in groups:
