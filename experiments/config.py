@@ -10,7 +10,7 @@ import tyro
 CONTROLS = ("stored", "combined")
 """Kernels that no puppeteer generates, so that complexity cannot change them."""
 
-DOUBT_ALONE = ("deep_share", "shallow_weight")
+DOUBT_ALONE = ("deep_share", "shallow_weight", "own_exit")
 """Fields without effect unless depth follows doubt."""
 
 
@@ -70,6 +70,8 @@ class Config:
     """With --adapt doubt: share of the validation images that go on to the deep puppet; decides the threshold."""
     shallow_weight: float = 1.0
     """With --adapt doubt: weight of the shallow puppet's loss, that of the deep one has 1."""
+    own_exit: bool = False
+    """With --adapt doubt: the shallow puppet stores a classifier and, behind the shared layers, norms of its own."""
     num_slices: int = 64
     """Slices of complexity in a depth bucket, at evaluation."""
     num_levels: int = 4
@@ -135,6 +137,8 @@ class Config:
         _require(0 < self.deep_share < 1, "deep_share", "in (0, 1)", self.deep_share)
         mixed = not self.mix_depths or (self.network == "puppet" and self.adapts == "depth")
         _require(mixed, "mix_depths", "left out unless --network puppet has --adapt depth", self.mix_depths)
+        own_exit = not self.own_exit or self.adapts == "doubt"
+        _require(own_exit, "own_exit", "left out unless --adapt is doubt", self.own_exit)
         for name in ("scale", "learning_rate", "shallow_weight"):
             value = getattr(self, name)
             _require(0 < value < math.inf, name, "positive and finite", value)

@@ -42,6 +42,7 @@ from puppet_jax.projection import (
 )
 from puppet_jax.puppet import (
     BatchStats as BatchStats,
+    ExitParams as ExitParams,
     Puppet as Puppet,
     PuppetParams as PuppetParams,
     apply_exits as apply_exits,

@@ -96,7 +96,7 @@ def _start(puppet, params, batch_stats, kernels, images, *, depths, dtype):
     run = functools.partial(run_layers, puppet, params, batch_stats[shallow], kernels)
     trunk, _ = run(check_inputs(puppet, kernels, images, deep).astype(dtype), shallow, 0, shared)
     x, _ = run(trunk, shallow, shared)
-    logits = classify(puppet, params, kernels, x)
+    logits = classify(puppet, params, kernels, x, shallow)
     return logits, doubt(logits), trunk
 
 
@@ -106,7 +106,7 @@ def _go_on(puppet, params, batch_stats, kernels, trunk, indices, *, depths):
     shallow, deep = depths
     shared = puppet.shared_layers(shallow, deep)
     x, _ = run_layers(puppet, params, batch_stats[deep], kernels, trunk[indices], deep, shared)
-    return classify(puppet, params, kernels, x)
+    return classify(puppet, params, kernels, x, deep)
 
 
 class EarlyExitPredictor:

@@ -59,6 +59,9 @@ class Puppet:
             ("total": those of the first stage behind the stem until one is left, then those of the next). So one set
             of kernels serves all depths, and puppets can share work (`apply_exits`, `EarlyExitPredictor`). None, as in
             the papers: each depth has kernels of its own, one step of its trajectory after the other.
+        exit_depth: the nested puppet of this depth, less than `max_depth`, has a classifier of its own and, behind the
+            layers that it shares with the deepest, norms of its own (`ExitParams`), whose floats are stored too. None:
+            all depths share them.
 
     References:
         Mirror: Cohen and Welling, Group equivariant convolutional networks, 2016.
@@ -76,6 +79,7 @@ class Puppet:
     affine: bool = False
     classifier: Classifier = "linear"
     max_depth: int | None = None
+    exit_depth: int | None = None
 
     def __post_init__(self):
         """Refuses values outside their range."""
@@ -98,6 +102,10 @@ class Puppet:
             raise ValueError(f"classifier must be 'linear' or 'generated', got {self.classifier!r}.")
         if self.max_depth is not None and self.max_depth < 1:
             raise ValueError(f"max_depth must be at least 1, got {self.max_depth}.")
+        if self.exit_depth is not None and not 1 <= self.exit_depth < (self.max_depth or 1):
+            raise ValueError(
+                f"exit_depth must be at least 1 and less than max_depth, {self.max_depth}, got {self.exit_depth}."
+            )
 
     @property
     def max_channels(self) -> int:
@@ -150,9 +158,23 @@ class Puppet:
         return tuple(shapes)
 
     def shared_layers(self, shallow: int, deep: int) -> int:
-        """How many layers, from the first on, the puppets of two depths have in common; 0 unless they are nested."""
+        """How many layers, from the first on, the puppets of two depths have in common; 0 unless they are nested.
+
+        Norms of its own make a layer of the puppet of `exit_depth` another one.
+        """
+        if shallow == deep:
+            return len(self.layers(deep))
+        return min(self._same_layers(shallow, deep), self.first_own(shallow), self.first_own(deep))
+
+    def first_own(self, depth: int) -> int:
+        """Place of the first layer with norms of its own in the puppet of `depth`; its number of layers if none has."""
+        if self.max_depth is None or depth != self.exit_depth:
+            return len(self.layers(depth))
+        return self._same_layers(depth, self.max_depth)
+
+    def _same_layers(self, shallow: int, deep: int) -> int:
         if self.max_depth is None:
-            return len(self.layers(deep)) if shallow == deep else 0
+            return 0
         both = zip(self.layers(shallow), self.layers(deep), strict=False)
         return len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], both)))
 
@@ -178,6 +200,24 @@ class BatchStats(NamedTuple):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ExitParams:
+    """Trainable floats that the puppet of `exit_depth` has of its own.
+
+    Attributes:
+        norm_scale: (channels,) of each layer behind those that it shares with the deepest, or None without `affine`.
+        norm_bias: likewise.
+        classifier_kernel: (channels, num_classes), or None where it is generated.
+        classifier_bias: (num_classes,), or None where the classifier is generated.
+    """
+
+    norm_scale: tuple[Float[Array, " channels"], ...] | None = None
+    norm_bias: tuple[Float[Array, " channels"], ...] | None = None
+    classifier_kernel: Float[Array, "channels classes"] | None = None
+    classifier_bias: Float[Array, " classes"] | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class PuppetParams:
     """All trainable floats of a Puppet-CNN: the puppeteer and what the options of `Puppet` store beside it.
 
@@ -187,6 +227,7 @@ class PuppetParams:
         norm_bias: likewise.
         classifier_kernel: (channels, num_classes), or None where it is generated.
         classifier_bias: (num_classes,), or None where the classifier is generated.
+        exit: what the puppet of `exit_depth` has instead of these, or None.
     """
 
     puppeteer: Puppeteer
@@ -194,6 +235,7 @@ class PuppetParams:
     norm_bias: tuple[Float[Array, "layers channels"], ...] | None = None
     classifier_kernel: Float[Array, "channels classes"] | None = None
     classifier_bias: Float[Array, " classes"] | None = None
+    exit: ExitParams | None = None
 
 
 def init_puppet(key: PRNGKeyArray, puppet: Puppet, puppeteer: Puppeteer, max_depth: int) -> PuppetParams:
@@ -216,19 +258,41 @@ def init_puppet(key: PRNGKeyArray, puppet: Puppet, puppeteer: Puppeteer, max_dep
             f"The puppet needs a kernel_size of at least {puppet.kernel_size}, got a puppeteer of "
             f"{puppeteer.kernel_size}."
         )
-    scale = bias = kernel = logit_bias = None
+    scale = bias = exit_params = None
     if puppet.affine:
         widths = map(puppet.free_channels, puppet.channels)
         shapes = list(zip(puppet.layers_per_stage(max_depth), widths, strict=True))
         scale, bias = tuple(map(jnp.ones, shapes)), tuple(map(jnp.zeros, shapes))
-    if puppet.classifier == "linear":
-        fan_in = puppet.free_channels(puppet.channels[-1])
-        bound = fan_in**-0.5
-        kernel = jax.random.uniform(key, (fan_in, puppet.num_classes), minval=-bound, maxval=bound)
-        logit_bias = jnp.zeros(puppet.num_classes)
+    kernel, logit_bias = _init_classifier(key, puppet)
+    if puppet.exit_depth is not None:
+        exit_params = _init_exit(jax.random.fold_in(key, 1), puppet, puppet.exit_depth)
     return PuppetParams(
-        puppeteer=puppeteer, norm_scale=scale, norm_bias=bias, classifier_kernel=kernel, classifier_bias=logit_bias
+        puppeteer=puppeteer,
+        norm_scale=scale,
+        norm_bias=bias,
+        classifier_kernel=kernel,
+        classifier_bias=logit_bias,
+        exit=exit_params,
     )
+
+
+def _init_exit(key: PRNGKeyArray, puppet: Puppet, depth: int) -> ExitParams:
+    scale = bias = None
+    if puppet.affine:
+        own = puppet.layers(depth)[puppet.first_own(depth) :]
+        widths = [puppet.free_channels(layer.channels) for layer in own]
+        scale, bias = tuple(map(jnp.ones, widths)), tuple(map(jnp.zeros, widths))
+    kernel, logit_bias = _init_classifier(key, puppet)
+    return ExitParams(norm_scale=scale, norm_bias=bias, classifier_kernel=kernel, classifier_bias=logit_bias)
+
+
+def _init_classifier(key: PRNGKeyArray, puppet: Puppet) -> tuple[Array, Array] | tuple[None, None]:
+    if puppet.classifier == "generated":
+        return None, None
+    fan_in = puppet.free_channels(puppet.channels[-1])
+    bound = fan_in**-0.5
+    kernel = jax.random.uniform(key, (fan_in, puppet.num_classes), minval=-bound, maxval=bound)
+    return kernel, jnp.zeros(puppet.num_classes)
 
 
 def fitting_settings(puppet: Puppet, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -334,10 +398,10 @@ def apply_exits(
     if len(set(depths)) > 1 and puppet.max_depth is None:
         raise ValueError(f"puppets of depths {tuple(depths)} share kernels only if max_depth is given, got None.")
     x = check_inputs(puppet, kernels, images, max(depths)).astype(dtype)
-    found: dict[tuple[Layer, ...], tuple[Array, tuple[BatchStats, ...]]] = {(): (x, ())}
+    found: dict[tuple[tuple[Layer, bool], ...], tuple[Array, tuple[BatchStats, ...]]] = {(): (x, ())}
     outputs = {}
     for depth in depths:
-        path = puppet.layers(depth)
+        path = tuple((layer, n >= puppet.first_own(depth)) for n, layer in enumerate(puppet.layers(depth)))
         stats = None if batch_stats is None else batch_stats[depth]
         for n in range(len(path)):
             if path[: n + 1] not in found:
@@ -345,7 +409,7 @@ def apply_exits(
                 x, own = run_layers(puppet, params, stats, kernels, x, depth, n, n + 1, key)
                 found[path[: n + 1]] = x, used + own
         x, used = found[path]
-        outputs[depth] = classify(puppet, params, kernels, x), used
+        outputs[depth] = classify(puppet, params, kernels, x, depth), used
     return outputs
 
 
@@ -393,20 +457,25 @@ def run_layers(
         y = _conv(x, kernel.astype(x.dtype))
         stats = _statistics(y, puppet.mirror) if batch_stats is None else batch_stats[n]
         used.append(stats)
-        y = jax.nn.relu(_batch_norm(y, stats, *_affine(params, layer), puppet.mirror))
+        y = jax.nn.relu(_batch_norm(y, stats, *_affine(puppet, params, depth, n), puppet.mirror))
         x = x + y if puppet.residual and layer.place > 0 else y
     return x, tuple(used)
 
 
 def classify(
-    puppet: Puppet, params: PuppetParams, kernels: Sequence[Array], x: Float[Array, "batch height width channels"]
+    puppet: Puppet,
+    params: PuppetParams,
+    kernels: Sequence[Array],
+    x: Float[Array, "batch height width channels"],
+    depth: int,
 ) -> Float[Array, "batch classes"]:
-    """Logits of the last layer's activations."""
+    """Logits of the activations behind the last layer of the puppet of `depth`."""
     features = mean_of_twins(x.astype(jnp.float32).mean(axis=(1, 2)), puppet.mirror)
     precision = lax.Precision.HIGHEST
     if puppet.classifier == "linear":
-        assert params.classifier_kernel is not None and params.classifier_bias is not None
-        return jnp.dot(features, params.classifier_kernel, precision=precision) + params.classifier_bias
+        own = params.exit if depth == puppet.exit_depth else params
+        assert own is not None and own.classifier_kernel is not None and own.classifier_bias is not None
+        return jnp.dot(features, own.classifier_kernel, precision=precision) + own.classifier_bias
     weights = kernels[-1].reshape(-1, *kernels[-1].shape[-2:])  # (sets, channels, classes)
     by_set = features.reshape(len(weights), -1, features.shape[-1])
     logits = jnp.einsum("sbi,sio->sbo", by_set, weights, precision=precision)
@@ -419,9 +488,16 @@ def centred(images: ArrayLike) -> Float[Array, "batch height width channels"]:
     return x.astype(jnp.float32) * (4 / 255 if x.dtype == jnp.uint8 else 4) - 2
 
 
-def _affine(params: PuppetParams, layer: Layer) -> tuple[Array | float, Array | float]:
+def _affine(puppet: Puppet, params: PuppetParams, depth: int, n: int) -> tuple[Array | float, Array | float]:
+    """Scale and bias behind layer `n` of the puppet of `depth`."""
     if params.norm_scale is None or params.norm_bias is None:
         return 1.0, 0.0
+    first_own = puppet.first_own(depth)
+    if n >= first_own:
+        own = params.exit
+        assert own is not None and own.norm_scale is not None and own.norm_bias is not None
+        return own.norm_scale[n - first_own], own.norm_bias[n - first_own]
+    layer = puppet.layers(depth)[n]
     return params.norm_scale[layer.stage][layer.place], params.norm_bias[layer.stage][layer.place]
 
 

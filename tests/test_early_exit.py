@@ -1,5 +1,7 @@
 """Nested puppets, and the predictor that goes on to the deep one where the shallow one is unsure."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -171,6 +173,82 @@ class TestExits:
         kernels = pj.generate_kernels(puppeteer, H, puppet.kernel_shapes(2))
         with pytest.raises(ValueError, match=r"depths \(1, 2\) share kernels only if max_depth is given"):
             pj.apply_exits(puppet, params, None, kernels, images(2), (1, 2))
+
+
+class TestOwnExit:
+    """The shallow puppet with norms and a classifier of its own, every float of both changed from its start."""
+
+    @staticmethod
+    def make(depth, **changes):
+        puppet, params, kernels, _ = make(exit_depth=depth, **changes)
+        names = ("norm_scale", "norm_bias", "classifier_kernel", "classifier_bias", "exit")
+        parts = {name: getattr(params, name) for name in names}
+        leaves, tree = jax.tree.flatten(parts)
+        keys = jax.random.split(jax.random.key(3), len(leaves))
+        moved = [leaf + 0.3 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
+        params = dataclasses.replace(params, **jax.tree.unflatten(tree, moved))
+        found = pj.apply_exits(puppet, params, None, kernels, images(64, seed=9), (3, 4, 5))
+        return puppet, params, kernels, {depth: stats for depth, (_, stats) in found.items()}
+
+    @pytest.mark.parametrize(
+        ("changes", "more"),
+        [
+            ({}, 2 * 8 + 8 * 10 + 10),  # stages 1-1-1 of 1-2-2: the last layer is its own
+            ({"mirror": True}, 2 * 4 + 4 * 10 + 10),
+            ({"affine": False}, 8 * 10 + 10),
+            ({"classifier": "generated"}, 2 * 8),
+        ],
+    )
+    def test_floats(self, changes, more):
+        assert pj.num_floats(make(exit_depth=3, **changes)[1]) - pj.num_floats(make(**changes)[1]) == more
+
+    @pytest.mark.parametrize("changes", [{}, {"mirror": True}, {"classifier": "generated"}])
+    def test_equals_a_plain_puppet_of_those_norms_and_that_classifier(self, changes):
+        puppet, params, kernels, stats = self.make(3, **changes)
+        plain = pj.Puppet(channels=(4, 6, 8), residual=True, affine=True, **changes)
+        own = params.exit
+        first = [tuple(stage[:1] for stage in norms[:2]) for norms in (params.norm_scale, params.norm_bias)]
+        alone = dataclasses.replace(
+            params,
+            norm_scale=(*first[0], own.norm_scale[0][None]),
+            norm_bias=(*first[1], own.norm_bias[0][None]),
+            classifier_kernel=own.classifier_kernel,
+            classifier_bias=own.classifier_bias,
+            exit=None,
+        )
+        taken = [kernels[0], kernels[1], kernels[3], *kernels[5:]]
+        expected, _ = pj.apply_puppet(plain, alone, stats[3], taken, images(3), 1)
+        found, _ = pj.apply_puppet(puppet, params, stats[3], kernels, images(3), 3)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+    def test_the_deep_puppet_is_as_without(self):
+        puppet, params, kernels, stats = self.make(3)
+        without = dataclasses.replace(puppet, exit_depth=None), dataclasses.replace(params, exit=None)
+        expected, _ = pj.apply_puppet(*without, stats[5], kernels, images(3), 5)
+        found, _ = pj.apply_puppet(puppet, params, stats[5], kernels, images(3), 5)
+        np.testing.assert_array_equal(found, expected)
+
+    @pytest.mark.parametrize("depths", [(3, 4, 5), (5, 4, 3)])
+    @pytest.mark.parametrize("exit_depth", [3, 4])
+    def test_puppets_together_equal_each_alone(self, exit_depth, depths):
+        puppet, params, kernels, _ = self.make(exit_depth)
+        together = pj.apply_exits(puppet, params, None, kernels, images(6), depths)
+        for depth in depths:
+            logits, _ = pj.apply_puppet(puppet, params, None, kernels, images(6), depth)
+            np.testing.assert_allclose(together[depth][0], logits, atol=1e-5)
+
+    @pytest.mark.parametrize(("exit_depth", "depths"), [(3, (3, 5)), (4, (4, 5)), (3, (3, 4)), (4, (3, 4))])
+    def test_predictor_goes_on_from_what_both_share(self, exit_depth, depths):
+        puppet, params, kernels, stats = self.make(exit_depth)
+        assert puppet.shared_layers(*depths) == 2  # of 3 and 4 the third layer differs by its norm alone
+        one = pj.EarlyExitPredictor(puppet, params, {depth: stats[depth] for depth in depths}, h=H, threshold=-1.0)
+        expected, _ = pj.apply_puppet(puppet, params, stats[depths[1]], kernels, images(5), depths[1])
+        np.testing.assert_allclose(one(images(5)), expected, atol=1e-5)
+
+    @pytest.mark.parametrize("settings", [{"exit_depth": 0}, {"exit_depth": 5}, {"exit_depth": 3, "max_depth": None}])
+    def test_refuses_other_depths(self, settings):
+        with pytest.raises(ValueError, match="exit_depth must be at least 1 and less than max_depth"):
+            make(**settings)
 
 
 class TestPredictor:

@@ -52,6 +52,7 @@ def make_network(config: Config, num_classes: int, image_shape: tuple[int, int, 
         affine=config.affine,
         classifier=config.classifier,
         max_depth=exits and exits[1],
+        exit_depth=exits[0] if exits and config.own_exit else None,
     )
     if exits is not None and puppet.layers(exits[0]) == puppet.layers(exits[1]):
         raise ValueError(f"puppets of depths {exits[0]} and {exits[1]} are the same; give other depths to --spread.")

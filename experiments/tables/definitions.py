@@ -299,13 +299,12 @@ def controls64() -> Table:
 
 def exits64() -> Table:
     """Input-adaptive depth by doubt against single depths."""
-    best = dataclasses.replace(BEST, **STATE)
-    return _exits("Input-adaptive depth by doubt, C = 64: 8,000 images, no augmentation", best)
+    return _exits("Input-adaptive depth by doubt, C = 64: 8,000 images, no augmentation", BEST)
 
 
 def exits128() -> Table:
     """The same at C = 128, where a puppet is no longer short of floats."""
-    best = dataclasses.replace(BEST, channels=(64, 128, 128), **STATE)
+    best = dataclasses.replace(BEST, channels=(64, 128, 128))
     return _exits("Input-adaptive depth by doubt, C = 128: 8,000 images, no augmentation", best)
 
 
@@ -313,10 +312,14 @@ def _exits(title: str, best: Config) -> Table:
     """The share of deep images makes depth by doubt cost as the first row does."""
     doubt: dict[str, Any] = {"adapt": "doubt", "spread": (5, 7), "deep_share": 0.36}
     changes: dict[str, dict[str, Any]] = {
-        "all images at depth 6": {"spread": (6, 6)},
-        "all images at depth 7": {},
-        "depth 5, those in doubt on to depth 7": doubt,
-        "the same, the shallow loss weighing 0.3": doubt | {"shallow_weight": 0.3},
+        "all images at depth 6": {"spread": (6, 6)} | STATE,
+        "all images at depth 7": STATE,
+        "depth 5, those in doubt on to depth 7": doubt | STATE,
+        "the same, the shallow loss weighing 0.3": doubt | {"shallow_weight": 0.3} | STATE,
+        "kernels from the velocity, all images at depth 6": {"spread": (6, 6)},
+        "kernels from the velocity, all images at depth 7": {},
+        "kernels from the velocity, depth 5, those in doubt on to depth 7": doubt,
+        "the same, the shallow puppet's norms and classifier its own": doubt | {"own_exit": True},
     }
     rows = tuple(Row(label, "cifar10", dataclasses.replace(best, **change)) for label, change in changes.items())
     return Table(title, rows, smoke=0.02, seeds=3, columns=(*RING_COLUMNS, "depth"))

@@ -45,10 +45,11 @@ def _untimed():
         yield
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory, dataset):
+@pytest.fixture(scope="module", params=[False, True], ids=["shared", "own exit"])
+def folder(request, tmp_path_factory, dataset):
+    """Of a run of two puppets that share all floats, and of one whose shallow puppet has some of its own."""
     path = tmp_path_factory.mktemp("runs") / "doubt"
-    train("digits", CONFIG, Options(workdir=path), dataset)
+    train("digits", dataclasses.replace(CONFIG, own_exit=request.param), Options(workdir=path), dataset)
     return path
 
 
@@ -64,9 +65,9 @@ def validation(folder, dataset):
 
 
 class TestTraining:
-    @pytest.mark.parametrize("weight", [1.0, 0.25])
-    def test_both_depths_learn_in_every_step(self, dataset, weight):
-        config = dataclasses.replace(CONFIG, shallow_weight=weight)
+    @pytest.mark.parametrize(("weight", "own_exit"), [(1.0, False), (0.25, False), (1.0, True)])
+    def test_both_depths_learn_in_every_step(self, dataset, weight, own_exit):
+        config = dataclasses.replace(CONFIG, shallow_weight=weight, own_exit=own_exit)
         network = make_network(config, 10, dataset.train_images.shape[1:])
         tx = make_optimizer(config, network, 10)
         state = init_state(config, network, (2,), tx)
@@ -189,6 +190,7 @@ def test_logits_that_are_no_numbers_are_told(dataset, tmp_path, monkeypatch):
         ({"deep_share": 1.0}, r"--deep-share must be in \(0, 1\), got 1.0"),
         ({"shallow_weight": 0.0}, "--shallow-weight must be positive and finite, got 0.0"),
         ({"mix_depths": True}, "--mix-depths must be left out"),
+        ({"adapt": "none", "spread": (2, 2), "own_exit": True}, "--own-exit must be left out unless --adapt is doubt"),
         ({"kernels": "stored"}, "--adapt must be none for --network puppet with stored kernels"),
         ({"network": "vgg", "spread": None}, "--adapt must be parameters or none for --network vgg"),
     ],
