@@ -89,6 +89,10 @@ ROWS: dict[str, Config] = {
     "whole-64-doubt-third": dataclasses.replace(WHOLE_64, mirror=True, **DOUBT, shallow_weight=0.3),
     "whole-64-velocity-doubt": dataclasses.replace(WHOLE_64, mirror=True, **VELOCITY, **DOUBT),
     "whole-64-velocity-doubt-own": dataclasses.replace(WHOLE_64, mirror=True, **VELOCITY, **DOUBT, own_exit=True),
+    "whole-64-velocity-doubt-own-dropout-0.1": dataclasses.replace(
+        WHOLE_64, mirror=True, **VELOCITY, **DOUBT, own_exit=True, dropout=0.1
+    ),
+    "whole-64-velocity-dropout-0.1": dataclasses.replace(WHOLE_64, mirror=True, **VELOCITY, dropout=0.1),
     "whole-128-doubt": dataclasses.replace(WHOLE_128, mirror=True, **DOUBT),
     "whole-128-mirror-dropout-0.3": dataclasses.replace(WHOLE_128, mirror=True, dropout=0.3),
     "whole-512": dataclasses.replace(NARROW, **STATE, dropout=0.3, batch_size=128),
