@@ -10,7 +10,7 @@ import tyro
 CONTROLS = ("stored", "combined")
 """Kernels that no puppeteer generates, so that complexity cannot change them."""
 
-DOUBT_ALONE = ("deep_share", "shallow_weight", "own_exit")
+DOUBT_ALONE = ("deep_share", "shallow_weight")
 """Fields without effect unless depth follows doubt."""
 
 

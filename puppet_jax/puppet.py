@@ -401,7 +401,8 @@ def apply_exits(
     found: dict[tuple[tuple[Layer, bool], ...], tuple[Array, tuple[BatchStats, ...]]] = {(): (x, ())}
     outputs = {}
     for depth in depths:
-        path = tuple((layer, n >= puppet.first_own(depth)) for n, layer in enumerate(puppet.layers(depth)))
+        first_own = puppet.first_own(depth)
+        path = tuple((layer, n >= first_own) for n, layer in enumerate(puppet.layers(depth)))
         stats = None if batch_stats is None else batch_stats[depth]
         for n in range(len(path)):
             if path[: n + 1] not in found:
@@ -445,7 +446,7 @@ def run_layers(
 
     `batch_stats` are those of all its layers, or None; the other arguments are those of `apply_puppet`.
     """
-    places = puppet.layers(puppet.max_depth or depth)
+    places, first_own = puppet.layers(puppet.max_depth or depth), puppet.first_own(depth)
     used = []
     for n, layer in list(enumerate(puppet.layers(depth)))[first:last]:
         if layer.pool:
@@ -457,7 +458,7 @@ def run_layers(
         y = _conv(x, kernel.astype(x.dtype))
         stats = _statistics(y, puppet.mirror) if batch_stats is None else batch_stats[n]
         used.append(stats)
-        y = jax.nn.relu(_batch_norm(y, stats, *_affine(puppet, params, depth, n), puppet.mirror))
+        y = jax.nn.relu(_batch_norm(y, stats, *_affine(params, layer, n - first_own), puppet.mirror))
         x = x + y if puppet.residual and layer.place > 0 else y
     return x, tuple(used)
 
@@ -488,16 +489,13 @@ def centred(images: ArrayLike) -> Float[Array, "batch height width channels"]:
     return x.astype(jnp.float32) * (4 / 255 if x.dtype == jnp.uint8 else 4) - 2
 
 
-def _affine(puppet: Puppet, params: PuppetParams, depth: int, n: int) -> tuple[Array | float, Array | float]:
-    """Scale and bias behind layer `n` of the puppet of `depth`."""
+def _affine(params: PuppetParams, layer: Layer, own: int) -> tuple[Array | float, Array | float]:
+    """Scale and bias behind a layer; `own` is its place among those with norms of the exit's own, else negative."""
     if params.norm_scale is None or params.norm_bias is None:
         return 1.0, 0.0
-    first_own = puppet.first_own(depth)
-    if n >= first_own:
-        own = params.exit
-        assert own is not None and own.norm_scale is not None and own.norm_bias is not None
-        return own.norm_scale[n - first_own], own.norm_bias[n - first_own]
-    layer = puppet.layers(depth)[n]
+    if own >= 0:
+        assert params.exit is not None and params.exit.norm_scale is not None and params.exit.norm_bias is not None
+        return params.exit.norm_scale[own], params.exit.norm_bias[own]
     return params.norm_scale[layer.stage][layer.place], params.norm_bias[layer.stage][layer.place]
 
 
