@@ -3,8 +3,7 @@
     python -m experiments.cifar100 --data-dir DIR [--preset small|best|paper|full] [--workdir RUN] [--resume]
 
 All presets split as the papers do: 40,000 training, 10,000 validation and 10,000 test images. Presets small and best
-fit two CPU cores; paper is the papers' protocol and wants a GPU; full uses augmentation and takes two cores hours.
-Ctrl-C saves; --resume goes on.
+fit two CPU cores; paper, the papers' protocol, and full, with augmentation, want a GPU. Ctrl-C saves; --resume goes on.
 """
 
 import dataclasses

@@ -1,5 +1,6 @@
 """The fixed pseudo-random pattern of the seeded initial state, part of the model though never stored."""
 
+import functools
 import hashlib
 
 import jax.numpy as jnp
@@ -43,6 +44,7 @@ def seeded_pattern(max_channels: int, kernel_size: int, seed: int) -> Float[Arra
     return (centred.astype(jnp.float32) / 1024).reshape(shape)
 
 
+@functools.cache  # a run saves its model after many epochs
 def pattern_hash(max_channels: int, kernel_size: int, seed: int) -> str:
     """SHA-256 of the pattern's bytes, little-endian float32 in C order; model files carry it."""
     pattern = np.asarray(seeded_pattern(max_channels, kernel_size, seed))
