@@ -80,11 +80,11 @@ def init_state(
     return TrainState(params, tx.init(params), jnp.zeros((), jnp.int32))
 
 
-def _pick(config: Config, data: Data, indices: Array, step: Array) -> Data:
+def _pick(config: Config, data: Data, indices: Array, seed: Array, step: Array) -> Data:
     """The batch at `indices`, augmented if the configuration says so; randomness follows from seed and step."""
     images, labels, h = (array[indices] for array in data)
     if config.augment != "none":
-        key = jax.random.fold_in(jax.random.key(config.seed + 1), step)
+        key = jax.random.fold_in(jax.random.key(seed + 1), step)
         images = shift(key, images, flip=config.augment == "crop_flip")
     return Data(images, labels, h)
 
@@ -130,16 +130,16 @@ def make_train_step(config: Config, network: Network, tx: optax.GradientTransfor
         return loss, (exits[depth][0].argmax(-1) == batch.labels).mean()
 
     @functools.partial(jax.jit, static_argnames="depth", donate_argnames="state")
-    def train_step(state: TrainState, data: Data, indices: Array, *, depth: int):
-        batch = _pick(config, data, indices, state.step)
+    def train_step(state: TrainState, data: Data, indices: Array, *, seed: Array, depth: int):
+        batch = _pick(config, data, indices, seed, state.step)
         grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-        key = jax.random.fold_in(jax.random.key(config.seed + 2), state.step)
+        key = jax.random.fold_in(jax.random.key(seed + 2), state.step)
         (loss, correct), grads = grad_fn(state.params, batch, depth, key)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         return TrainState(params, opt_state, state.step + 1), {"loss": loss, "correct": correct}
 
-    return train_step
+    return functools.partial(train_step, seed=_seed(config))
 
 
 def make_stats_estimator(config: Config, network: Network) -> Callable:
@@ -154,8 +154,8 @@ def make_stats_estimator(config: Config, network: Network) -> Callable:
     """
 
     @functools.partial(jax.jit, static_argnames="depth")
-    def batch_moments(params, data: Data, indices, step, *, depth):
-        exits = _forward(config, network, params, _pick(config, data, indices, step), depth)
+    def batch_moments(params, data: Data, indices, seed, step, *, depth):
+        exits = _forward(config, network, params, _pick(config, data, indices, seed, step), depth)
         return {depth: stats for depth, (_, stats) in exits.items()}
 
     def estimate(params, data: Data, batches):
@@ -163,13 +163,18 @@ def make_stats_estimator(config: Config, network: Network) -> Callable:
         for step, (depth, indices) in enumerate(batches):
             moments = collected.setdefault(depth, [])
             if len(moments) < STATS_BATCHES:
-                moments.append(batch_moments(params, data, indices, step, depth=depth))
+                moments.append(batch_moments(params, data, indices, _seed(config), step, depth=depth))
         stats = {}
         for moments in collected.values():
             stats.update(jax.tree.map(lambda *batches: _pool(batches), *moments, is_leaf=_is_stats))
         return stats
 
     return estimate
+
+
+def _seed(config: Config) -> np.uint32:
+    """The seed as an argument of a compiled program, which then serves runs of every seed."""
+    return np.uint32(config.seed)
 
 
 def _is_stats(node: Any) -> bool:

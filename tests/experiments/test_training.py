@@ -106,6 +106,19 @@ class TestTrainStep:
         assert loss != trained[2][0]  # it did compute otherwise
         assert loss == pytest.approx(trained[2][0], abs=0.1)
 
+    def test_runs_of_all_seeds_share_a_program(self, data):
+        """Shifts and dropout are drawn with the seed, which is an argument: no seed is compiled for."""
+        config = dataclasses.replace(CONFIG, channels=(4, 8), dropout=0.5, augment="crop")
+        network, tx, state = setup(config)
+        programs, losses = set(), set()
+        for seed in (0, 1):
+            train_step = make_train_step(dataclasses.replace(config, seed=seed), network, tx)
+            args, depth = (jax.tree.map(jnp.copy, state), data, np.arange(N, dtype=np.int32)), {"depth": 1}
+            programs.add(train_step.func.lower(*args, **depth, **train_step.keywords).as_text())
+            losses.add(float(train_step(*args, **depth)[1]["loss"]))
+        assert len(programs) == 1
+        assert len(losses) == 2
+
 
 class TestInitState:
     def test_is_a_function_of_the_configuration(self):
