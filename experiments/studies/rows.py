@@ -93,6 +93,9 @@ ROWS: dict[str, Config] = {
         WHOLE_64, mirror=True, **VELOCITY, **DOUBT, own_exit=True, dropout=0.1
     ),
     "whole-64-velocity-dropout-0.1": dataclasses.replace(WHOLE_64, mirror=True, **VELOCITY, dropout=0.1),
+    "whole-64-velocity-depth-6-dropout-0.1": dataclasses.replace(
+        WHOLE_64, mirror=True, spread=(6, 6), **VELOCITY, dropout=0.1
+    ),
     "whole-128-doubt": dataclasses.replace(WHOLE_128, mirror=True, **DOUBT),
     "whole-128-mirror-dropout-0.3": dataclasses.replace(WHOLE_128, mirror=True, dropout=0.3),
     "whole-512": dataclasses.replace(NARROW, **STATE, dropout=0.3, batch_size=128),

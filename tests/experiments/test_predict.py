@@ -242,6 +242,7 @@ class TestPretrained:
             predict(Command(paths=(), pretrained=True))
 
     @pytest.mark.data
+    @pytest.mark.timeout(3600)  # 20 T multiply-accumulates for the largest
     @pytest.mark.parametrize("name", pj.pretrained_models())
     def test_accuracy_is_that_of_its_card(self, name):
         folder = os.environ.get("PUPPET_CIFAR10_DIR")
