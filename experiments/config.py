@@ -233,7 +233,7 @@ BEST = dataclasses.replace(
     **VELOCITY,
     optimizer="muon",
     learning_rate=2.5e-3,
-    dropout=0.2,
+    dropout=0.1,
     weight_decay=0.4,
 )
 """What won the study in experiments/studies/ at the bytes of preset `small`."""
