@@ -92,7 +92,7 @@ class TestNames:
     def test_fields_tell_apart_what_would_be_called_the_same(self):
         configs = [summary(config, 1, 0)["config"] for config in (BEST, seeded(BEST, 0, dropout=0.3), SMALL)]
         names = distinct_names(configs)
-        assert names[0] == "puppet 64-64-64, C = 64, from the velocity, mirrored, dropout 0.2"
+        assert names[0] == "puppet 64-64-64, C = 64, from the velocity, mirrored, dropout 0.1"
         assert names[1] == "puppet 64-64-64, C = 64, from the velocity, mirrored, dropout 0.3"
         assert names[2] == "puppet 16-32-64, C = 64"
 
