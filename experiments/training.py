@@ -115,7 +115,7 @@ def _forward(config: Config, network: Network, params: Any, batch: Data, depth: 
 
 
 def make_train_step(config: Config, network: Network, tx: optax.GradientTransformation) -> Callable:
-    """Returns a jitted `(state, data, indices, *, depth) -> (state, metrics)`.
+    """Returns a compiled `(state, data, indices, *, depth) -> (state, metrics)`, of which all seeds share the program.
 
     `indices` (batch,) int32 pick a batch of one depth bucket, in order of complexity; metrics are scalars on the
     device: `loss` (nats), `correct` (fraction).
