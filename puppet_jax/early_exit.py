@@ -94,7 +94,7 @@ def _start(puppet, params, batch_stats, kernels, images, *, depths, dtype):
     shallow, deep = depths
     shared = puppet.shared_layers(shallow, deep)
     run = functools.partial(run_layers, puppet, params, batch_stats[shallow], kernels)
-    trunk, _ = run(check_inputs(puppet, kernels, images, deep).astype(dtype), shallow, 0, shared)
+    trunk, _ = run(check_inputs(puppet, params, kernels, images, deep).astype(dtype), shallow, 0, shared)
     x, _ = run(trunk, shallow, shared)
     logits = classify(puppet, params, kernels, x, shallow)
     return logits, doubt(logits), trunk

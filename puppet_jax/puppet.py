@@ -349,7 +349,7 @@ def apply_puppet(
         `(logits, stats)`: (batch, num_classes) float32, and the statistics used, one `BatchStats` a layer.
 
     Raises:
-        ValueError: if images or kernels do not fit the architecture.
+        ValueError: if images, floats or kernels do not fit the architecture.
     """
     stats = None if batch_stats is None else {depth: batch_stats}
     return apply_exits(puppet, params, stats, kernels, images, (depth,), dtype, key)[depth]
@@ -382,8 +382,8 @@ def apply_exits(
         For each depth what `apply_puppet` returns.
 
     Raises:
-        ValueError: if there are several depths and the puppets are not nested, or images or kernels do not fit the
-            architecture.
+        ValueError: if there are several depths and the puppets are not nested, or images, floats or kernels do not fit
+            the architecture.
 
     Example:
         >>> import jax, numpy as np, puppet_jax as pj
@@ -397,7 +397,7 @@ def apply_exits(
     """
     if len(set(depths)) > 1 and puppet.max_depth is None:
         raise ValueError(f"puppets of depths {tuple(depths)} share kernels only if max_depth is given, got None.")
-    x = check_inputs(puppet, kernels, images, max(depths)).astype(dtype)
+    x = check_inputs(puppet, params, kernels, images, max(depths)).astype(dtype)
     found: dict[tuple[tuple[Layer, bool], ...], tuple[Array, tuple[BatchStats, ...]]] = {(): (x, ())}
     outputs = {}
     for depth in depths:
@@ -415,9 +415,20 @@ def apply_exits(
 
 
 def check_inputs(
-    puppet: Puppet, kernels: Sequence[Array], images: ArrayLike, depth: int
+    puppet: Puppet, params: PuppetParams, kernels: Sequence[Array], images: ArrayLike, depth: int
 ) -> Float[Array, "batch height width channels"]:
-    """The images as the first layer takes them; raises a ValueError if they or the kernels do not fit."""
+    """The images as the first layer takes them; raises a ValueError if they, the floats or the kernels do not fit."""
+    parts = (
+        ("affine norms", puppet.affine, params.norm_scale),
+        ("weights of a classifier", puppet.classifier == "linear", params.classifier_kernel),
+        ("floats of an exit's own", puppet.exit_depth is not None, params.exit),
+    )
+    for name, wanted, part in parts:
+        if wanted != (part is not None):
+            raise ValueError(
+                f"params must {'' if wanted else 'not '}have {name} for this puppet; make them with init_puppet of "
+                "the same puppet."
+            )
     if jnp.ndim(images) != 4 or jnp.shape(images)[-1] != puppet.in_channels:
         raise ValueError(
             f"images must have shape (batch, height, width, {puppet.in_channels}), got {jnp.shape(images)}."

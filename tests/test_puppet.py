@@ -328,6 +328,23 @@ def test_refuses_bad_architectures(arguments, message):
         pj.Puppet(**arguments)
 
 
+@pytest.mark.parametrize(
+    ("with_it", "without", "what"),
+    [
+        ({"affine": True}, {}, "affine norms"),
+        ({}, {"classifier": "generated"}, "weights of a classifier"),
+        ({"max_depth": 2, "exit_depth": 1}, {"max_depth": 2}, "floats of an exit's own"),
+    ],
+)
+def test_refuses_floats_of_another_puppet(with_it, without, what):
+    puppets = [pj.Puppet(channels=(4, 8, 16), **options) for options in (with_it, without)]
+    for puppet, other, message in zip(puppets, puppets[::-1], ("must have", "must not have"), strict=True):
+        params, _ = make(other, 2)
+        _, kernels = make(puppet, 2)
+        with pytest.raises(ValueError, match=f"{message} {what} for this puppet"):
+            pj.apply_puppet(puppet, params, None, kernels, images(), 2)
+
+
 def test_refuses_what_does_not_fit():
     puppet = pj.Puppet(channels=(4, 8, 16))
     params, kernels = make(puppet, 1)
