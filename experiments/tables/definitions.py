@@ -275,15 +275,15 @@ def full512() -> Table:
     dropped = dataclasses.replace(FULL, dropout=0.4)
     half = dataclasses.replace(dropped, epochs=95)
     high: dict[str, Any] = {"channels": (128, 512, 512), "stem": False, "spread": (9, 9)}
+    deep: dict[str, Any] = {"channels": (128, 256, 512), "stem": False, "spread": (12, 12)}
     residual = dataclasses.replace(_residual(FULL, 20, 65), batch_size=128)
     split: dict[str, Any] = CIFAR100 | {"augment": "none", "epochs": 100}
     rows = [
         Row("Puppet-CNN, CIFAR-10, crops and mirror images", "cifar10", FULL),
         Row("the same, dropout of 0.4, 95 epochs", "cifar10", half),
         Row("the same, dropout of 0.4", "cifar10", dropped),
-        Row(
-            "the same, dropout of 0.4, three layers at each resolution", "cifar10", dataclasses.replace(dropped, **high)
-        ),
+        Row("the same, three layers at each resolution, 128-512-512", "cifar10", dataclasses.replace(dropped, **high)),
+        Row("four layers at each resolution, 128-256-512", "cifar10", dataclasses.replace(dropped, **deep)),
         Row("ResNet-20, CIFAR-10, crops and mirror images", "cifar10", residual),
         Row("Puppet-CNN, CIFAR-100, no augmentation", "cifar100", dataclasses.replace(dropped, **split)),
         Row("ResNet-20, CIFAR-100, no augmentation", "cifar100", dataclasses.replace(residual, **split)),
