@@ -38,8 +38,8 @@ class Config:
     that; or the width of a backbone."""
     kernel_size: int = 3
     """Size of the puppet's kernels, odd."""
-    depth_rule: Literal["per_stage", "total"] = "per_stage"
-    """Depth counts layers in each stage (first paper) or in total (second)."""
+    depth_rule: Literal["per_stage", "total", "last"] = "per_stage"
+    """Depth counts layers in each stage (first paper), in total (second), or in total with one in all but the last."""
     stem: bool = False
     """The puppet's first stage has one layer at every depth."""
     residual: bool = False

@@ -45,7 +45,7 @@ def step_size(h: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
 def depth(h: Float[ArrayLike, "..."]) -> Int[Array, "..."]:
     """Depth of the puppet, `D = floor(1 / dl(h))` (v1 Eq. 10), at least 1.
 
-    Layers per stage under `depth_rule="per_stage"` (v1), layers in total under `"total"` (v2).
+    Layers per stage under `depth_rule="per_stage"` (v1), layers in total under `"total"` (v2) and `"last"`.
 
     Args:
         h: complexity in nats, any shape, finite and at least 0.

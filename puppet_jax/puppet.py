@@ -14,7 +14,7 @@ from puppet_jax.convolution import convolve
 from puppet_jax.mirror import for_both_twins, mean_of_twins, with_mirrored
 from puppet_jax.puppeteer import Puppeteer
 
-DepthRule = Literal["per_stage", "total"]
+DepthRule = Literal["per_stage", "total", "last"]
 Classifier = Literal["linear", "generated"]
 _EPSILON = 1e-5
 
@@ -41,9 +41,10 @@ class Puppet:
         in_channels: channels of the images.
         kernel_size: size of every kernel, odd.
         depth_rule: "per_stage" (v1): depth D means D layers in each stage. "total" (v2): D layers in all, at least
-            one a stage, spread as evenly as can be, later stages first.
+            one a stage, spread as evenly as can be, later stages first. "last" (ours): D layers in all, one in each
+            stage but the last, where a layer costs least, and which has the rest.
         stem: the first stage, where a layer costs most, has one layer at every depth; the rule is for the others
-            ("total": for what is left of D).
+            ("total", "last": for what is left of D).
         residual: within a stage a layer is added to its input (v1 Eq. 3) instead of replacing it.
         dropout: fraction of the activations behind each pooling that training sets to zero, in [0, 1).
         mirror: the second half of every layer's channels mirrors the first: their kernels are those of the first half,
@@ -56,9 +57,10 @@ class Puppet:
             more Euler step gives a 1x1 kernel, as the papers' 1.08 MB require.
         max_depth: nests the puppets of all depths up to this one in its puppet: a layer, known by stage and place,
             has the same kernel at every depth, and a shallower puppet leaves out the last layers of its stages
-            ("total": those of the first stage behind the stem until one is left, then those of the next). So one set
-            of kernels serves all depths, and puppets can share work (`apply_exits`, `EarlyExitPredictor`). None, as in
-            the papers: each depth has kernels of its own, one step of its trajectory after the other.
+            ("total": those of the first stage behind the stem until one is left, then those of the next; "last": a
+            shallower puppet is the beginning of a deeper one). So one set of kernels serves all depths, and puppets can
+            share work (`apply_exits`, `EarlyExitPredictor`). None, as in the papers: each depth has kernels of its own,
+            one step of its trajectory after the other.
         exit_depth: the nested puppet of this depth, less than `max_depth`, has a classifier of its own and, behind the
             layers that it shares with the deepest, norms of its own (`ExitParams`), whose floats are stored too. None:
             all depths share them.
@@ -96,8 +98,8 @@ class Puppet:
             raise ValueError(f"kernel_size must be odd and at least 1, got {self.kernel_size}.")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}.")
-        if self.depth_rule not in ("per_stage", "total"):
-            raise ValueError(f"depth_rule must be 'per_stage' or 'total', got {self.depth_rule!r}.")
+        if self.depth_rule not in ("per_stage", "total", "last"):
+            raise ValueError(f"depth_rule must be 'per_stage', 'total' or 'last', got {self.depth_rule!r}.")
         if self.classifier not in ("linear", "generated"):
             raise ValueError(f"classifier must be 'linear' or 'generated', got {self.classifier!r}.")
         if self.max_depth is not None and self.max_depth < 1:
@@ -122,6 +124,9 @@ class Puppet:
         if depth < 1 or (self.max_depth is not None and depth > self.max_depth):
             most = "" if self.max_depth is None else f" and at most max_depth, {self.max_depth}"
             raise ValueError(f"depth must be at least 1{most}, got {depth}.")
+        if self.depth_rule == "last":
+            before = len(self.channels) - 1
+            return (1,) * before + (max(depth - before, 1),)
         stem = (1,) if self.stem else ()
         stages = len(self.channels) - len(stem)
         if self.depth_rule == "per_stage":

@@ -78,13 +78,14 @@ class TestNestedPuppets:
             ("total", True, [(1, 1, 1), (1, 1, 1), (1, 1, 1), (1, 1, 2), (1, 1, 3), (1, 2, 3), (1, 3, 3)]),
             ("total", False, [(1, 1, 1), (1, 1, 1), (1, 1, 1), (1, 1, 2), (1, 1, 3), (1, 2, 3), (2, 2, 3)]),
             ("per_stage", True, [(1, d, d) for d in range(1, 8)]),
+            ("last", True, [(1, 1, max(d - 2, 1)) for d in range(1, 8)]),
         ],
     )
     def test_layers_are_left_out_from_the_first_stages(self, rule, stem, layers):
         puppet = pj.Puppet(channels=(4, 6, 8), depth_rule=rule, stem=stem, max_depth=7)
         assert [puppet.layers_per_stage(depth) for depth in range(1, 8)] == layers
 
-    @pytest.mark.parametrize("rule", ["total", "per_stage"])
+    @pytest.mark.parametrize("rule", ["total", "per_stage", "last"])
     @pytest.mark.parametrize("stem", [True, False])
     def test_a_deeper_puppet_has_the_layers_of_a_shallower_one(self, rule, stem):
         puppet = pj.Puppet(channels=(4, 6, 8), depth_rule=rule, stem=stem, max_depth=9)
@@ -108,6 +109,16 @@ class TestNestedPuppets:
         assert puppet.shared_layers(4, 5) == 4
         plain = pj.Puppet(channels=(4, 6, 8), depth_rule="total", stem=True)
         assert [plain.shared_layers(depth, 7) for depth in (5, 7)] == [0, 7]
+
+    @pytest.mark.parametrize("exit_depth", [None, 3])
+    def test_a_shallow_puppet_can_be_the_beginning_of_a_deep_one(self, exit_depth):
+        puppet, params, kernels, stats = make(depth_rule="last", exit_depth=exit_depth)
+        assert [puppet.shared_layers(depth, 5) for depth in (3, 4)] == [3, 4]
+        one = pj.EarlyExitPredictor(puppet, params, stats, h=H)
+        for threshold, depth in ((1.0, 3), (-1.0, 5)):
+            one.threshold = threshold
+            expected, _ = pj.apply_puppet(puppet, params, stats[depth], kernels, images(5), depth)
+            np.testing.assert_allclose(one(images(5)), expected, atol=1e-5)
 
     @pytest.mark.parametrize("depth", [0, 6])
     def test_refuses_other_depths(self, nested, depth):
@@ -197,6 +208,7 @@ class TestOwnExit:
             ({"mirror": True}, 2 * 4 + 4 * 10 + 10),
             ({"affine": False}, 8 * 10 + 10),
             ({"classifier": "generated"}, 2 * 8),
+            ({"depth_rule": "last"}, 8 * 10 + 10),
         ],
     )
     def test_floats(self, changes, more):

@@ -234,6 +234,9 @@ class TestMirror:
         ("total", 5, (1, 1, 1, 2)),
         ("total", 10, (2, 2, 3, 3)),
         ("total", 19, (4, 5, 5, 5)),
+        ("last", 1, (1, 1, 1, 1)),
+        ("last", 4, (1, 1, 1, 1)),
+        ("last", 9, (1, 1, 1, 6)),
     ],
 )
 def test_depth_rules(rule, depth, expected):
@@ -300,6 +303,7 @@ def test_gradient_is_of_the_same_class_and_reaches_every_leaf():
         ("total", 1, (1, 1, 1, 1)),
         ("total", 8, (1, 2, 2, 3)),
         ("total", 9, (1, 2, 3, 3)),
+        ("last", 9, (1, 1, 1, 6)),
     ],
 )
 def test_a_stem_has_one_layer(rule, depth, expected):
