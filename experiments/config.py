@@ -72,6 +72,8 @@ class Config:
     """With --adapt doubt: weight of the shallow puppet's loss, that of the deep one has 1."""
     own_exit: bool = False
     """With --adapt doubt: the shallow puppet stores a classifier and, behind the shared layers, norms of its own."""
+    detach_exit: bool = False
+    """With --own-exit: the shallow puppet's loss trains what it has of its own alone, the deep puppet as without it."""
     num_slices: int = 64
     """Slices of complexity in a depth bucket, at evaluation."""
     num_levels: int = 4
@@ -139,6 +141,8 @@ class Config:
         _require(mixed, "mix_depths", "left out unless --network puppet has --adapt depth", self.mix_depths)
         own_exit = not self.own_exit or self.adapts == "doubt"
         _require(own_exit, "own_exit", "left out unless --adapt is doubt", self.own_exit)
+        detach_exit = not self.detach_exit or self.own_exit
+        _require(detach_exit, "detach_exit", "left out unless --own-exit is given", self.detach_exit)
         for name in ("scale", "learning_rate", "shallow_weight"):
             value = getattr(self, name)
             _require(0 < value < math.inf, name, "positive and finite", value)

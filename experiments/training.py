@@ -111,7 +111,8 @@ def _forward(config: Config, network: Network, params: Any, batch: Data, depth: 
     if config.adapts == "depth":  # borrowed images too, as at evaluation
         centre = pj.slice_centre(np.array([network.interval(depth)[0]]), depth, 1)
         levels = jnp.asarray(centre, jnp.float32)
-    return network.forward_together(params, jnp.asarray(batch.images), levels, depth, jnp.dtype(config.dtype), key)
+    images, dtype = jnp.asarray(batch.images), jnp.dtype(config.dtype)
+    return network.forward_together(params, images, levels, depth, dtype, key, config.detach_exit)
 
 
 def make_train_step(config: Config, network: Network, tx: optax.GradientTransformation) -> Callable:

@@ -369,6 +369,7 @@ def apply_exits(
     depths: Sequence[int],
     dtype: jnp.dtype = jnp.float32,
     key: PRNGKeyArray | None = None,
+    detach: bool = False,
 ) -> dict[int, tuple[Float[Array, "batch classes"], tuple[BatchStats, ...]]]:
     """Logits of a batch from nested puppets of several depths; layers that they share run once.
 
@@ -382,6 +383,8 @@ def apply_exits(
         depths: which puppets (static), in the order in which they run.
         dtype: of activations and convolutions.
         key: for dropout.
+        detach: the logits of the puppet of `exit_depth` have a gradient with respect to its own floats alone
+            (`ExitParams`), so that the other puppets train as they would without it.
 
     Returns:
         For each depth what `apply_puppet` returns.
@@ -407,15 +410,20 @@ def apply_exits(
     outputs = {}
     for depth in depths:
         first_own = puppet.first_own(depth)
+        cut = lax.stop_gradient if detach and depth == puppet.exit_depth else lambda tree: tree
+        own_kernels = cut(kernels)
         path = tuple((layer, n >= first_own) for n, layer in enumerate(puppet.layers(depth)))
         stats = None if batch_stats is None else batch_stats[depth]
         for n in range(len(path)):
             if path[: n + 1] not in found:
                 x, used = found[path[:n]]
-                x, own = run_layers(puppet, params, stats, kernels, x, depth, n, n + 1, key)
+                x = cut(x) if n == first_own else x
+                taken = own_kernels if n >= first_own else kernels
+                x, own = run_layers(puppet, params, stats, taken, x, depth, n, n + 1, key)
                 found[path[: n + 1]] = x, used + own
         x, used = found[path]
-        outputs[depth] = classify(puppet, params, kernels, x, depth), used
+        x = cut(x) if first_own == len(path) else x
+        outputs[depth] = classify(puppet, params, own_kernels, x, depth), used
     return outputs
 
 

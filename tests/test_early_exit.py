@@ -1,6 +1,7 @@
 """Nested puppets, and the predictor that goes on to the deep one where the shallow one is unsure."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -256,6 +257,32 @@ class TestOwnExit:
         one = pj.EarlyExitPredictor(puppet, params, {depth: stats[depth] for depth in depths}, h=H, threshold=-1.0)
         expected, _ = pj.apply_puppet(puppet, params, stats[depths[1]], kernels, images(5), depths[1])
         np.testing.assert_allclose(one(images(5)), expected, atol=1e-5)
+
+    @pytest.mark.parametrize("changes", [{}, {"depth_rule": "last"}, {"classifier": "generated"}])
+    def test_detached_it_trains_alone_and_the_deep_puppet_as_without(self, changes):
+        puppet, params, _, _ = self.make(3, **changes)
+        weights = jax.random.normal(jax.random.key(5), (6, 10))  # a norm takes a plain sum of activations out
+
+        def logits(params, detach, depths):
+            kernels = pj.generate_kernels(params.puppeteer, H, puppet.kernel_shapes(5))
+            found = pj.apply_exits(puppet, params, None, kernels, images(6), depths, detach=detach)
+            return {depth: found[depth][0] for depth in depths}
+
+        def gradients(detach, *depths):
+            return jax.grad(lambda params: sum((weights * x).sum() for x in logits(params, detach, depths).values()))
+
+        jax.tree.map(np.testing.assert_array_equal, *(logits(params, detach, (3, 5)) for detach in (False, True)))
+        together, alone, shallow = (
+            gradients(True, 3, 5)(params),
+            gradients(False, 5)(params),
+            gradients(False, 3)(params),
+        )
+        assert np.abs(together.puppeteer.pointwise_kernel).max() > 0
+        assert np.abs(shallow.puppeteer.pointwise_kernel).max() > 0  # what is cut off
+        assert_close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+        rest = [dataclasses.replace(tree, exit=None) for tree in (together, alone)]
+        jax.tree.map(assert_close, *rest)
+        jax.tree.map(assert_close, together.exit, shallow.exit)
 
     @pytest.mark.parametrize("settings", [{"exit_depth": 0}, {"exit_depth": 5}, {"exit_depth": 3, "max_depth": None}])
     def test_refuses_other_depths(self, settings):

@@ -59,9 +59,19 @@ class Network(abc.ABC):
         """
 
     def forward_together(
-        self, params: Any, images: Array, h: Array, depth: int, dtype: jnp.dtype, key: Array | None = None
+        self,
+        params: Any,
+        images: Array,
+        h: Array,
+        depth: int,
+        dtype: jnp.dtype,
+        key: Array | None = None,
+        detach: bool = False,
     ) -> dict[int, tuple[Array, Any]]:
-        """What `forward` gives in training, of every depth that is trained together with `depth`."""
+        """What `forward` gives in training, of every depth that is trained together with `depth`.
+
+        `detach`: a shallow puppet with an exit of its own trains that alone.
+        """
         return {depth: self.forward(params, None, images, h, depth, dtype, key)}
 
     @abc.abstractmethod

@@ -60,11 +60,11 @@ class PuppetNetwork(Network):
         kernels = self._generate(params, h, depth)
         return pj.apply_puppet(self.puppet, params, stats, kernels, images, depth, dtype, key)
 
-    def forward_together(self, params, images, h, depth, dtype, key=None):
+    def forward_together(self, params, images, h, depth, dtype, key=None, detach=False):
         if self.exits is None:
             return super().forward_together(params, images, h, depth, dtype, key)
         kernels = self._generate(params, h, depth)
-        return pj.apply_exits(self.puppet, params, None, kernels, images, self.exits, dtype, key)
+        return pj.apply_exits(self.puppet, params, None, kernels, images, self.exits, dtype, key, detach)
 
     def _generate(self, params, h, depth):
         shapes, generate = self.puppet.kernel_shapes(depth), GENERATE[self.kernels]

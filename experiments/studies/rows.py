@@ -100,6 +100,9 @@ ROWS: dict[str, Config] = {
     "whole-64-last-8": dataclasses.replace(BEST_64, depth_rule="last", spread=(8, 8)),
     "whole-64-last-12": dataclasses.replace(BEST_64, depth_rule="last", spread=(12, 12)),
     "whole-64-last-doubt": dataclasses.replace(BEST_64, depth_rule="last", **LAST_DOUBT, own_exit=True),
+    "whole-64-last-detached": dataclasses.replace(
+        BEST_64, depth_rule="last", adapt="doubt", spread=(5, 8), deep_share=0.4, own_exit=True, detach_exit=True
+    ),
     "whole-128-doubt": dataclasses.replace(WHOLE_128, mirror=True, **DOUBT),
     "whole-128-mirror-dropout-0.3": dataclasses.replace(WHOLE_128, mirror=True, dropout=0.3),
     "whole-512": dataclasses.replace(NARROW, **STATE, dropout=0.3, batch_size=128),

@@ -84,6 +84,25 @@ class TestTraining:
         assert float(metrics["loss"]) == pytest.approx(mean, rel=1e-5)
         assert abs(float(losses[0] - losses[1])) > 1e-3
 
+    def test_a_detached_exit_leaves_the_deep_puppet_as_it_would_be_alone(self, dataset):
+        config = dataclasses.replace(CONFIG, own_exit=True, detach_exit=True)
+        alone = dataclasses.replace(CONFIG, adapt="none", spread=(2, 2))
+        h = float(pj.slice_centre(np.zeros(1), 2, 1)[0])
+        data = Data(*map(jnp.asarray, (dataset.train_images[:40], dataset.train_labels[:40], jnp.full(40, h))))
+        stepped = []
+        for one, rate in ((config, 0.2), (alone, 0.1)):  # the mean of two losses has half of the gradient
+            network = make_network(one, 10, dataset.train_images.shape[1:])
+            tx = optax.sgd(rate)
+            state = init_state(one, network, (2,), tx)
+            before = jax.tree.map(np.array, state.params)  # a step takes the state's memory
+            state, _ = make_train_step(one, network, tx)(state, data, jnp.arange(40), depth=2)
+            stepped.append(state.params)
+            assert all(jax.tree.leaves(jax.tree.map(lambda a, b: (a != b).any(), before.exit, state.params.exit)))
+        together, single = stepped
+        moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), dataclasses.replace(together, exit=None), single)
+        assert max(jax.tree.leaves(moved)) < 1e-5
+        assert np.abs(single.puppeteer.pointwise_kernel - before.puppeteer.pointwise_kernel).max() > 1e-3
+
     def test_statistics_of_both_depths_come_from_the_same_batches(self, dataset):
         network = make_network(CONFIG, 10, dataset.train_images.shape[1:])
         params = network.init(0, (2,))
@@ -191,6 +210,7 @@ def test_logits_that_are_no_numbers_are_told(dataset, tmp_path, monkeypatch):
         ({"shallow_weight": 0.0}, "--shallow-weight must be positive and finite, got 0.0"),
         ({"mix_depths": True}, "--mix-depths must be left out"),
         ({"adapt": "none", "spread": (2, 2), "own_exit": True}, "--own-exit must be left out unless --adapt is doubt"),
+        ({"detach_exit": True}, "--detach-exit must be left out unless --own-exit is given, got True"),
         ({"kernels": "stored"}, "--adapt must be none for --network puppet with stored kernels"),
         ({"network": "vgg", "spread": None}, "--adapt must be parameters or none for --network vgg"),
     ],
