@@ -124,10 +124,7 @@ class Puppet:
         if depth < 1 or (self.max_depth is not None and depth > self.max_depth):
             most = "" if self.max_depth is None else f" and at most max_depth, {self.max_depth}"
             raise ValueError(f"depth must be at least 1{most}, got {depth}.")
-        if self.depth_rule == "last":
-            before = len(self.channels) - 1
-            return (1,) * before + (max(depth - before, 1),)
-        stem = (1,) if self.stem else ()
+        stem = (1,) * (len(self.channels) - 1 if self.depth_rule == "last" else self.stem)
         stages = len(self.channels) - len(stem)
         if self.depth_rule == "per_stage":
             return stem + (depth,) * stages

@@ -28,12 +28,12 @@ WHOLE_64 = dataclasses.replace(WHOLE, channels=(64, 64, 64), spread=(7, 7), num_
 """As wide as the puppeteer can make it from the stem on, layers 1-3-3."""
 BEST_64 = dataclasses.replace(WHOLE_64, mirror=True, **VELOCITY, dropout=0.1)
 """Mirrored, from the velocity, with less dropout."""
+LAST_64 = dataclasses.replace(BEST_64, depth_rule="last", spread=(8, 8))
+"""Layers 1-1-6: a layer costs least in the last stage."""
 WHOLE_128 = dataclasses.replace(WHOLE_64, channels=(64, 128, 128))
 """C = 128; a quarter of an hour on one core."""
 DOUBT: dict[str, Any] = {"adapt": "doubt", "spread": (5, 7), "deep_share": 0.36}
 """Layers 1-1-3 for all images, 1-3-3 for those in doubt; as many multiply-accumulates as layers 1-2-3 for all."""
-LAST_DOUBT: dict[str, Any] = {"adapt": "doubt", "spread": (5, 12), "deep_share": 0.42}
-"""Layers 1-1-3 for all images, seven more behind them for those in doubt; as layers 1-1-6 for all."""
 WHOLE_RESIDUAL = dataclasses.replace(RESIDUAL, epochs=28, learning_rate=1e-2, num_test=None)
 SLIM = dataclasses.replace(WHOLE, channels=(6, 12, 12), kernels="stored", dropout=0.0, num_test=None)
 """The puppet's own layers 1-2-3, but slim, and every weight stored: as many bytes."""
@@ -97,11 +97,13 @@ ROWS: dict[str, Config] = {
     "whole-64-velocity-dropout-0.1": BEST_64,
     "whole-64-velocity-depth-6-dropout-0.1": dataclasses.replace(BEST_64, spread=(6, 6)),
     "whole-64-velocity-depth-5-dropout-0.1": dataclasses.replace(BEST_64, spread=(5, 5)),
-    "whole-64-last-8": dataclasses.replace(BEST_64, depth_rule="last", spread=(8, 8)),
-    "whole-64-last-12": dataclasses.replace(BEST_64, depth_rule="last", spread=(12, 12)),
-    "whole-64-last-doubt": dataclasses.replace(BEST_64, depth_rule="last", **LAST_DOUBT, own_exit=True),
+    "whole-64-last-8": LAST_64,
+    "whole-64-last-12": dataclasses.replace(LAST_64, spread=(12, 12)),
+    "whole-64-last-doubt": dataclasses.replace(
+        LAST_64, adapt="doubt", spread=(5, 12), deep_share=0.42, own_exit=True
+    ),  # as many multiply-accumulates as 1-1-6
     "whole-64-last-detached": dataclasses.replace(
-        BEST_64, depth_rule="last", adapt="doubt", spread=(5, 8), deep_share=0.4, own_exit=True, detach_exit=True
+        LAST_64, adapt="doubt", spread=(5, 8), deep_share=0.4, own_exit=True, detach_exit=True
     ),
     "whole-128-doubt": dataclasses.replace(WHOLE_128, mirror=True, **DOUBT),
     "whole-128-mirror-dropout-0.3": dataclasses.replace(WHOLE_128, mirror=True, dropout=0.3),
