@@ -86,6 +86,8 @@ class Config:
     """Most test images that are evaluated, at equal distances in the test set; all if not given."""
     augment: Literal["none", "crop", "crop_flip"] = "none"
     """Random shifts by up to an eighth of the image, with or without mirror images, on the device."""
+    cutout: int = 0
+    """Side in pixels of a square, anywhere, that is blanked in every training image; 0 for none."""
     start_from: str | None = None
     """Folder of a run of the same network whose parameters training starts with; those of the seed if not given."""
     epochs: int = 10
@@ -143,6 +145,7 @@ class Config:
         _require(own_exit, "own_exit", "left out unless --adapt is doubt", self.own_exit)
         detach_exit = not self.detach_exit or self.own_exit
         _require(detach_exit, "detach_exit", "left out unless --own-exit is given", self.detach_exit)
+        _require(self.cutout >= 0, "cutout", "at least 0", self.cutout)
         for name in ("scale", "learning_rate", "shallow_weight"):
             value = getattr(self, name)
             _require(0 < value < math.inf, name, "positive and finite", value)

@@ -16,6 +16,8 @@ from experiments.networks import Network
 
 STATS_BATCHES = 8
 """Batches of a depth bucket whose statistics are averaged for evaluation."""
+GREY = 128
+"""What `cut_out` leaves of a pixel: about the mean of photographs."""
 MATRICES = {
     2: optax.contrib.MuonDimensionNumbers(),
     4: optax.contrib.MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3),
@@ -133,6 +135,9 @@ def make_train_step(config: Config, network: Network, tx: optax.GradientTransfor
     @functools.partial(jax.jit, static_argnames="depth", donate_argnames="state")
     def train_step(state: TrainState, data: Data, indices: Array, *, seed: Array, depth: int):
         batch = _pick(config, data, indices, seed, state.step)
+        if config.cutout:
+            cutout_key = jax.random.fold_in(jax.random.key(seed + 3), state.step)
+            batch = batch._replace(images=cut_out(cutout_key, batch.images, config.cutout))
         grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
         key = jax.random.fold_in(jax.random.key(seed + 2), state.step)
         (loss, correct), grads = grad_fn(state.params, batch, depth, key)
@@ -202,3 +207,21 @@ def shift(key: Array, images: Array, *, flip: bool) -> Array:
         return jnp.where(mirror, crop[:, ::-1], crop)
 
     return jax.vmap(one)(padded, corners, mirrored)
+
+
+def cut_out(key: Array, images: Array, size: int) -> Array:
+    """A grey square of `size` pixels in each image, its centre anywhere, so that a part of it may lie outside.
+
+    References:
+        DeVries and Taylor, Improved regularization of convolutional neural networks with cutout, 2017.
+    """
+    batch, height, width, _ = images.shape
+    centre = jax.random.randint(key, (batch, 2), 0, jnp.array([height, width]))
+    first = centre - size // 2
+
+    def inside(axis: int, length: int) -> Array:
+        place = jnp.arange(length) - first[:, axis, None]
+        return (place >= 0) & (place < size)
+
+    square = inside(0, height)[:, :, None, None] & inside(1, width)[:, None, :, None]
+    return jnp.where(square, jnp.asarray(GREY, images.dtype), images)

@@ -14,7 +14,9 @@ from experiments.config import Config
 from experiments.evaluation import accuracy
 from experiments.networks import make_network
 from experiments.training import (
+    GREY,
     Data,
+    cut_out,
     init_state,
     make_optimizer,
     make_stats_estimator,
@@ -319,3 +321,52 @@ class TestShift:
     def test_is_a_function_of_the_key(self):
         np.testing.assert_array_equal(self.moved(3, True), self.moved(3, True))
         assert (self.moved(3, True) != self.moved(4, True)).any()
+
+
+class TestCutOut:
+    IMAGES = np.full((200, 8, 6, 3), 7, np.uint8)
+
+    def blanked(self, seed, size=3):
+        """Where images have become grey; nothing else has changed."""
+        result = np.asarray(cut_out(jax.random.key(seed), self.IMAGES, size))
+        assert result.dtype == np.uint8
+        grey = result == GREY
+        np.testing.assert_array_equal(result[~grey], 7)
+        np.testing.assert_array_equal(grey, grey.any(axis=-1, keepdims=True).repeat(3, axis=-1))
+        return grey[..., 0]
+
+    def test_blanks_a_square_anywhere(self):
+        """Every place of a 3 x 3 square whose centre is a pixel occurs, also those that the border cuts."""
+        expected = set()
+        for row in range(8):
+            for column in range(6):
+                square = np.zeros((8, 6), bool)
+                square[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2] = True
+                expected.add(square.tobytes())
+        seen = {square.tobytes() for seed in range(3) for square in self.blanked(seed)}
+        assert seen == expected
+
+    def test_an_even_size(self):
+        sizes = self.blanked(0, 2).sum(axis=(1, 2))
+        assert sizes.max() == 4 and set(sizes) <= {1, 2, 4}
+
+    def test_blanks_images_in_training_alone(self, data):
+        """A square of twice the image leaves nothing: one loss. Statistics for evaluation are those of whole images."""
+        config = dataclasses.replace(CONFIG, cutout=16)
+        network, tx, state = setup(config)
+        batch = np.arange(N, dtype=np.int32)
+        logits, _ = forward(network, state.params, jnp.full_like(data.images, GREY), data.h.mean())
+        expected = make_stats_estimator(CONFIG, network)(state.params, data, [(1, batch)])
+        stats = make_stats_estimator(config, network)(state.params, data, [(1, batch)])
+        jax.tree.map(np.testing.assert_array_equal, stats, expected)
+        loss = float(make_train_step(config, network, tx)(state, data, batch, depth=1)[1]["loss"])
+        assert loss == pytest.approx(accuracy(np.asarray(logits), np.asarray(data.labels))["loss"], rel=1e-5)
+
+    def test_squares_differ_between_steps(self, data):
+        config = dataclasses.replace(CONFIG, cutout=4, learning_rate=1e-30)
+        network, tx, state = setup(config)
+        train_step, losses = make_train_step(config, network, tx), []
+        for _ in range(2):
+            state, metrics = train_step(state, data, np.arange(N, dtype=np.int32), depth=1)
+            losses.append(float(metrics["loss"]))
+        assert losses[0] != losses[1]
