@@ -76,6 +76,35 @@ def agreement(model: Model, images: np.ndarray, **overrides: Any) -> float:
     return float((shared == own).mean())
 
 
+def evaluate_views(
+    model: Model, test: tuple[np.ndarray, np.ndarray], held_out: tuple[np.ndarray, np.ndarray], share: float
+) -> dict[str, float]:
+    """Accuracy if images that the model is unsure of are looked at again, moved by a pixel (`average_views`).
+
+    Args:
+        model: what to measure.
+        test: images (N, H, W, C) uint8 and labels (N,).
+        held_out: likewise, images that the model was not trained on; they decide which doubt is too much.
+        share: of the held-out images that are looked at again, in (0, 1].
+
+    Returns:
+        `accuracy` on the test images, `validation_top1`, `share`, the `threshold` of doubt (-1: all images are looked
+        at again), and `mean_views` of a test image, by which its multiply-accumulates multiply.
+    """
+    predictor = model.predictor()
+    first = predictor(held_out[0])
+    threshold = -1.0 if share == 1 else pj.exit_threshold(pj.doubt(first), share)
+    validation, _ = pj.average_views(predictor, held_out[0], threshold=threshold, logits=first)
+    logits, num_views = pj.average_views(predictor, test[0], threshold=threshold)
+    return {
+        **accuracy(logits, test[1]),
+        "validation_top1": accuracy(validation, held_out[1])["top1"],
+        "share": share,
+        "threshold": threshold,
+        "mean_views": float(num_views.mean()),
+    }
+
+
 def speed(model: Model, images: np.ndarray, repeats: int = 30, **overrides: Any) -> dict[str, float]:
     """Seconds an image at batch 1 and images a second at batch 256: compiled, warmed up, medians.
 

@@ -21,7 +21,7 @@ from experiments.checkpoint import Checkpoints
 from experiments.config import Config, Options
 from experiments.data import Dataset, load_dataset, split_indices, spread_indices
 from experiments.errors import Interrupted, RunError
-from experiments.evaluation import accuracy, describe, device_name, evaluate
+from experiments.evaluation import accuracy, describe, device_name, evaluate, evaluate_views
 from experiments.interrupts import Interrupts
 from experiments.model_file import Model, load_model, save_model
 from experiments.networks import Network, make_network
@@ -357,8 +357,7 @@ def summarise(folder: Path, model: Model, dataset: Dataset, **overrides: Any) ->
     """Evaluates on the test set, writes `summary.json`, prints it, and returns it."""
     config = run_folder.read_config(folder)
     rows = run_folder.read_metrics(folder)
-    chosen = spread_indices(len(dataset.test_labels), config["config"].get("num_test"))
-    images, labels = dataset.test_images[chosen], dataset.test_labels[chosen]
+    images, labels = _test_set(config, dataset)
     summary = {
         "experiment": config["experiment"],
         **evaluate(model, images, labels, folder / run_folder.MODEL, **overrides),
@@ -377,6 +376,27 @@ def summarise(folder: Path, model: Model, dataset: Dataset, **overrides: Any) ->
     run_folder.write_json(folder / run_folder.SUMMARY, summary)
     print(describe(summary), flush=True)
     return summary
+
+
+def summarise_views(folder: Path, model: Model, dataset: Dataset, share: float) -> dict[str, float]:
+    """Adds `evaluate_views` to the `summary.json` of a finished run, prints it, and returns it."""
+    if not (folder / run_folder.SUMMARY).is_file():
+        again = f"python -m experiments.evaluate {folder}"
+        raise RunError(f"{folder} holds no {run_folder.SUMMARY}; `{again}` writes it.")
+    summary = run_folder.read_summary(folder, dict)
+    chosen = run_folder.read_split(folder)[1]
+    held_out = (dataset.train_images[chosen], dataset.train_labels[chosen])
+    views = evaluate_views(model, _test_set(run_folder.read_config(folder), dataset), held_out, share)
+    run_folder.write_json(folder / run_folder.SUMMARY, summary | {"views": views})
+    print(f"top-1          {views['top1']:.2%} with {views['mean_views']:.2f} views of a test image")
+    print(f"validation     {views['validation_top1']:.2%}", flush=True)
+    return views
+
+
+def _test_set(config: dict[str, Any], dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels that a run is tested on, by its `config.json`."""
+    chosen = spread_indices(len(dataset.test_labels), config["config"].get("num_test"))
+    return dataset.test_images[chosen], dataset.test_labels[chosen]
 
 
 def peak_memory() -> dict[str, int]:

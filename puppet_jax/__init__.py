@@ -86,6 +86,7 @@ from puppet_jax.trajectory import (
     num_steps as num_steps,
     trajectory as trajectory,
 )
+from puppet_jax.views import average_views as average_views
 
 try:
     __version__ = _version("puppet-jax")

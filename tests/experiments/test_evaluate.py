@@ -1,11 +1,14 @@
 """A finished run, measured again, and what it says of images."""
 
 import json
+import re
 import shutil
 
 import numpy as np
+import pytest
 from tiny_run import SUMMARY, TIMED
 
+import puppet_jax as pj
 from experiments import run
 from experiments.cli import run_command
 from experiments.evaluate import Command as EvaluateCommand, evaluate
@@ -50,6 +53,48 @@ class TestEvaluate:
         shutil.copy(straight.folder / "config.json", tmp_path)
         assert self.evaluate(tmp_path) == 1
         assert "model.safetensors does not exist" in capsys.readouterr().err
+
+    def test_views_are_added_to_the_summary(self, straight, tmp_path, capsys):
+        folder = shutil.copytree(straight.folder, tmp_path / "moved")
+        model, dataset = load_model(folder / "model.safetensors"), run.load_dataset("digits", None, "auto")
+        held_out = np.load(folder / "split.npz")["validation"]
+        doubts = pj.doubt(model.predictor()(dataset.train_images[held_out]))
+        threshold = pj.exit_threshold(doubts, 0.4)
+        logits, num_views = pj.average_views(model.predictor(), dataset.test_images, threshold=threshold)
+        top1 = float((logits.argmax(1) == dataset.test_labels).mean())
+        before = json.loads((folder / "summary.json").read_text())
+        assert self.evaluate(folder, "--views", "--share", 0.4) == 0
+        assert f"top-1          {top1:.2%} with {num_views.mean():.2f} views" in capsys.readouterr().out
+        after = json.loads((folder / "summary.json").read_text())
+        views = after.pop("views")
+        assert after == before
+        assert (views["top1"], views["mean_views"], views["share"]) == (top1, num_views.mean(), 0.4)
+        assert views["threshold"] == pytest.approx(threshold)
+        assert 1 < views["mean_views"] < 5
+
+    def test_views_of_all_images(self, straight, tmp_path):
+        folder = shutil.copytree(straight.folder, tmp_path / "moved")
+        assert self.evaluate(folder, "--views") == 0
+        views = json.loads((folder / "summary.json").read_text())["views"]
+        assert (views["mean_views"], views["threshold"]) == (5, -1)
+
+    def test_views_want_a_finished_run(self, straight, tmp_path, capsys):
+        folder = shutil.copytree(straight.folder, tmp_path / "moved")
+        (folder / "summary.json").unlink()
+        assert self.evaluate(folder, "--views") == 1
+        assert "holds no summary.json; `python -m experiments.evaluate" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("argv", "message"),
+        [
+            (["--share", "0.5"], "--share needs --views"),
+            (["--views", "--share", "0"], r"--share must be in \(0, 1\]"),
+            (["--views", "--agreement", "4"], "--views goes with --share and --data-dir alone"),
+        ],
+    )
+    def test_views_refuse_what_has_no_meaning(self, straight, argv, message, capsys):
+        assert self.evaluate(straight.folder, *argv) != 0
+        assert re.search(message, " ".join(capsys.readouterr().err.replace("│", " ").split()))
 
 
 def test_predict_says_what_evaluation_counts(straight, tmp_path, capsys):
