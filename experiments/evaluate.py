@@ -1,10 +1,10 @@
 """Measures a trained run on its test set: accuracy, depths, sizes, multiply-accumulates, speed.
 
     python -m experiments.evaluate RUN [--data-dir DIR] [--adaptation level|sample] [--num-slices N] [--agreement N]
-    python -m experiments.evaluate RUN --views [--share S] [--data-dir DIR]
+    python -m experiments.evaluate RUN [--views] [--others RUN...] [--share S] [--data-dir DIR]
 
-Prints the figures and writes RUN/summary.json. With --views, of a finished run: accuracy if images that the model is
-unsure of are looked at again, moved by a pixel in four directions, and what this costs; added to the summary.
+Prints the figures and writes RUN/summary.json. With --views or --others, of a finished run: accuracy if images that its
+model is in doubt about get further answers, their mean is taken, and what this costs; added to the summary.
 """
 
 import dataclasses
@@ -31,9 +31,11 @@ class Command:
     agreement: int = 0
     """Also compare the classes that "level" and "sample" give to this many test images."""
     views: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Measure further views of an image, and these alone."""
+    """Further answers: every model is asked of the image moved by a pixel in four directions."""
+    others: tuple[Path, ...] = ()
+    """Further answers: the models of these finished runs are asked."""
     share: float = 1.0
-    """With --views: share of the validation images that get them, those of most doubt."""
+    """Share of the validation images that get further answers, those of most doubt."""
 
     def __post_init__(self):
         """Refuses values outside their range."""
@@ -43,10 +45,10 @@ class Command:
             raise ValueError(f"--num-slices must be at least 1, got {self.num_slices}.")
         if not 0 < self.share <= 1:
             raise ValueError(f"--share must be in (0, 1], got {self.share}.")
-        if self.share != 1 and not self.views:
-            raise ValueError(f"--share needs --views, got --share {self.share} alone.")
-        if self.views and (self.adaptation or self.num_slices or self.agreement):
-            raise ValueError("--views goes with --share and --data-dir alone.")
+        if self.share != 1 and not (self.views or self.others):
+            raise ValueError(f"--share needs --views or --others, got --share {self.share} alone.")
+        if (self.views or self.others) and (self.adaptation or self.num_slices or self.agreement):
+            raise ValueError("--views and --others go with --share and --data-dir alone.")
 
 
 def evaluate(command: Command) -> None:
@@ -55,7 +57,7 @@ def evaluate(command: Command) -> None:
     from experiments.errors import RunError
     from experiments.evaluation import agreement
     from experiments.model_file import load_model
-    from experiments.run import load_data_of, summarise, summarise_views, use_compilation_cache
+    from experiments.run import load_data_of, summarise, summarise_answers, use_compilation_cache
 
     use_compilation_cache()
     config = run_folder.as_config(run_folder.read_config(command.run)["config"])
@@ -67,8 +69,9 @@ def evaluate(command: Command) -> None:
         raise RunError(f"{command.run} has one set of kernels a depth (--adapt {config.adapts}); leave out {flags}.")
     model = load_model(command.run / run_folder.MODEL)
     dataset = load_data_of(command.run, command.data_dir)
-    if command.views:
-        summarise_views(command.run, model, dataset, command.share)
+    if command.views or command.others:
+        models = [model, *(load_model(run / run_folder.MODEL) for run in command.others)]
+        summarise_answers((command.run, *command.others), models, dataset, command.views, command.share)
         return
     summarise(command.run, model, dataset, **overrides)
     if command.agreement > 0:

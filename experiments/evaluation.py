@@ -3,12 +3,14 @@
 import statistics
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 
 import puppet_jax as pj
 from experiments.model_file import Model
@@ -76,32 +78,40 @@ def agreement(model: Model, images: np.ndarray, **overrides: Any) -> float:
     return float((shared == own).mean())
 
 
-def evaluate_views(
-    model: Model, test: tuple[np.ndarray, np.ndarray], held_out: tuple[np.ndarray, np.ndarray], share: float
+def evaluate_answers(
+    models: Sequence[Model],
+    views: bool,
+    test: tuple[np.ndarray, np.ndarray],
+    held_out: tuple[np.ndarray, np.ndarray],
+    share: float,
 ) -> dict[str, float]:
-    """Accuracy if images that the model is unsure of are looked at again, moved by a pixel (`average_views`).
+    """Accuracy if images that the first model is in doubt about get further answers (`average_answers`).
 
     Args:
-        model: what to measure.
+        models: the others are asked of the images in doubt alone.
+        views: ask each model of those images moved by a pixel as well, in four directions.
         test: images (N, H, W, C) uint8 and labels (N,).
-        held_out: likewise, images that the model was not trained on; they decide which doubt is too much.
-        share: of the held-out images that are looked at again, in (0, 1].
+        held_out: likewise, images that no model was trained on; they decide which doubt is too much.
+        share: of the held-out images that get further answers, in (0, 1].
 
     Returns:
-        `accuracy` on the test images, `validation_top1`, `share`, the `threshold` of doubt (-1: all images are looked
-        at again), and `mean_views` of a test image, by which its multiply-accumulates multiply.
+        `accuracy` on the test images, `validation_top1`, the `threshold` of doubt (-1: no image is without further
+        answers), and the share of the test images that get them, `test_share`.
     """
-    predictor = model.predictor()
-    first = predictor(held_out[0])
+    own = [model.predictor() for model in models]
+    predictors: list[Callable[[np.ndarray], ArrayLike]] = [
+        *own,
+        *(view for one in own for view in pj.moved_views(one) if views),
+    ]
+    first = own[0](held_out[0])
     threshold = -1.0 if share == 1 else pj.exit_threshold(pj.doubt(first), share)
-    validation, _ = pj.average_views(predictor, held_out[0], threshold=threshold, logits=first)
-    logits, num_views = pj.average_views(predictor, test[0], threshold=threshold)
+    validation, _ = pj.average_answers(predictors, held_out[0], threshold, first)
+    logits, num_answers = pj.average_answers(predictors, test[0], threshold)
     return {
         **accuracy(logits, test[1]),
         "validation_top1": accuracy(validation, held_out[1])["top1"],
-        "share": share,
         "threshold": threshold,
-        "mean_views": float(num_views.mean()),
+        "test_share": float((num_answers > 1).mean()),
     }
 
 

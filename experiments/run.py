@@ -21,7 +21,7 @@ from experiments.checkpoint import Checkpoints
 from experiments.config import Config, Options
 from experiments.data import Dataset, load_dataset, split_indices, spread_indices
 from experiments.errors import Interrupted, RunError
-from experiments.evaluation import accuracy, describe, device_name, evaluate, evaluate_views
+from experiments.evaluation import accuracy, describe, device_name, evaluate, evaluate_answers
 from experiments.interrupts import Interrupts
 from experiments.model_file import Model, load_model, save_model
 from experiments.networks import Network, make_network
@@ -35,6 +35,7 @@ from experiments.training import (
     make_train_step,
     rounded,
 )
+from puppet_jax.answers import DIAGONALS
 
 CHECK_EVERY = 50
 """Steps between two looks at the loss; each look fetches the losses of the window before the last."""
@@ -119,13 +120,18 @@ def _start(config: Config, network: Network, depths: np.ndarray, data: dict[str,
             f"the flags of its {run_folder.CONFIG}."
         )
     if found["data"]["sha256"] == data["sha256"]:
-        seen = np.intersect1d(run_folder.read_split(folder)[0], validation)
-        if len(seen):
-            raise RunError(
-                f"{folder} was trained on {len(seen)} of the {len(validation)} images that this run would be validated "
-                "on; give its --seed, --num-images and --num-validation."
-            )
+        _check_unseen(folder, validation, "give its --seed, --num-images and --num-validation")
     return params
+
+
+def _check_unseen(folder: Path, validation: np.ndarray, advice: str) -> None:
+    """Raises a RunError if the run in `folder` was trained on validation images (places in the training set)."""
+    seen = np.intersect1d(run_folder.read_split(folder)[0], validation)
+    if len(seen):
+        raise RunError(
+            f"{folder} was trained on {len(seen)} of the {len(validation)} images that this run is validated on; "
+            f"{advice}."
+        )
 
 
 def measure_complexities(config: Config, images: np.ndarray) -> tuple[np.ndarray, pj.CalibratedComplexity]:
@@ -378,19 +384,44 @@ def summarise(folder: Path, model: Model, dataset: Dataset, **overrides: Any) ->
     return summary
 
 
-def summarise_views(folder: Path, model: Model, dataset: Dataset, share: float) -> dict[str, float]:
-    """Adds `evaluate_views` to the `summary.json` of a finished run, prints it, and returns it."""
-    if not (folder / run_folder.SUMMARY).is_file():
-        again = f"python -m experiments.evaluate {folder}"
-        raise RunError(f"{folder} holds no {run_folder.SUMMARY}; `{again}` writes it.")
-    summary = run_folder.read_summary(folder, dict)
-    chosen = run_folder.read_split(folder)[1]
+def summarise_answers(
+    folders: Sequence[Path], models: Sequence[Model], dataset: Dataset, views: bool, share: float
+) -> dict[str, Any]:
+    """Adds `evaluate_answers` to the first run's `summary.json`, prints it, and returns it.
+
+    Raises:
+        RunError: if a run is not finished, or was trained on images that the first was validated on.
+    """
+    needed = ("puppet_macs", "trainable_bytes", "config", "top1")
+    summaries = []
+    for folder in folders:
+        if not (folder / run_folder.SUMMARY).is_file():
+            again = f"python -m experiments.evaluate {folder}"
+            raise RunError(f"{folder} holds no {run_folder.SUMMARY}; `{again}` writes it.")
+        summaries.append(run_folder.read_summary(folder, lambda found: [found[name] for name in needed]))
+    chosen = run_folder.read_split(folders[0])[1]
+    for folder in folders[1:]:
+        _check_unseen(folder, chosen, "ask together only runs of the same split")
     held_out = (dataset.train_images[chosen], dataset.train_labels[chosen])
-    views = evaluate_views(model, _test_set(run_folder.read_config(folder), dataset), held_out, share)
-    run_folder.write_json(folder / run_folder.SUMMARY, summary | {"views": views})
-    print(f"top-1          {views['top1']:.2%} with {views['mean_views']:.2f} views of a test image")
-    print(f"validation     {views['validation_top1']:.2%}", flush=True)
-    return views
+    test = _test_set(run_folder.read_config(folders[0]), dataset)
+    found = evaluate_answers(models, views, test, held_out, share)
+    macs = [summary["puppet_macs"] for summary in summaries]
+    further = sum(macs[1:]) + (len(DIAGONALS) * sum(macs) if views else 0)
+    described: dict[str, Any] = {"runs": [folder.name for folder in folders], "views": views, "share": share}
+    answers: dict[str, Any] = described | {
+        **found,
+        "puppet_macs": round(macs[0] + found["test_share"] * further),
+        "trainable_bytes": sum(summary["trainable_bytes"] for summary in summaries),
+    }
+    others = [one for one in summaries[0].get("answers", []) if {name: one[name] for name in described} != described]
+    run_folder.write_json(folders[0] / run_folder.SUMMARY, summaries[0] | {"answers": [*others, answers]})
+    print(
+        f"top-1          {answers['top1']:.2%} with further answers to {answers['test_share']:.1%} of the test images"
+    )
+    print(f"validation     {answers['validation_top1']:.2%}")
+    print(f"all trainable  {answers['trainable_bytes']:,} bytes")
+    print(f"network        {answers['puppet_macs'] / 1e6:,.1f} M multiply-accumulates an image", flush=True)
+    return answers
 
 
 def _test_set(config: dict[str, Any], dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:

@@ -137,7 +137,7 @@ def make_train_step(config: Config, network: Network, tx: optax.GradientTransfor
         batch = _pick(config, data, indices, seed, state.step)
         if config.cutout:
             cutout_key = jax.random.fold_in(jax.random.key(seed + 3), state.step)
-            batch = batch._replace(images=cut_out(cutout_key, batch.images, config.cutout))
+            batch = batch._replace(images=cut_out(cutout_key, jnp.asarray(batch.images), config.cutout))
         grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
         key = jax.random.fold_in(jax.random.key(seed + 2), state.step)
         (loss, correct), grads = grad_fn(state.params, batch, depth, key)

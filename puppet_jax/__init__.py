@@ -17,6 +17,10 @@ from puppet_jax.adaptation import (
     initial_level as initial_level,
     step_size as step_size,
 )
+from puppet_jax.answers import (
+    average_answers as average_answers,
+    moved_views as moved_views,
+)
 from puppet_jax.complexity import (
     CalibratedComplexity as CalibratedComplexity,
     calibrate as calibrate,
@@ -86,7 +90,6 @@ from puppet_jax.trajectory import (
     num_steps as num_steps,
     trajectory as trajectory,
 )
-from puppet_jax.views import average_views as average_views
 
 try:
     __version__ = _version("puppet-jax")

@@ -57,28 +57,47 @@ class TestEvaluate:
     def test_views_are_added_to_the_summary(self, straight, tmp_path, capsys):
         folder = shutil.copytree(straight.folder, tmp_path / "moved")
         model, dataset = load_model(folder / "model.safetensors"), run.load_dataset("digits", None, "auto")
+        predict = model.predictor()
         held_out = np.load(folder / "split.npz")["validation"]
-        doubts = pj.doubt(model.predictor()(dataset.train_images[held_out]))
-        threshold = pj.exit_threshold(doubts, 0.4)
-        logits, num_views = pj.average_views(model.predictor(), dataset.test_images, threshold=threshold)
-        top1 = float((logits.argmax(1) == dataset.test_labels).mean())
+        threshold = pj.exit_threshold(pj.doubt(predict(dataset.train_images[held_out])), 0.4)
+        logits, num = pj.average_answers([predict, *pj.moved_views(predict)], dataset.test_images, threshold)
+        top1, share = float((logits.argmax(1) == dataset.test_labels).mean()), float((num > 1).mean())
         before = json.loads((folder / "summary.json").read_text())
-        assert self.evaluate(folder, "--views", "--share", 0.4) == 0
-        assert f"top-1          {top1:.2%} with {num_views.mean():.2f} views" in capsys.readouterr().out
+        for _ in range(2):  # the second replaces the first
+            assert self.evaluate(folder, "--views", "--share", 0.4) == 0
+        output = capsys.readouterr().out
+        assert f"top-1          {top1:.2%} with further answers to {share:.1%} of the test images" in output
         after = json.loads((folder / "summary.json").read_text())
-        views = after.pop("views")
+        (answers,) = after.pop("answers")
         assert after == before
-        assert (views["top1"], views["mean_views"], views["share"]) == (top1, num_views.mean(), 0.4)
-        assert views["threshold"] == pytest.approx(threshold)
-        assert 1 < views["mean_views"] < 5
+        assert (answers["top1"], answers["test_share"], answers["share"]) == (top1, share, 0.4)
+        assert answers["threshold"] == pytest.approx(threshold)
+        assert answers["puppet_macs"] == round(before["puppet_macs"] * (1 + 4 * share))
+        assert answers["trainable_bytes"] == before["trainable_bytes"]
 
-    def test_views_of_all_images(self, straight, tmp_path):
+    def test_answers_of_another_run(self, straight, tmp_path, capsys):
+        """Twice the same network: what it answers by itself, for twice the bytes and the multiply-accumulates."""
         folder = shutil.copytree(straight.folder, tmp_path / "moved")
-        assert self.evaluate(folder, "--views") == 0
-        views = json.loads((folder / "summary.json").read_text())["views"]
-        assert (views["mean_views"], views["threshold"]) == (5, -1)
+        assert self.evaluate(folder, "--others", straight.folder) == 0
+        assert self.evaluate(folder, "--others", straight.folder, "--views", "--share", 0.4) == 0
+        summary = json.loads((folder / "summary.json").read_text())
+        plain, views = summary["answers"]
+        assert plain["top1"] == summary["top1"]
+        assert (plain["test_share"], plain["threshold"]) == (1, -1)
+        assert plain["trainable_bytes"] == 2 * summary["trainable_bytes"]
+        assert plain["puppet_macs"] == 2 * summary["puppet_macs"]
+        assert views["puppet_macs"] == round(summary["puppet_macs"] * (1 + 9 * views["test_share"]))
+        assert plain["runs"] == ["moved", straight.folder.name]
 
-    def test_views_want_a_finished_run(self, straight, tmp_path, capsys):
+    def test_other_runs_must_not_have_seen_the_validation_images(self, straight, tmp_path, capsys):
+        folders = [shutil.copytree(straight.folder, tmp_path / name) for name in ("one", "two")]
+        split = np.load(straight.folder / "split.npz")
+        np.savez(folders[1] / "split.npz", train=split["validation"][:7], validation=split["train"])
+        assert self.evaluate(folders[0], "--others", folders[1]) == 1
+        error = " ".join(capsys.readouterr().err.split())
+        assert "two was trained on 7 of the" in error and "runs of the same split" in error
+
+    def test_further_answers_want_finished_runs(self, straight, tmp_path, capsys):
         folder = shutil.copytree(straight.folder, tmp_path / "moved")
         (folder / "summary.json").unlink()
         assert self.evaluate(folder, "--views") == 1
@@ -87,12 +106,12 @@ class TestEvaluate:
     @pytest.mark.parametrize(
         ("argv", "message"),
         [
-            (["--share", "0.5"], "--share needs --views"),
+            (["--share", "0.5"], "--share needs --views or --others"),
             (["--views", "--share", "0"], r"--share must be in \(0, 1\]"),
-            (["--views", "--agreement", "4"], "--views goes with --share and --data-dir alone"),
+            (["--views", "--agreement", "4"], "--views and --others go with --share and --data-dir alone"),
         ],
     )
-    def test_views_refuse_what_has_no_meaning(self, straight, argv, message, capsys):
+    def test_further_answers_refuse_what_has_no_meaning(self, straight, argv, message, capsys):
         assert self.evaluate(straight.folder, *argv) != 0
         assert re.search(message, " ".join(capsys.readouterr().err.replace("│", " ").split()))
 
