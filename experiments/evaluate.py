@@ -33,7 +33,7 @@ class Command:
     views: tyro.conf.FlagCreatePairsOff[bool] = False
     """Further answers: every model is asked of the image moved by a pixel in four directions."""
     others: tuple[Path, ...] = ()
-    """Further answers: the models of these finished runs are asked."""
+    """Further answers: the models of these runs are asked."""
     share: float = 1.0
     """Share of the validation images that get further answers, those of most doubt."""
 

@@ -96,9 +96,9 @@ def evaluate_answers(
 
     Returns:
         `accuracy` on the test images, `validation_top1`, the `threshold` of doubt (-1: no image is without further
-        answers), and the share of the test images that get them, `test_share`.
+        answers), the share of the test images that get them, `test_share`, and the `puppet_macs` of a test image.
     """
-    own = [model.predictor() for model in models]
+    own = [_Counted(model) for model in models]
     predictors: list[Callable[[np.ndarray], ArrayLike]] = [
         *own,
         *(view for one in own for view in pj.moved_views(one) if views),
@@ -106,13 +106,30 @@ def evaluate_answers(
     first = own[0](held_out[0])
     threshold = -1.0 if share == 1 else pj.exit_threshold(pj.doubt(first), share)
     validation, _ = pj.average_answers(predictors, held_out[0], threshold, first)
+    before = sum(one.macs for one in own)
     logits, num_answers = pj.average_answers(predictors, test[0], threshold)
     return {
         **accuracy(logits, test[1]),
         "validation_top1": accuracy(validation, held_out[1])["top1"],
         "threshold": threshold,
         "test_share": float((num_answers > 1).mean()),
+        "puppet_macs": round((sum(one.macs for one in own) - before) / len(test[0])),
     }
+
+
+class _Counted:
+    """A model's answers, and the multiply-accumulates of its network for all of them so far, `macs`."""
+
+    def __init__(self, model: Model):
+        self.model = model
+        self.predictor = model.predictor()
+        self.macs = 0
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        logits, depths = self.predictor.route(images)
+        for depth, count in Counter(depths.tolist()).items():
+            self.macs += count * self.model.network.macs(self.model.params, depth)[1]
+        return logits
 
 
 def speed(model: Model, images: np.ndarray, repeats: int = 30, **overrides: Any) -> dict[str, float]:

@@ -35,7 +35,6 @@ from experiments.training import (
     make_train_step,
     rounded,
 )
-from puppet_jax.answers import DIAGONALS
 
 CHECK_EVERY = 50
 """Steps between two looks at the loss; each look fetches the losses of the window before the last."""
@@ -390,31 +389,26 @@ def summarise_answers(
     """Adds `evaluate_answers` to the first run's `summary.json`, prints it, and returns it.
 
     Raises:
-        RunError: if a run is not finished, or was trained on images that the first was validated on.
+        RunError: if that run is not finished, or another was trained on images that it was validated on.
     """
-    needed = ("puppet_macs", "trainable_bytes", "config", "top1")
-    summaries = []
-    for folder in folders:
-        if not (folder / run_folder.SUMMARY).is_file():
-            again = f"python -m experiments.evaluate {folder}"
-            raise RunError(f"{folder} holds no {run_folder.SUMMARY}; `{again}` writes it.")
-        summaries.append(run_folder.read_summary(folder, lambda found: [found[name] for name in needed]))
-    chosen = run_folder.read_split(folders[0])[1]
-    for folder in folders[1:]:
-        _check_unseen(folder, chosen, "ask together only runs of the same split")
+    folder = folders[0]
+    if not (folder / run_folder.SUMMARY).is_file():
+        again = f"python -m experiments.evaluate {folder}"
+        raise RunError(f"{folder} holds no {run_folder.SUMMARY}; `{again}` writes it.")
+    summary = run_folder.read_summary(folder, dict)
+    chosen = run_folder.read_split(folder)[1]
+    for other in folders[1:]:
+        _check_unseen(other, chosen, "ask together only runs of the same split")
     held_out = (dataset.train_images[chosen], dataset.train_labels[chosen])
-    test = _test_set(run_folder.read_config(folders[0]), dataset)
-    found = evaluate_answers(models, views, test, held_out, share)
-    macs = [summary["puppet_macs"] for summary in summaries]
-    further = sum(macs[1:]) + (len(DIAGONALS) * sum(macs) if views else 0)
-    described: dict[str, Any] = {"runs": [folder.name for folder in folders], "views": views, "share": share}
-    answers: dict[str, Any] = described | {
-        **found,
-        "puppet_macs": round(macs[0] + found["test_share"] * further),
-        "trainable_bytes": sum(summary["trainable_bytes"] for summary in summaries),
+    test = _test_set(run_folder.read_config(folder), dataset)
+    described: dict[str, Any] = {"runs": [one.name for one in folders], "views": views, "share": share}
+    answers = {
+        **described,
+        **evaluate_answers(models, views, test, held_out, share),
+        "trainable_bytes": sum(model.stored_bytes()[1] for model in models),
     }
-    others = [one for one in summaries[0].get("answers", []) if {name: one[name] for name in described} != described]
-    run_folder.write_json(folders[0] / run_folder.SUMMARY, summaries[0] | {"answers": [*others, answers]})
+    others = [one for one in summary.get("answers", []) if {name: one[name] for name in described} != described]
+    run_folder.write_json(folder / run_folder.SUMMARY, summary | {"answers": [*others, answers]})
     print(
         f"top-1          {answers['top1']:.2%} with further answers to {answers['test_share']:.1%} of the test images"
     )
