@@ -18,6 +18,7 @@
 | full512 | the largest of them on full training sets | none |
 | controls64 | what each idea behind preset best is worth | none |
 | exits64, exits128 | input-adaptive depth by doubt against single depths, at two sizes | none |
+| exits64_last | the same with further layers in the last stage alone and an exit that is trained alone | none |
 
 Trains what is missing, reads what is finished, goes on where a run or the table itself was interrupted. Without
 --budget it is a smoke run on a small share of the protocol, and says so; --budget 1 is the full protocol. With
@@ -62,6 +63,7 @@ class Command:
             "controls64",
             "exits64",
             "exits128",
+            "exits64_last",
         ],
         tyro.conf.Positional,
     ]

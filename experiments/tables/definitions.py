@@ -317,6 +317,24 @@ def exits128() -> Table:
     return _exits("Input-adaptive depth by doubt, C = 128: 8,000 images, no augmentation", best)
 
 
+def exits64_last() -> Table:
+    """Depth by doubt with all further layers in the last stage, where the exit's loss trains the exit alone."""
+    last = dataclasses.replace(BEST, depth_rule="last")
+    doubt: dict[str, Any] = {"adapt": "doubt", "spread": (5, 8), "deep_share": 0.4}
+    rows = (
+        Row("layers 1-1-4", "cifar10", dataclasses.replace(last, spread=(6, 6))),
+        Row(
+            "layers 1-1-3, those in doubt on to 1-1-6",
+            "cifar10",
+            dataclasses.replace(last, **doubt, own_exit=True, detach_exit=True),
+        ),
+        Row("layers 1-1-6", "cifar10", dataclasses.replace(last, spread=(8, 8))),
+        Row("layers 1-3-3, preset best", "cifar10", BEST),
+    )
+    title = "Input-adaptive depth by doubt in the last stage, C = 64: 8,000 images, no augmentation"
+    return Table(title, rows, smoke=0.02, seeds=3, columns=(*RING_COLUMNS, "depth"))
+
+
 def _exits(title: str, best: Config) -> Table:
     """The share of deep images makes depth by doubt cost as the first row does."""
     doubt: dict[str, Any] = {"adapt": "doubt", "spread": (5, 7), "deep_share": 0.36}
@@ -350,6 +368,7 @@ TRAINED: dict[str, Callable[[], Table]] = {
     "full512": full512,
     "controls64": controls64,
     "exits64": exits64,
+    "exits64_last": exits64_last,
     "exits128": exits128,
 }
 """Tables that need training, by name."""
