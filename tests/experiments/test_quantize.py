@@ -148,7 +148,7 @@ class TestTuning:
         [
             ({"channels": (8,)}, "has other parameters than the one that these flags describe"),
             ({"kernels_from": "velocity"}, "has other parameters than the one that these flags describe"),
-            ({"seed": 1}, "images that this run would be validated on; give its --seed"),
+            ({"seed": 1}, "images that this run is validated on; give its --seed"),
             ({"start_from": "nowhere"}, "nowhere does not exist"),
         ],
     )
