@@ -4,7 +4,7 @@
     python -m experiments.evaluate RUN [--views] [--others RUN...] [--share S] [--data-dir DIR]
 
 Prints the figures and writes RUN/summary.json. With --views or --others, of a finished run: accuracy if images that its
-model is in doubt about get further answers, their mean is taken, and what this costs; added to the summary.
+model is in doubt about get further answers and the mean of all counts, and what that costs; added to the summary.
 """
 
 import dataclasses
@@ -70,6 +70,8 @@ def evaluate(command: Command) -> None:
     model = load_model(command.run / run_folder.MODEL)
     dataset = load_data_of(command.run, command.data_dir)
     if command.views or command.others:
+        for run in command.others:
+            run_folder.read_config(run)  # says so if it is no folder of a run
         models = [model, *(load_model(run / run_folder.MODEL) for run in command.others)]
         summarise_answers((command.run, *command.others), models, dataset, command.views, command.share)
         return

@@ -389,18 +389,21 @@ def summarise_answers(
     """Adds `evaluate_answers` to the first run's `summary.json`, prints it, and returns it.
 
     Raises:
-        RunError: if that run is not finished, or another was trained on images that it was validated on.
+        RunError: if that run is not finished, or another was trained on other data, or on images that it was validated
+            on.
     """
     folder = folders[0]
     if not (folder / run_folder.SUMMARY).is_file():
         again = f"python -m experiments.evaluate {folder}"
         raise RunError(f"{folder} holds no {run_folder.SUMMARY}; `{again}` writes it.")
-    summary = run_folder.read_summary(folder, dict)
+    summary, config = run_folder.read_summary(folder, dict), run_folder.read_config(folder)
     chosen = run_folder.read_split(folder)[1]
     for other in folders[1:]:
+        if run_folder.read_config(other)["data"]["sha256"] != config["data"]["sha256"]:
+            raise RunError(f"{other} was trained on other data than {folder}; ask together only runs of the same data.")
         _check_unseen(other, chosen, "ask together only runs of the same split")
     held_out = (dataset.train_images[chosen], dataset.train_labels[chosen])
-    test = _test_set(run_folder.read_config(folder), dataset)
+    test = _test_set(config, dataset)
     described: dict[str, Any] = {"runs": [one.name for one in folders], "views": views, "share": share}
     answers = {
         **described,

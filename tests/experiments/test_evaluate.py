@@ -97,6 +97,16 @@ class TestEvaluate:
         error = " ".join(capsys.readouterr().err.split())
         assert "two was trained on 7 of the" in error and "runs of the same split" in error
 
+    def test_other_runs_must_be_of_the_same_data(self, straight, tmp_path, capsys):
+        folders = [shutil.copytree(straight.folder, tmp_path / name) for name in ("one", "two")]
+        config = json.loads((folders[1] / "config.json").read_text())
+        config["data"]["sha256"] = "0" * 64
+        (folders[1] / "config.json").write_text(json.dumps(config))
+        assert self.evaluate(folders[0], "--others", folders[1]) == 1
+        assert "two was trained on other data than" in " ".join(capsys.readouterr().err.split())
+        assert self.evaluate(folders[0], "--others", tmp_path / "three") == 1
+        assert "three does not exist" in " ".join(capsys.readouterr().err.split())
+
     def test_further_answers_want_finished_runs(self, straight, tmp_path, capsys):
         folder = shutil.copytree(straight.folder, tmp_path / "moved")
         (folder / "summary.json").unlink()
