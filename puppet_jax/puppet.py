@@ -387,8 +387,8 @@ def apply_exits(
         For each depth what `apply_puppet` returns.
 
     Raises:
-        ValueError: if there are several depths and the puppets are not nested, or images, floats or kernels do not fit
-            the architecture.
+        ValueError: if there are several depths and the puppets are not nested, `detach` is given without the puppet
+            that it is for, or images, floats or kernels do not fit the architecture.
 
     Example:
         >>> import jax, numpy as np, puppet_jax as pj
@@ -402,6 +402,10 @@ def apply_exits(
     """
     if len(set(depths)) > 1 and puppet.max_depth is None:
         raise ValueError(f"puppets of depths {tuple(depths)} share kernels only if max_depth is given, got None.")
+    if detach and puppet.exit_depth not in depths:
+        raise ValueError(
+            f"detach is for the puppet of exit_depth, {puppet.exit_depth}, which is not one of depths {tuple(depths)}."
+        )
     x = check_inputs(puppet, params, kernels, images, max(depths)).astype(dtype)
     found: dict[tuple[tuple[Layer, bool], ...], tuple[Array, tuple[BatchStats, ...]]] = {(): (x, ())}
     outputs = {}

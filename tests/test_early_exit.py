@@ -258,6 +258,11 @@ class TestOwnExit:
         expected, _ = pj.apply_puppet(puppet, params, stats[depths[1]], kernels, images(5), depths[1])
         np.testing.assert_allclose(one(images(5)), expected, atol=1e-5)
 
+    def test_detach_wants_the_exit_that_it_is_for(self, nested):
+        puppet, params, kernels, _ = nested
+        with pytest.raises(ValueError, match=r"detach is for the puppet of exit_depth, None, .* depths \(3, 5\)"):
+            pj.apply_exits(puppet, params, None, kernels, images(2), DEPTHS, detach=True)
+
     @pytest.mark.parametrize("changes", [{}, {"depth_rule": "last"}, {"classifier": "generated"}])
     def test_detached_it_trains_alone_and_the_deep_puppet_as_without(self, changes):
         puppet, params, _, _ = self.make(3, **changes)
