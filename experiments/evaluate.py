@@ -67,14 +67,12 @@ def evaluate(command: Command) -> None:
     if meaningless and config.one_set_a_depth:
         flags = " and ".join(f"--{name.replace('_', '-')}" for name in meaningless)
         raise RunError(f"{command.run} has one set of kernels a depth (--adapt {config.adapts}); leave out {flags}.")
+    if command.views or command.others:
+        dataset = load_data_of(command.run, command.data_dir)
+        summarise_answers(command.run, command.others, dataset, command.views, command.share)
+        return
     model = load_model(command.run / run_folder.MODEL)
     dataset = load_data_of(command.run, command.data_dir)
-    if command.views or command.others:
-        for run in command.others:
-            run_folder.read_config(run)  # says so if it is no folder of a run
-        models = [model, *(load_model(run / run_folder.MODEL) for run in command.others)]
-        summarise_answers((command.run, *command.others), models, dataset, command.views, command.share)
-        return
     summarise(command.run, model, dataset, **overrides)
     if command.agreement > 0:
         images = dataset.test_images[: command.agreement]

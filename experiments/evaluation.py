@@ -50,8 +50,7 @@ def evaluate(
     logits, depths = predictor.route(images, h)
     correct = logits.argmax(axis=1) == labels
     counts = Counter(depths.tolist())
-    macs = {depth: model.network.macs(model.params, depth) for depth in counts}
-    generator, puppet = (sum(macs[depth][i] * n for depth, n in counts.items()) / len(images) for i in (0, 1))
+    generator, puppet = (macs / len(images) for macs in _total_macs(model, counts))
     puppeteer_bytes, trainable_bytes = model.stored_bytes()
     return {
         **accuracy(logits, labels),
@@ -67,6 +66,13 @@ def evaluate(
         "puppet_macs": round(puppet),
         **speed(model, images, **overrides),
     }
+
+
+def _total_macs(model: Model, counts: Counter[int]) -> tuple[int, int]:
+    """Multiply-accumulates of generator and network for as many images of each depth."""
+    macs = {depth: model.network.macs(model.params, depth) for depth in counts}
+    generator, puppet = (sum(macs[depth][i] * n for depth, n in counts.items()) for i in (0, 1))
+    return generator, puppet
 
 
 def agreement(model: Model, images: np.ndarray, **overrides: Any) -> float:
@@ -127,8 +133,7 @@ class _Counted:
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         logits, depths = self.predictor.route(images)
-        for depth, count in Counter(depths.tolist()).items():
-            self.macs += count * self.model.network.macs(self.model.params, depth)[1]
+        self.macs += _total_macs(self.model, Counter(depths.tolist()))[1]
         return logits
 
 

@@ -384,34 +384,31 @@ def summarise(folder: Path, model: Model, dataset: Dataset, **overrides: Any) ->
 
 
 def summarise_answers(
-    folders: Sequence[Path], models: Sequence[Model], dataset: Dataset, views: bool, share: float
+    folder: Path, others: Sequence[Path], dataset: Dataset, views: bool, share: float
 ) -> dict[str, Any]:
-    """Adds `evaluate_answers` to the first run's `summary.json`, prints it, and returns it.
+    """Adds `evaluate_answers` to a run's `summary.json`, where `others` are asked too, prints it, and returns it.
 
     Raises:
-        RunError: if that run is not finished, or another was trained on other data, or on images that it was validated
+        RunError: if the run is not finished, or another was trained on other data, or on images that it was validated
             on.
     """
-    folder = folders[0]
-    if not (folder / run_folder.SUMMARY).is_file():
-        again = f"python -m experiments.evaluate {folder}"
-        raise RunError(f"{folder} holds no {run_folder.SUMMARY}; `{again}` writes it.")
     summary, config = run_folder.read_summary(folder, dict), run_folder.read_config(folder)
     chosen = run_folder.read_split(folder)[1]
-    for other in folders[1:]:
+    for other in others:
         if run_folder.read_config(other)["data"]["sha256"] != config["data"]["sha256"]:
             raise RunError(f"{other} was trained on other data than {folder}; ask together only runs of the same data.")
         _check_unseen(other, chosen, "ask together only runs of the same split")
+    models = [load_model(one / run_folder.MODEL) for one in (folder, *others)]
     held_out = (dataset.train_images[chosen], dataset.train_labels[chosen])
     test = _test_set(config, dataset)
-    described: dict[str, Any] = {"runs": [one.name for one in folders], "views": views, "share": share}
+    described: dict[str, Any] = {"runs": [one.name for one in (folder, *others)], "views": views, "share": share}
     answers = {
         **described,
         **evaluate_answers(models, views, test, held_out, share),
         "trainable_bytes": sum(model.stored_bytes()[1] for model in models),
     }
-    others = [one for one in summary.get("answers", []) if {name: one[name] for name in described} != described]
-    run_folder.write_json(folder / run_folder.SUMMARY, summary | {"answers": [*others, answers]})
+    kept = [one for one in summary.get("answers", []) if {name: one[name] for name in described} != described]
+    run_folder.write_json(folder / run_folder.SUMMARY, summary | {"answers": [*kept, answers]})
     print(
         f"top-1          {answers['top1']:.2%} with further answers to {answers['test_share']:.1%} of the test images"
     )

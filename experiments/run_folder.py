@@ -90,14 +90,15 @@ def read_summary(folder: Path, use: Callable[[dict[str, Any]], Any]) -> dict[str
     """The `summary.json` of a finished run, from which `use` can take what it needs.
 
     Raises:
-        RunError: if it is damaged.
+        RunError: if it is missing or damaged.
     """
-    path = folder / SUMMARY
+    path, again = folder / SUMMARY, f"python -m experiments.evaluate {folder}"
+    if not path.is_file():
+        raise RunError(f"{folder} holds no {SUMMARY}; `{again}` writes it.")
     try:
         summary = json.loads(path.read_text())
         use(summary)
     except (ValueError, KeyError, TypeError) as error:
-        again = f"python -m experiments.evaluate {folder}"
         raise RunError(f"{path} is damaged ({error!r}); `{again}` writes it anew.") from None
     return summary
 

@@ -135,7 +135,7 @@ def make_train_step(config: Config, network: Network, tx: optax.GradientTransfor
     @functools.partial(jax.jit, static_argnames="depth", donate_argnames="state")
     def train_step(state: TrainState, data: Data, indices: Array, *, seed: Array, depth: int):
         batch = _pick(config, data, indices, seed, state.step)
-        if config.cutout:
+        if config.cutout:  # not in `_pick`: statistics for evaluation are of whole images
             cutout_key = jax.random.fold_in(jax.random.key(seed + 3), state.step)
             batch = batch._replace(images=cut_out(cutout_key, jnp.asarray(batch.images), config.cutout))
         grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
