@@ -21,11 +21,11 @@ def save_tree(path: Path, tree: Any, meta: Mapping[str, Any]) -> None:
         tree: a pytree of arrays; its top level (a tuple, say) gives no part of a name.
         meta: JSON values from which the tree's structure can be made again.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     arrays = {name: np.asarray(leaf, order="C") for name, leaf in _named(tree)}
     partial = path.with_name(path.name + ".partial")
-    save_file(arrays, partial, metadata={_META: json.dumps(meta)})
+    partial.write_bytes(save(arrays, metadata={_META: json.dumps(meta)}))  # `save_file` lets nobody else read it
     os.replace(partial, path)
 
 

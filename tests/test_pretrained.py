@@ -67,6 +67,10 @@ class TestTree:
             np.testing.assert_array_equal(one, other)
         assert [file.name for file in tmp_path.iterdir()] == ["file"]
 
+    def test_whoever_may_read_a_new_file_may_read_the_model(self, path, tmp_path):
+        (tmp_path / "other").write_text("")
+        assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
+
     def test_missing(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="nothing does not exist"):
             load_tree(tmp_path / "nothing", lambda meta: ())
