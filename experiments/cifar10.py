@@ -3,7 +3,7 @@
     python -m experiments.cifar10 --data-dir DIR [--preset small|best|paper|full] [--workdir RUN] [--resume]
 
 Presets small and best fit two CPU cores; best is of one depth, and the more accurate at as few bytes. Presets paper
-and full want a GPU: the papers' protocol; and all images with augmentation, in eight minutes. Ctrl-C saves; --resume
+and full want a GPU: the papers' protocol; and all images with augmentation, in twelve minutes. Ctrl-C saves; --resume
 goes on.
 """
 
