@@ -38,6 +38,8 @@ WHOLE_RESIDUAL = dataclasses.replace(RESIDUAL, epochs=28, learning_rate=1e-2, nu
 SLIM = dataclasses.replace(WHOLE, channels=(6, 12, 12), kernels="stored", dropout=0.0, num_test=None)
 """The puppet's own layers 1-2-3, but slim, and every weight stored: as many bytes."""
 SLIM_ADAM = dataclasses.replace(SLIM, optimizer="adam", learning_rate=1e-2, weight_decay=0.05)
+SLIM_MIRROR = dataclasses.replace(SLIM_ADAM, channels=(8, 16, 16), spread=(7, 7), mirror=True, dropout=0.1)
+"""The best of them, and the fair opponent: mirrored as the puppet is."""
 
 ROWS: dict[str, Config] = {
     "adam": SHORT,
@@ -78,11 +80,16 @@ ROWS: dict[str, Config] = {
     "whole-64-velocity-0.03": dataclasses.replace(WHOLE_64, mirror=True, **VELOCITY),
     "whole-residual": WHOLE_RESIDUAL,
     "whole-residual-twice": dataclasses.replace(WHOLE_RESIDUAL, learning_rate=2e-2),
+    "whole-residual-four-times": dataclasses.replace(WHOLE_RESIDUAL, learning_rate=4e-2),
+    "whole-residual-eight-times": dataclasses.replace(WHOLE_RESIDUAL, learning_rate=8e-2),
     "whole-residual-muon": dataclasses.replace(WHOLE_RESIDUAL, optimizer="muon", learning_rate=5e-3),
     "whole-slim": SLIM_ADAM,
     "whole-slim-muon": SLIM,
     "whole-slim-dropout": dataclasses.replace(SLIM_ADAM, dropout=0.1),
-    "whole-slim-mirror": dataclasses.replace(SLIM_ADAM, channels=(8, 16, 16), spread=(7, 7), mirror=True, dropout=0.1),
+    "whole-slim-mirror": SLIM_MIRROR,
+    "whole-slim-mirror-twice": dataclasses.replace(SLIM_MIRROR, learning_rate=2e-2),
+    "whole-slim-mirror-four-times": dataclasses.replace(SLIM_MIRROR, learning_rate=4e-2),
+    "whole-slim-mirror-eight-times": dataclasses.replace(SLIM_MIRROR, learning_rate=8e-2),
     "whole-128": WHOLE_128,
     "whole-128-mirror": dataclasses.replace(WHOLE_128, mirror=True),
     "whole-64-velocity-int4": dataclasses.replace(WHOLE_64, mirror=True, bits=4, **VELOCITY),
@@ -114,6 +121,7 @@ ROWS: dict[str, Config] = {
     ),
     "whole-128-residual": dataclasses.replace(WHOLE_RESIDUAL, max_channels=34),
     "whole-128-residual-half": dataclasses.replace(WHOLE_RESIDUAL, max_channels=34, learning_rate=5e-3),
+    "whole-128-residual-four-times": dataclasses.replace(WHOLE_RESIDUAL, max_channels=34, learning_rate=4e-2),
     "whole-128-slim": dataclasses.replace(SLIM_ADAM, channels=(10, 20, 20), spread=(7, 7)),
     "whole-128-slim-muon": dataclasses.replace(SLIM, channels=(10, 20, 20), spread=(7, 7)),
     "whole-128-slim-dropout": dataclasses.replace(SLIM_ADAM, channels=(10, 20, 20), spread=(7, 7), dropout=0.1),
