@@ -40,6 +40,12 @@ SLIM = dataclasses.replace(WHOLE, channels=(6, 12, 12), kernels="stored", dropou
 SLIM_ADAM = dataclasses.replace(SLIM, optimizer="adam", learning_rate=1e-2, weight_decay=0.05)
 SLIM_MIRROR = dataclasses.replace(SLIM_ADAM, channels=(8, 16, 16), spread=(7, 7), mirror=True, dropout=0.1)
 """The best of them, and the fair opponent: mirrored as the puppet is."""
+COMBINED_64 = dataclasses.replace(
+    WHOLE_64, mirror=True, kernels="combined", optimizer="adam", learning_rate=1e-2, weight_decay=0.05
+)
+"""The control of frozen random kernels, as `whole-64-mirror` otherwise."""
+RESIDUAL_512 = dataclasses.replace(WHOLE_RESIDUAL, num_layers=20, max_channels=65, batch_size=128)
+"""ResNet-20, 1.1 MB."""
 
 ROWS: dict[str, Config] = {
     "adam": SHORT,
@@ -94,6 +100,9 @@ ROWS: dict[str, Config] = {
     "whole-128-mirror": dataclasses.replace(WHOLE_128, mirror=True),
     "whole-64-velocity-int4": dataclasses.replace(WHOLE_64, mirror=True, bits=4, **VELOCITY),
     "whole-128-velocity": dataclasses.replace(WHOLE_128, mirror=True, **VELOCITY),
+    "whole-64-combined": COMBINED_64,
+    "whole-64-combined-four-times": dataclasses.replace(COMBINED_64, learning_rate=4e-2),
+    "whole-64-combined-eight-times": dataclasses.replace(COMBINED_64, learning_rate=8e-2),
     "whole-64-wider": dataclasses.replace(WHOLE_128, mirror=True, max_channels=64),
     "whole-64-mixed": dataclasses.replace(WHOLE_64, mirror=True, adapt="depth", spread=(4, 7), mix_depths=True),
     "whole-64-doubt": dataclasses.replace(WHOLE_64, mirror=True, **DOUBT),
@@ -102,6 +111,7 @@ ROWS: dict[str, Config] = {
     "whole-64-velocity-doubt-own": dataclasses.replace(WHOLE_64, mirror=True, **VELOCITY, **DOUBT, own_exit=True),
     "whole-64-velocity-doubt-own-dropout-0.1": dataclasses.replace(BEST_64, **DOUBT, own_exit=True),
     "whole-64-velocity-dropout-0.1": BEST_64,
+    "whole-64-velocity-dropout-0.1-twice": dataclasses.replace(BEST_64, learning_rate=5e-3),
     "whole-64-velocity-depth-6-dropout-0.1": dataclasses.replace(BEST_64, spread=(6, 6)),
     "whole-64-velocity-depth-5-dropout-0.1": dataclasses.replace(BEST_64, spread=(5, 5)),
     "whole-64-last-8": LAST_64,
@@ -116,6 +126,8 @@ ROWS: dict[str, Config] = {
     "whole-128-mirror-dropout-0.3": dataclasses.replace(WHOLE_128, mirror=True, dropout=0.3),
     "whole-512": dataclasses.replace(NARROW, **STATE, dropout=0.3, batch_size=128),
     "whole-512-velocity": dataclasses.replace(NARROW, dropout=0.3, batch_size=128),
+    "whole-512-residual": RESIDUAL_512,
+    "whole-512-residual-four-times": dataclasses.replace(RESIDUAL_512, learning_rate=4e-2),
     "whole-128-slim-mirror": dataclasses.replace(
         SLIM_ADAM, channels=(14, 28, 28), spread=(7, 7), mirror=True, dropout=0.1
     ),
