@@ -102,6 +102,7 @@ ROWS: dict[str, Config] = {
     "whole-128-velocity": dataclasses.replace(WHOLE_128, mirror=True, **VELOCITY),
     "whole-64-combined": COMBINED_64,
     "whole-64-combined-four-times": dataclasses.replace(COMBINED_64, learning_rate=4e-2),
+    "whole-64-combined-four-times-dropout-0.1": dataclasses.replace(COMBINED_64, learning_rate=4e-2, dropout=0.1),
     "whole-64-combined-eight-times": dataclasses.replace(COMBINED_64, learning_rate=8e-2),
     "whole-64-wider": dataclasses.replace(WHOLE_128, mirror=True, max_channels=64),
     "whole-64-mixed": dataclasses.replace(WHOLE_64, mirror=True, adapt="depth", spread=(4, 7), mix_depths=True),
