@@ -35,17 +35,18 @@ WHOLE_128 = dataclasses.replace(WHOLE_64, channels=(64, 128, 128))
 DOUBT: dict[str, Any] = {"adapt": "doubt", "spread": (5, 7), "deep_share": 0.36}
 """Layers 1-1-3 for all images, 1-3-3 for those in doubt; as many multiply-accumulates as layers 1-2-3 for all."""
 WHOLE_RESIDUAL = dataclasses.replace(RESIDUAL, epochs=28, learning_rate=1e-2, num_test=None)
-SLIM = dataclasses.replace(WHOLE, channels=(6, 12, 12), kernels="stored", dropout=0.0, num_test=None)
-"""The puppet's own layers 1-2-3, but slim, and every weight stored: as many bytes."""
-SLIM_ADAM = dataclasses.replace(SLIM, optimizer="adam", learning_rate=1e-2, weight_decay=0.05)
-SLIM_MIRROR = dataclasses.replace(SLIM_ADAM, channels=(8, 16, 16), spread=(7, 7), mirror=True, dropout=0.1)
-"""The best of them, and the fair opponent: mirrored as the puppet is."""
-COMBINED_64 = dataclasses.replace(
-    WHOLE_64, mirror=True, kernels="combined", optimizer="adam", learning_rate=1e-2, weight_decay=0.05
-)
-"""The control of frozen random kernels, as `whole-64-mirror` otherwise."""
+RESIDUAL_128 = dataclasses.replace(WHOLE_RESIDUAL, max_channels=34)
+"""As many bytes as a puppet of C = 128."""
 RESIDUAL_512 = dataclasses.replace(WHOLE_RESIDUAL, num_layers=20, max_channels=65, batch_size=128)
 """ResNet-20, 1.1 MB."""
+ADAM: dict[str, Any] = {"optimizer": "adam", "learning_rate": 1e-2, "weight_decay": 0.05}
+SLIM = dataclasses.replace(WHOLE, channels=(6, 12, 12), kernels="stored", dropout=0.0, num_test=None)
+"""The puppet's own layers 1-2-3, but slim, and every weight stored: as many bytes."""
+SLIM_ADAM = dataclasses.replace(SLIM, **ADAM)
+SLIM_MIRROR = dataclasses.replace(SLIM_ADAM, channels=(8, 16, 16), spread=(7, 7), mirror=True, dropout=0.1)
+"""The best of them, and the fair opponent: mirrored as the puppet is."""
+COMBINED_64 = dataclasses.replace(WHOLE_64, mirror=True, kernels="combined", **ADAM)
+"""The control of frozen random kernels, as `whole-64-mirror` otherwise."""
 
 ROWS: dict[str, Config] = {
     "adam": SHORT,
@@ -129,12 +130,10 @@ ROWS: dict[str, Config] = {
     "whole-512-velocity": dataclasses.replace(NARROW, dropout=0.3, batch_size=128),
     "whole-512-residual": RESIDUAL_512,
     "whole-512-residual-four-times": dataclasses.replace(RESIDUAL_512, learning_rate=4e-2),
-    "whole-128-slim-mirror": dataclasses.replace(
-        SLIM_ADAM, channels=(14, 28, 28), spread=(7, 7), mirror=True, dropout=0.1
-    ),
-    "whole-128-residual": dataclasses.replace(WHOLE_RESIDUAL, max_channels=34),
-    "whole-128-residual-half": dataclasses.replace(WHOLE_RESIDUAL, max_channels=34, learning_rate=5e-3),
-    "whole-128-residual-four-times": dataclasses.replace(WHOLE_RESIDUAL, max_channels=34, learning_rate=4e-2),
+    "whole-128-slim-mirror": dataclasses.replace(SLIM_MIRROR, channels=(14, 28, 28)),
+    "whole-128-residual": RESIDUAL_128,
+    "whole-128-residual-half": dataclasses.replace(RESIDUAL_128, learning_rate=5e-3),
+    "whole-128-residual-four-times": dataclasses.replace(RESIDUAL_128, learning_rate=4e-2),
     "whole-128-slim": dataclasses.replace(SLIM_ADAM, channels=(10, 20, 20), spread=(7, 7)),
     "whole-128-slim-muon": dataclasses.replace(SLIM, channels=(10, 20, 20), spread=(7, 7)),
     "whole-128-slim-dropout": dataclasses.replace(SLIM_ADAM, channels=(10, 20, 20), spread=(7, 7), dropout=0.1),
