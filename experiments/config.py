@@ -239,13 +239,13 @@ BEST = dataclasses.replace(
     num_levels=1,
     **VELOCITY,
     optimizer="muon",
-    learning_rate=2.5e-3,
+    learning_rate=5e-3,
     dropout=0.1,
     weight_decay=0.4,
 )
 """What won the study in experiments/studies/ at the bytes of preset `small`."""
 
-NARROW = dataclasses.replace(BEST, channels=(64, 128, 256), max_channels=512)
+NARROW = dataclasses.replace(BEST, channels=(64, 128, 256), max_channels=512, learning_rate=2.5e-3)
 """The papers' puppeteer of 1.08 MB in a puppet that is narrow enough for two CPU cores."""
 
 FULL = dataclasses.replace(
@@ -259,10 +259,22 @@ FULL = dataclasses.replace(
     augment="crop_flip",
     cutout=12,
     batch_size=512,
+    learning_rate=2.5e-3,
     epochs=285,
     dtype="bfloat16",
 )
 """All training images, with crops, mirror images and cutout, and 1.08 MB: twelve minutes on a GPU."""
+
+FULL_CIFAR100 = dataclasses.replace(
+    FULL,
+    num_validation=10_000,
+    augment="none",
+    cutout=0,
+    dropout=0.4,
+    learning_rate=5e-3,
+    epochs=100,
+)
+"""The papers' split of CIFAR-100 without augmentation, and 1.2 MB: four minutes on a GPU."""
 
 PRESETS = {"small": SMALL, "best": BEST, "paper": PAPER, "full": FULL}
 """Presets of the experiments on photographs, the first the default."""

@@ -3,8 +3,8 @@
     python -m experiments.mini_imagenet --data-dir DIR [--preset small|best|paper|full] [--workdir RUN] [--resume]
 
 DIR holds DIR/CLASS/*.png. All presets split as the papers do: 48,000 training, 6,000 validation and 6,000 test images.
-Presets small and best fit two CPU cores; paper, the papers' protocol, and full, with augmentation, want a GPU. Ctrl-C
-saves; --resume goes on.
+Presets small and best fit two CPU cores; paper, the papers' protocol, and full want a GPU. Ctrl-C saves; --resume goes
+on.
 """
 
 import dataclasses

@@ -114,6 +114,8 @@ ROWS: dict[str, Config] = {
     "whole-64-velocity-doubt-own-dropout-0.1": dataclasses.replace(BEST_64, **DOUBT, own_exit=True),
     "whole-64-velocity-dropout-0.1": BEST_64,
     "whole-64-velocity-dropout-0.1-twice": dataclasses.replace(BEST_64, learning_rate=5e-3),
+    "whole-64-velocity-dropout-0.1-four-times": dataclasses.replace(BEST_64, learning_rate=1e-2),
+    "whole-64-mirror-dropout-0.1-twice": dataclasses.replace(WHOLE_64, mirror=True, dropout=0.1, learning_rate=5e-3),
     "whole-64-velocity-depth-6-dropout-0.1": dataclasses.replace(BEST_64, spread=(6, 6)),
     "whole-64-velocity-depth-5-dropout-0.1": dataclasses.replace(BEST_64, spread=(5, 5)),
     "whole-64-last-8": LAST_64,

@@ -326,6 +326,12 @@ class TestPresets:
             assert (preset.num_images, preset.num_validation) == (None, validation)
         assert dataclasses.replace(module.PRESETS["paper"], num_images=8_000, num_validation=2_000) == PRESETS["paper"]
 
+    def test_full_of_cifar100_augments_nothing(self):
+        """As the papers train there (v1 Sec. 4.1), and otherwise the network that is full on CIFAR-10."""
+        full = importlib.import_module("experiments.cifar100").PRESETS["full"]
+        assert (full.augment, full.cutout) == ("none", 0)
+        assert (full.channels, full.spread) == (PRESETS["full"].channels, PRESETS["full"].spread)
+
     def test_small_comes_first(self):
         assert list(PRESETS) == ["small", "best", "paper", "full"]
 
