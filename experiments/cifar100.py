@@ -14,10 +14,9 @@ from experiments.config import FULL_CIFAR100, PRESETS as CIFAR10
 
 PRESETS = {
     name: dataclasses.replace(preset, num_images=None, num_validation=10_000) for name, preset in CIFAR10.items()
-}
+} | {"full": FULL_CIFAR100}
 for name in ("small", "best"):
     PRESETS[name] = dataclasses.replace(PRESETS[name], epochs=6)  # of five times as many images
-PRESETS["full"] = FULL_CIFAR100
 
 if __name__ == "__main__":
     raise SystemExit(run_experiment("cifar100", PRESETS, __doc__))
