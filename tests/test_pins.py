@@ -1,0 +1,28 @@
+"""The models that ship compute what they computed when their values were recorded (`tests/pins`)."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pictures import photo
+
+import puppet_jax as pj
+
+PINS = json.loads((Path(__file__).parent / "pins" / "models.json").read_text())
+
+
+@pytest.mark.parametrize("name", pj.pretrained_models())
+def test_pretrained_model(name):
+    pin, model = PINS[name], pj.load_pretrained(name)
+    (depth,) = model.batch_stats
+    h = model.complexity.offset
+    assert (h, depth, pj.num_floats(model.params)) == (pin["h"], pin["depth"], pin["trainable_floats"])
+
+    kernels = pj.generate_kernels(model.params.puppeteer, h, model.puppet.kernel_shapes(depth))
+    entries = [[kernel.reshape(-1)[i] for i in (0, kernel.size // 3, kernel.size - 1)] for kernel in kernels]
+    # other processors sum in another order; a kernel that is wrong is off by its own size, 0.1 to 1
+    np.testing.assert_allclose(entries, pin["kernels"], atol=2e-4)
+
+    logits = model.predictor()(photo(*model.image_shape)[None])[0]
+    np.testing.assert_allclose(logits, pin["logits"], atol=5e-3)
