@@ -5,15 +5,41 @@ import dataclasses
 import signal
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 import tyro
+from tyro.conf import AvoidSubcommands, OmitArgPrefixes
 
-from experiments.config import Command, Config, Options
+from experiments.config import Config
 from experiments.errors import ExperimentError, Interrupted
 
 T = TypeVar("T")
 FAILED, WRONG_USAGE = 1, 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """Where a run reads and writes; nothing here changes what is computed."""
+
+    data_dir: Path | None = None
+    """Folder that holds the data: the official CIFAR binary layout, or class folders of images."""
+    data_source: Literal["auto", "tfds", "archive"] = "auto"
+    """Without --data-dir: what TensorFlow Datasets has prepared, or the official archive, downloaded once."""
+    workdir: Path | None = None
+    """Folder of the run; runs/EXPERIMENT-PRESET-seedSEED if not given."""
+    resume: bool = False
+    """Go on where the run in the folder stopped; start it if there is none."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Command:
+    """Command line of an experiment."""
+
+    preset: str
+    """Which configuration the options below change; it decides which options there are."""
+    config: Config
+    options: Options
 
 
 def run_experiment(name: str, presets: Mapping[str, Config], doc: str | None, argv: list[str] | None = None) -> int:
@@ -31,20 +57,19 @@ def run_experiment(name: str, presets: Mapping[str, Config], doc: str | None, ar
     argv = sys.argv[1:] if argv is None else argv
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--preset", default=next(iter(presets)))
-    preset = finder.parse_known_args(argv)[0].preset
+    try:
+        preset = finder.parse_known_args(argv)[0].preset
+    except SystemExit:  # --preset without a name, of which argparse has complained
+        return WRONG_USAGE
     if preset not in presets:
         return _complain(f"--preset must be one of {', '.join(presets)}, got {preset!r}.", WRONG_USAGE)
     default = Command(preset=preset, config=presets[preset], options=Options())
-    doc = f"{doc}\nPresets: {', '.join(presets)}. The defaults below are those of preset {preset}."
+    doc = f"{doc}\nPresets: {', '.join(presets)}. The options below are those of preset {preset}."
 
     def train(command: Command) -> None:
-        from experiments.run import train  # here, so that --help needs no JAX
+        from experiments.training.run import train  # here, so that --help needs no JAX
 
-        workdir = command.options.workdir
-        if workdir is None:
-            from pathlib import Path
-
-            workdir = Path("runs") / f"{name}-{preset}-seed{command.config.seed}"
+        workdir = command.options.workdir or Path("runs") / f"{name}-{preset}-seed{command.config.seed}"
         train(name, command.config, dataclasses.replace(command.options, workdir=workdir))
 
     return run_command(Command, train, f"experiments.{name}", doc, argv, default)
@@ -62,9 +87,16 @@ def run_command(
 
     Errors that a person can mend are one line on standard error; any other error is a bug and shows its traceback.
     """
+    kwargs: dict[str, Any] = {} if default is None else {"default": default}
     try:
-        kwargs: dict[str, Any] = {} if default is None else {"default": default}
-        parsed = tyro.cli(command, prog=f"python -m {program}", description=doc, args=argv, **kwargs)
+        parsed = tyro.cli(
+            command,
+            prog=f"python -m {program}",
+            description=doc,
+            args=argv,
+            config=(OmitArgPrefixes, AvoidSubcommands),  # flat names; the default chooses the member of a union
+            **kwargs,
+        )
     except SystemExit as exit:  # --help, or a complaint, that of a dataclass which refuses a value included
         return int(exit.code or 0)
     try:

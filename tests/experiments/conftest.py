@@ -6,8 +6,9 @@ import pytest
 from matplotlib.figure import Figure
 from tiny_run import CONFIG, Done, Recorder
 
-from experiments import plots, run
-from experiments.config import Options
+from experiments import plots
+from experiments.cli import Options
+from experiments.training import run
 
 
 @pytest.fixture(scope="session")
@@ -40,4 +41,4 @@ def quick(monkeypatch):
     """Leaves out the pictures and the evaluation on the test set."""
     for name in ("plot_curves", "plot_depths"):
         monkeypatch.setattr(plots, name, lambda *_: Figure(figsize=(0.1, 0.1)))
-    monkeypatch.setattr(run, "summarise", lambda folder, model, dataset: {"step": model.step})
+    monkeypatch.setattr(run, "summarise", lambda folder, experiment, config, model, *test: {"step": model.step})

@@ -1,11 +1,11 @@
 """What a run's folder holds, and how it is read and written."""
 
-import dataclasses
 import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Callable
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,13 @@ import numpy as np
 
 from experiments.config import Config
 from experiments.errors import RunError
+from experiments.records import as_json, flat, from_json
 
 CONFIG, METRICS, SPLIT = "config.json", "metrics.jsonl", "split.npz"
 SUMMARY, MODEL, CHECKPOINTS = "summary.json", "model.safetensors", "checkpoints"
+LAYOUT = 2
+"""Of the folder; `config.json` has it."""
+LAST_OF_LAYOUT_1 = "02d1016"
 
 
 def versions() -> dict[str, str]:
@@ -44,7 +48,7 @@ def open_run(folder: Path, experiment: str, config: Config, data: dict[str, Any]
         RunError: if the folder holds something else, holds a run and `resume` is false, or holds a run of another
             configuration: which field differs.
     """
-    wanted = json.loads(json.dumps({"experiment": experiment, "config": dataclasses.asdict(config), "data": data}))
+    wanted = {"layout": LAYOUT, "experiment": experiment, "config": as_json(config), "data": data}
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is no folder; name another --workdir.")
     if not folder.exists() or not any(folder.iterdir()):
@@ -52,17 +56,15 @@ def open_run(folder: Path, experiment: str, config: Config, data: dict[str, Any]
         write_json(folder / CONFIG, wanted | {"versions": versions()})
         return
     found = read_config(folder)
-    found["config"] = full_config(found.get("config", {}))
     if not resume:
         raise RunError(f"{folder} holds a run already; go on with --resume, or name another --workdir.")
+    there = {"experiment": found["experiment"], "sha256": found["data"].get("sha256")} | flat(found["config"])
+    now = {"experiment": experiment, "sha256": data["sha256"]} | flat(as_json(config))
     differences = [
-        f"{name}: {found.get(part, {}).get(name)!r} there, {value!r} now"
-        for part in ("config", "data")
-        for name, value in wanted[part].items()
-        if name != "source" and found.get(part, {}).get(name) != value
+        f"{name}: {there.get(name)!r} there, {now.get(name)!r} now"
+        for name in there | now
+        if there.get(name) != now.get(name)
     ]
-    if found.get("experiment") != experiment:
-        differences.insert(0, f"experiment: {found.get('experiment')!r} there, {experiment!r} now")
     if differences:
         raise RunError(
             f"{folder} holds a run of another configuration ({'; '.join(differences)}); give the same flags, or "
@@ -74,53 +76,41 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The `config.json` of a run.
 
     Raises:
-        RunError: if the folder is missing or holds no readable run.
+        RunError: if the folder is missing, holds no readable run, or holds one of another layout.
     """
     path = folder / CONFIG
     if not path.is_file():
         what = "does not exist" if not folder.exists() else f"holds no {CONFIG}, so it is no folder of a run"
         raise RunError(f"{folder} {what}; give the --workdir of a run.")
     try:
-        return json.loads(path.read_text())
+        found = json.loads(path.read_text())
     except ValueError as error:
         raise RunError(f"{path} is damaged ({error}); restore it, or start anew in another --workdir.") from None
+    if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
+        raise RunError(f"{path} is damaged (no configuration); restore it, or start anew in another --workdir.")
+    layout = found.get("layout", 1)
+    if layout != LAYOUT:
+        reader = f"commit {LAST_OF_LAYOUT_1} reads it" if layout == 1 else "a later version of puppet-jax wrote it"
+        raise RunError(f"{folder} is a run of layout {layout}, this version reads layout {LAYOUT}; {reader}.")
+    missing = {"experiment", "data", "versions"} - found.keys()
+    if missing:
+        raise RunError(f"{path} is damaged (it lacks {', '.join(sorted(missing))}); restore it, or start anew.")
+    return found
 
 
-def read_summary(folder: Path, use: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
-    """The `summary.json` of a finished run, from which `use` can take what it needs.
-
-    Raises:
-        RunError: if it is missing or damaged.
-    """
-    path, again = folder / SUMMARY, f"python -m experiments.evaluate {folder}"
-    if not path.is_file():
-        raise RunError(f"{folder} holds no {SUMMARY}; `{again}` writes it.")
-    try:
-        summary = json.loads(path.read_text())
-        use(summary)
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path} is damaged ({error!r}); `{again}` writes it anew.") from None
-    return summary
-
-
-def as_config(described: dict[str, Any]) -> Config:
-    """The configuration that a `config.json` describes.
+def config_of(found: dict[str, Any], folder: Path) -> Config:
+    """The configuration in what `read_config` found in `folder`.
 
     Raises:
         RunError: if it is of another version of the project.
     """
-    values: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in described.items()
-    }
     try:
-        return Config(**values)
+        return from_json(Config, found["config"])
     except (TypeError, ValueError) as error:
-        raise RunError(f"its configuration is of another version of the project ({error}); train it again.") from None
-
-
-def full_config(described: dict[str, Any]) -> dict[str, Any]:
-    """The configuration that a `config.json` describes, as JSON; fields that an earlier version lacks are filled in."""
-    return json.loads(json.dumps(dataclasses.asdict(Config()))) | described
+        raise RunError(
+            f"the configuration of {folder} is of another version of the project ({error}); use the version that wrote "
+            "it, or train it again."
+        ) from None
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -136,9 +126,17 @@ def write_split(folder: Path, train: np.ndarray, validation: np.ndarray) -> None
 
 
 def read_split(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The images that a run trains and validates on, as `write_split` wrote them."""
-    with np.load(folder / SPLIT) as split:
-        return split["train"], split["validation"]
+    """The images that a run trains and validates on, as `write_split` wrote them.
+
+    Raises:
+        RunError: if the file is missing or damaged.
+    """
+    path = folder / SPLIT
+    try:
+        with np.load(path, allow_pickle=False) as split:
+            return split["train"], split["validation"]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise RunError(f"{path} is missing or damaged ({error}); `--resume` with the run's flags writes it.") from None
 
 
 def append_metrics(folder: Path, row: dict[str, Any]) -> None:

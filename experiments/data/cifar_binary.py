@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from experiments.dataset import Dataset
+from experiments.data.dataset import Dataset
 from experiments.errors import DataError
 
 

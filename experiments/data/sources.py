@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.cifar_binary import CifarLayout, read_binary
-from experiments.dataset import Dataset, held_out
+from experiments.data.cifar_binary import CifarLayout, read_binary
+from experiments.data.dataset import Dataset, held_out
 from experiments.errors import DataError
 
 _RANDOM_ACCESS_FORMATS = ("array_record", "parquet")

@@ -55,7 +55,7 @@ def steps_per_epoch(buckets: Sequence[Bucket], batch_size: int) -> int:
 
 
 def epoch_batches(
-    buckets: Sequence[Bucket], h: np.ndarray, batch_size: int, seed: int, epoch: int, mix: bool = False
+    buckets: Sequence[Bucket], h: np.ndarray, batch_size: int, seed: int, epoch: int
 ) -> list[tuple[int, np.ndarray]]:
     """The batches of one epoch in a random order, each depth in proportion to its bucket.
 
@@ -69,8 +69,6 @@ def epoch_batches(
         batch_size: images a batch.
         seed: of the run.
         epoch: number of the epoch; the result is a function of the arguments alone.
-        mix: deal all images out to the depths by lot, anew each epoch, as many to each depth as otherwise. So every
-            depth learns from every image, and any measure of complexity can route afterwards.
 
     Returns:
         `(depth, indices)` of each batch; indices (batch_size,) int32.
@@ -81,8 +79,4 @@ def epoch_batches(
         order = rng.permutation(bucket.indices)
         order = order[: len(order) // batch_size * batch_size].reshape(-1, batch_size)
         batches += [(bucket.depth, batch[np.argsort(h[batch], kind="stable")].astype(np.int32)) for batch in order]
-    batches = [batches[i] for i in rng.permutation(len(batches))]
-    if not mix:
-        return batches
-    lot = np.resize(rng.permutation(len(h)), (len(batches), batch_size)).astype(np.int32)
-    return [(depth, indices) for (depth, _), indices in zip(batches, lot, strict=True)]
+    return [batches[i] for i in rng.permutation(len(batches))]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.cifar_binary import LAYOUTS, CifarLayout, read_binary
-from experiments.dataset import Dataset, held_out
+from experiments.data.cifar_binary import LAYOUTS, CifarLayout, read_binary
+from experiments.data.dataset import Dataset, held_out
 from experiments.errors import DataError
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")

@@ -1,6 +1,7 @@
 """What every data set is once it is loaded, and how a test set is held out where no official one exists."""
 
 import dataclasses
+import hashlib
 from collections.abc import Callable
 
 import numpy as np
@@ -48,3 +49,11 @@ def held_out(labels: np.ndarray, count: Callable[[int], int]) -> np.ndarray:
         members = np.flatnonzero(labels == label)
         mask[generator.permutation(members)[: count(len(members))]] = True
     return mask
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """SHA-256 of all images and labels."""
+    digest = hashlib.sha256()
+    for array in (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

@@ -10,11 +10,11 @@ from typing import Literal
 
 import numpy as np
 
-from experiments.cifar_binary import LAYOUTS
-from experiments.dataset import Dataset as Dataset
+from experiments.data.cifar_binary import LAYOUTS
+from experiments.data.dataset import Dataset as Dataset, fingerprint as fingerprint
+from experiments.data.folders import CLASS_FOLDERS, read_folder
+from experiments.data.sources import find_prepared, read_archive, read_digits, read_prepared
 from experiments.errors import DataError
-from experiments.folders import CLASS_FOLDERS, read_folder
-from experiments.sources import find_prepared, read_archive, read_digits, read_prepared
 
 DATASETS = ("cifar10", "cifar100", "mini_imagenet", "digits")
 SOURCES = ("auto", "tfds", "archive")

@@ -1,8 +1,9 @@
-"""Where the kernels of a puppet can come from: a puppeteer, variants of one, and the controls it is compared with."""
+"""Kernels that no puppeteer generates, in a puppet's layers: what a puppeteer is compared with."""
 
 import dataclasses
+import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,8 +12,6 @@ import numpy as np
 from jax.extend.random import threefry_2x32
 from jaxtyping import Array, Float, PRNGKeyArray
 
-import puppet_jax as pj
-
 PER_BLOCK = 16
 """Frozen vectors that a block of weights is combined from."""
 _INITIAL = 0.1  # standard deviation of a coefficient; with it the learning rates that suit a puppeteer suit it too
@@ -20,7 +19,7 @@ _INITIAL = 0.1  # standard deviation of a coefficient; with it the learning rate
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StoredKernels:
+class OrdinaryKernels:
     """Every weight of every kernel, trained and stored."""
 
     kernels: tuple[Float[Array, "kh kw c_in c_out"], ...]
@@ -28,7 +27,7 @@ class StoredKernels:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CombinedKernels:
+class FrozenKernels:
     """Kernels that are linear combinations of frozen pseudo-random ones, regenerated from a seed.
 
     The weights of a kernel are cut into blocks, and each block is the sum of its own `PER_BLOCK` vectors of random
@@ -47,21 +46,17 @@ class CombinedKernels:
     seed: int = dataclasses.field(default=0, metadata={"static": True})
 
 
-Source = pj.Puppeteer | StoredKernels | CombinedKernels
-"""Where the kernels of a puppet come from."""
-
-
-def init_stored(key: PRNGKeyArray, shapes: Sequence[tuple[int, ...]]) -> StoredKernels:
+def init_ordinary(key: PRNGKeyArray, shapes: Sequence[tuple[int, ...]]) -> OrdinaryKernels:
     """Kernels of HWIO `shapes`, normal with variance 2 / fan-in (He et al. 2015)."""
     keys = jax.random.split(key, len(shapes))
-    return StoredKernels(
+    return OrdinaryKernels(
         kernels=tuple(_gain(shape) * jax.random.normal(one, shape) for one, shape in zip(keys, shapes, strict=True))
     )
 
 
-def init_combined(
+def init_frozen(
     key: PRNGKeyArray, shapes: Sequence[tuple[int, ...]], num_coefficients: int, seed: int = 0
-) -> CombinedKernels:
+) -> FrozenKernels:
     """Coefficients of kernels of HWIO `shapes`.
 
     Args:
@@ -78,10 +73,10 @@ def init_combined(
     coefficients = (
         _INITIAL * jax.random.normal(one, (count, PER_BLOCK)) for one, count in zip(keys, blocks, strict=True)
     )
-    return CombinedKernels(coefficients=tuple(coefficients), seed=seed)
+    return FrozenKernels(coefficients=tuple(coefficients), seed=seed)
 
 
-def stored_kernels(source: StoredKernels, h: Any, shapes: Sequence[tuple[int, ...]]) -> tuple[Array, ...]:
+def ordinary_kernels(source: OrdinaryKernels, h: Any, shapes: Sequence[tuple[int, ...]]) -> tuple[Array, ...]:
     """The kernels themselves; `h` does not matter.
 
     Raises:
@@ -89,11 +84,11 @@ def stored_kernels(source: StoredKernels, h: Any, shapes: Sequence[tuple[int, ..
     """
     found = tuple(kernel.shape for kernel in source.kernels)
     if found != tuple(map(tuple, shapes)):
-        raise ValueError(f"kernels of shapes {tuple(shapes)} were asked for, but those of {found} are stored.")
+        raise ValueError(f"kernels of shapes {tuple(shapes)} were asked for, but the model has those of {found}.")
     return source.kernels
 
 
-def combined_kernels(source: CombinedKernels, h: Any, shapes: Sequence[tuple[int, ...]]) -> tuple[Array, ...]:
+def frozen_kernels(source: FrozenKernels, h: Any, shapes: Sequence[tuple[int, ...]]) -> tuple[Array, ...]:
     """Kernels of HWIO `shapes` from their coefficients; `h` does not matter."""
     return tuple(
         _combine(coefficients, n, source.seed, shape)
@@ -101,38 +96,14 @@ def combined_kernels(source: CombinedKernels, h: Any, shapes: Sequence[tuple[int
     )
 
 
-def standardised_kernels(source: pj.Puppeteer, h: Any, shapes: Sequence[tuple[int, ...]]) -> tuple[Array, ...]:
-    """Generated kernels with every filter brought to mean 0 and variance 1 / fan-in (Qiao et al. 2019)."""
-    return tuple(map(_standardise, pj.generate_kernels(source, h, shapes)))
-
-
-def reseeded_kernels(source: pj.Puppeteer, h: Any, shapes: Sequence[tuple[int, ...]]) -> tuple[Array, ...]:
-    """Generated kernels plus a seeded pattern of each layer's own, as strong as the initial state; stores nothing."""
-    kernels = pj.generate_kernels(source, h, shapes)
-    patterns = (
-        pj.seeded_pattern(source.max_channels, source.kernel_size, source.seed + 1 + n) for n in range(len(shapes))
-    )
-    return tuple(
-        kernel + source.scale * pj.project(pattern, kernel.shape)
-        for kernel, pattern in zip(kernels, patterns, strict=True)
-    )
-
-
-GENERATE: dict[str, Callable[..., tuple[Array, ...]]] = {
-    "generated": pj.generate_kernels,
-    "standardised": standardised_kernels,
-    "reseeded": reseeded_kernels,
-    "stored": stored_kernels,
-    "combined": combined_kernels,
-}
-"""From (source, h, shapes) to the kernels of each kind, float32."""
-
-
-def source_macs(source: Source, shapes: Sequence[tuple[int, ...]]) -> int:
+def frozen_macs(shapes: Sequence[tuple[int, ...]]) -> int:
     """Multiply-accumulates of making kernels of `shapes` once."""
-    if isinstance(source, pj.Puppeteer):
-        return pj.generator_macs(source, pj.num_steps(shapes, source.max_channels))
-    return PER_BLOCK * sum(map(math.prod, shapes)) if isinstance(source, CombinedKernels) else 0
+    return PER_BLOCK * sum(map(math.prod, shapes))
+
+
+def pattern_hash(seed: int) -> str:
+    """SHA-256 of frozen signs, without which stored coefficients mean nothing."""
+    return hashlib.sha256(np.asarray(random_signs((1 << 16,), seed, 0)).tobytes()).hexdigest()
 
 
 def random_signs(shape: tuple[int, ...], seed: int, stream: int) -> Float[Array, "..."]:
@@ -157,12 +128,6 @@ def _combine(coefficients: Array, layer: int, seed: int, shape: tuple[int, ...])
     weights = jnp.einsum("bk,bkw->bw", coefficients, signs, precision=jax.lax.Precision.HIGHEST)
     unit = weights.reshape(-1)[:size].reshape(shape) / (_INITIAL * math.sqrt(per_block))
     return _gain(shape) * unit
-
-
-def _standardise(kernel: Float[Array, "kh kw c_in c_out"]) -> Float[Array, "kh kw c_in c_out"]:
-    centred = kernel - kernel.mean(axis=(0, 1, 2))
-    fan_in = math.prod(kernel.shape[:-1])
-    return centred * jax.lax.rsqrt(jnp.square(centred).sum(axis=(0, 1, 2)) + fan_in * 1e-8)
 
 
 def _gain(shape: tuple[int, ...]) -> float:
