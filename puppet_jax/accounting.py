@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from puppet_jax.puppet import Puppet
+from puppet_jax.architecture import Puppet
 from puppet_jax.puppeteer import Puppeteer
 
 
@@ -43,14 +43,14 @@ def puppet_macs(puppet: Puppet, depth: int, image_size: tuple[int, int], first: 
         puppet: the architecture.
         depth: the depth bucket.
         image_size: (height, width) of the image.
-        first: the layers before this one have run already, see `Puppet.shared_layers`, and are not counted.
+        first: the layers before this one have run already and are not counted.
 
     Returns:
         Multiply-accumulates per image.
     """
     height, width = image_size
     total, previous = 0, puppet.in_channels
-    for n, layer in enumerate(puppet.layers(depth)):
+    for n, layer in enumerate(puppet.convolutions(depth)):
         if layer.pool:
             height, width = height // 2, width // 2
         if n >= first:

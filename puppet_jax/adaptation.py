@@ -9,7 +9,7 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from puppet_jax._checks import check_complexity
+from puppet_jax.checks import check_complexity
 
 
 def _as_float(h: ArrayLike) -> Float[Array, "..."]:

@@ -9,8 +9,8 @@ import numpy as np
 from jax.scipy.special import xlogy
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from puppet_jax._checks import check_images
 from puppet_jax.adaptation import depth_interval
+from puppet_jax.checks import check_images
 
 _BINS = 256
 

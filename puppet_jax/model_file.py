@@ -1,72 +1,197 @@
-"""Trees of arrays as safetensors files: what is stored of a model, and reading it without running code."""
+"""Model files (safetensors, format 2): every field is written out, one function reads them, no code is run."""
 
+import dataclasses
+import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Float16, Int8, UInt8
 
-_META = "puppet_jax"
+from puppet_jax.architecture import Puppet
+from puppet_jax.model_format import FORMAT as FORMAT, check_description, read_puppet as read_puppet, upgrade as upgrade
+from puppet_jax.puppeteer import Puppeteer
+from puppet_jax.seeded import pattern_hash
+
+_KEY = "puppet_jax"
 
 
-def save_tree(path: Path, tree: Any, meta: Mapping[str, Any]) -> None:
-    """Writes every array leaf under a readable name, at once: a reader sees the old file or the new one.
+class Quantized(NamedTuple):
+    """A matrix as stored.
+
+    Attributes:
+        codes: 8 bits: (..., channels) int8; 4 bits: (ceil(size / 2),) uint8, two codes a byte, the earlier one low.
+        scale: (channels,) float16; a float is its code times the scale of its channel.
+    """
+
+    codes: Int8[Array, "..."] | UInt8[Array, " bytes"]
+    scale: Float16[Array, " channels"]
+
+
+def dequantize(stored: Quantized, shape: tuple[int, ...], bits: Literal[8, 4]) -> Float[Array, "..."]:
+    """The floats (float32) of `shape` that `puppet_jax.extras.quantize` stored; not for use inside `jit`.
+
+    Raises:
+        ValueError: if `bits` is neither 8 nor 4.
+    """
+    if bits not in (8, 4):
+        raise ValueError(f"bits must be 8 or 4, got {bits}.")
+    codes = np.asarray(stored.codes)
+    if bits == 4:
+        pairs = np.stack([codes & 15, codes >> 4], axis=-1).astype(np.int8)
+        codes = ((pairs ^ 8) - 8).reshape(-1)[: math.prod(shape)]  # the fourth bit is the sign
+    return jnp.asarray(codes.reshape(shape).astype(np.float32) * np.asarray(stored.scale, np.float32))
+
+
+def describe_puppet(puppet: Puppet, puppeteer: Puppeteer, image_size: tuple[int, int]) -> dict[str, Any]:
+    """The field "network" of a puppet's description; `image_size` is the (height, width) of its images."""
+    return {
+        "kind": "puppet",
+        "puppet": dataclasses.asdict(puppet),
+        "puppeteer": {
+            "max_channels": puppeteer.max_channels,
+            "kernel_size": puppeteer.kernel_size,
+            "initial_state": puppeteer.initial_state_kind,
+            "seed": puppeteer.seed,
+            "scale": puppeteer.scale,
+            "kernels_from": puppeteer.kernels_from,
+        },
+        "image_size": image_size,
+    }
+
+
+def save_model(path: str | Path, tree: Any, description: Mapping[str, Any]) -> None:
+    """Writes a model at once: a reader sees the old file or the new one, never half of one.
 
     Args:
         path: of the file.
-        tree: a pytree of arrays; its top level (a tuple, say) gives no part of a name.
-        meta: JSON values from which the tree's structure can be made again.
+        tree: `(params, {depth: stats})` as they are stored: float32, or params as `quantize_tree` gives them.
+        description: JSON values for every field of the format but "format" and "tensors_sha256", which are added.
+
+    Raises:
+        ValueError: if a field is missing, unknown or out of range.
     """
     from safetensors.numpy import save
 
-    arrays = {name: np.asarray(leaf, order="C") for name, leaf in _named(tree)}
+    path = Path(path)
+    arrays = {name: np.asarray(leaf, order="C") for name, leaf, _ in _leaves(tree)}
+    description = {"format": FORMAT, **description, "tensors_sha256": _checksum(arrays)}
+    text = json.dumps(description)
+    check_description(json.loads(text))
     partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(save(arrays, metadata={_META: json.dumps(meta)}))  # `save_file` lets nobody else read it
+    partial.write_bytes(save(arrays, metadata={_KEY: text}))  # `save_file` lets nobody else read it
     os.replace(partial, path)
 
 
-def load_tree(path: Path, like: Callable[[dict[str, Any]], Any]) -> tuple[Any, dict[str, Any]]:
-    """Reads what `save_tree` wrote.
+def load_model(path: str | Path, like: Callable[[dict[str, Any]], Any]) -> tuple[Any, dict[str, Any]]:
+    """Reads a model file of this format, or of format 1.
 
     Args:
         path: of the file.
-        like: from `meta` to a tree of the structure, shapes and dtypes that are expected, such as the result of
-            `jax.eval_shape`.
+        like: from the description to a tree `(params, {depth: stats})` of the structure, shapes and dtypes that are
+            expected, such as the result of `jax.eval_shape`. Params that are stored in few bits come back in these.
 
     Returns:
-        `(tree, meta)`.
+        `(tree, description)`.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged, or not what `like` expects.
+        ValueError: if it is damaged, of another version, has a field or tensor missing, too many or out of range, or
+            was trained with another seeded pattern than this version generates.
     """
-    from safetensors import SafetensorError, safe_open
-
+    path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist or is no file.")
+    arrays, stored = _read(path)
+    try:
+        description = upgrade(stored)
+        if "format" not in stored:
+            description["tensors_sha256"] = _checksum(arrays)  # files of format 1 have none
+        check_description(description)
+        if description["tensors_sha256"] != _checksum(arrays):
+            raise ValueError("its tensors are not those that were written (tensors_sha256); copy or train it again.")
+        wanted = like(description)
+        leaves = [_taken(arrays, *leaf, description["bits"]) for leaf in _leaves(wanted)]
+        if arrays:
+            raise ValueError(f"it has the tensor {min(arrays)} too many.")
+        _check_pattern(description)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path}: its network cannot be made again ({error!r}).") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return jax.tree.unflatten(jax.tree.structure(wanted), leaves), description
+
+
+def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Tensors and description, as stored."""
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, framework="numpy") as file:
-            meta = json.loads((file.metadata() or {})[_META])
+            description = json.loads((file.metadata() or {})[_KEY])
             arrays = {name: file.get_tensor(name) for name in file.keys()}
-        wanted = like(meta)
-        leaves = [_checked(arrays, name, leaf) for name, leaf in _named(wanted)]
-    except (SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise ValueError(f"{path} is damaged or no model of this project ({error})") from None
-    return jax.tree.unflatten(jax.tree.structure(wanted), leaves), meta
+        if not isinstance(description, dict):
+            raise ValueError("no description")
+    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged or no model file of puppet-jax ({error}).") from None
+    return arrays, description
 
 
-def _named(tree: Any) -> list[tuple[str, Any]]:
-    """Every array leaf with a readable name, in the order of `jax.tree.leaves`."""
+def _leaves(tree: Any) -> list[tuple[str, Any, bool]]:
+    """Every array leaf with a readable name, in the order of `jax.tree.leaves`, and whether it is trainable."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return [(jax.tree_util.keystr(path[1:], simple=True, separator="."), leaf) for path, leaf in leaves]
+    return [
+        (jax.tree_util.keystr(path[1:], simple=True, separator="."), leaf, path[0].idx == 0) for path, leaf in leaves
+    ]
 
 
-def _checked(arrays: dict[str, np.ndarray], name: str, like: Any) -> jax.Array:
-    array = arrays[name]
-    if array.shape != like.shape:
-        raise ValueError(f"{name} has shape {array.shape} where {like.shape} is expected")
-    return jnp.asarray(array, like.dtype)
+def _taken(arrays: dict[str, np.ndarray], name: str, like: Any, trainable: bool, bits: Literal[32, 8, 4]) -> Array:
+    """Takes a tensor, or one of few bits, out of `arrays`; raises a ValueError if it is missing or another."""
+    if not trainable or bits == 32:
+        return jnp.asarray(_tensor(arrays, name, like.shape, like.dtype))
+    if name in arrays:
+        return jnp.asarray(_tensor(arrays, name, like.shape, np.float16), like.dtype)
+    codes, scale = f"{name}.codes", f"{name}.scale"
+    own: Literal[8, 4] = 4 if bits == 4 and codes in arrays and arrays[codes].dtype == np.uint8 else 8
+    stored = Quantized(
+        _tensor(arrays, codes, (-(-like.size // 2),) if own == 4 else like.shape, np.uint8 if own == 4 else np.int8),
+        _tensor(arrays, scale, like.shape[-1:], np.float16),
+    )
+    return dequantize(stored, like.shape, own)
+
+
+def _tensor(arrays: dict[str, np.ndarray], name: str, shape: tuple[int, ...], dtype: Any) -> Any:
+    if name not in arrays:
+        raise ValueError(f"the tensor {name} is missing.")
+    array = arrays.pop(name)
+    if array.shape != shape or array.dtype != dtype:
+        raise ValueError(
+            f"the tensor {name} must be {np.dtype(dtype)} of shape {shape}, got {array.dtype} of shape {array.shape}."
+        )
+    return array
+
+
+def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of names, dtypes, shapes and little-endian bytes, in the order of names."""
+    found = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        found.update(f"{name} {array.dtype.name} {array.shape}\n".encode())
+        found.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
+    return found.hexdigest()
+
+
+def _check_pattern(description: Mapping[str, Any]) -> None:
+    if description["network"]["kind"] in ("puppet", "early_exit"):
+        settings = description["network"]["puppeteer"]
+        found = pattern_hash(*(settings[name] for name in ("max_channels", "kernel_size", "seed")))
+        if found != description["pattern_sha256"]:
+            raise ValueError(
+                "it was trained with another seeded pattern (pattern_sha256) than this version of puppet-jax "
+                "makes, so its kernels cannot be made again; use the version that wrote it."
+            )

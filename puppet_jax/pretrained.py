@@ -2,26 +2,18 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
+from puppet_jax.architecture import Puppet
 from puppet_jax.complexity import CalibratedComplexity
-from puppet_jax.early_exit import EarlyExitPredictor
-from puppet_jax.model_file import load_tree
-from puppet_jax.puppet import (
-    BatchStats,
-    Puppet,
-    PuppetParams,
-    fitting_settings,
-    init_batch_stats,
-    init_puppet,
-    puppet_matrices,
-)
+from puppet_jax.model_file import load_model
+from puppet_jax.model_format import read_puppet
+from puppet_jax.predictor import Predictor
+from puppet_jax.puppet import BatchStats, PuppetParams, init_batch_stats, init_puppet
 from puppet_jax.puppeteer import init_puppeteer
-from puppet_jax.quantization import choose_bits, dequantize_tree, quantize_tree
-from puppet_jax.routing import Adaptation, Predictor
-from puppet_jax.seeded import pattern_hash
+from puppet_jax.routing import Adaptation
 
 FOLDER = Path(__file__).parent / "models"
 """Where the package keeps model files and their model cards."""
@@ -43,7 +35,6 @@ class PretrainedPuppet:
         adaptation: "level" or "sample", see `Predictor`.
         num_slices: slices of complexity in a depth bucket.
         bits: of a weight in the file, 32, 8 or 4; `params` are float32 in any case.
-        threshold: the doubt that sends an image on to the deep puppet, of nested puppets; else None.
     """
 
     puppet: Puppet
@@ -54,17 +45,10 @@ class PretrainedPuppet:
     image_shape: tuple[int, int, int]
     adaptation: Adaptation
     num_slices: int
-    bits: int
-    threshold: float | None = None
+    bits: Literal[32, 8, 4]
 
-    def predictor(self, **settings: Any) -> Predictor | EarlyExitPredictor:
-        """From images (batch, *image_shape) to logits (batch, classes).
-
-        `settings` override those of `Predictor`, or, with a threshold, of `EarlyExitPredictor`.
-        """
-        if self.threshold is not None:
-            exits = {"h": self.complexity.offset, "threshold": self.threshold}
-            return EarlyExitPredictor(self.puppet, self.params, self.batch_stats, **exits | settings)
+    def predictor(self, **settings: Any) -> Predictor:
+        """From images (batch, *image_shape) to logits (batch, classes); `settings` override those of `Predictor`."""
         trained = {"adaptation": self.adaptation, "num_slices": self.num_slices, "complexity": self.complexity}
         return Predictor(self.puppet, self.params, self.batch_stats, **trained | settings)
 
@@ -77,13 +61,13 @@ def load_pretrained(model: str | Path = DEFAULT) -> PretrainedPuppet:
             `experiments` wrote, if its kernels are generated.
 
     Returns:
-        A `PretrainedPuppet`. What it was trained on, how accurate it is and under which licence it comes is said in
-        its model card, NAME.md beside the model file in `puppet_jax/models`.
+        A `PretrainedPuppet`. Its model card, NAME.md beside the model file in `puppet_jax/models`, says what it was
+        trained on, how accurate it is and under which licence it comes.
 
     Raises:
         FileNotFoundError: if there is neither such a name nor such a file.
-        ValueError: if the file is damaged, holds another kind of model, or was trained with another seeded pattern
-            than this version generates.
+        ValueError: if the file is damaged or of another version, holds another kind of model, or was trained with
+            another seeded pattern than this version generates.
 
     Example:
         >>> import numpy as np, puppet_jax as pj
@@ -92,30 +76,18 @@ def load_pretrained(model: str | Path = DEFAULT) -> PretrainedPuppet:
         >>> model.predictor()(images).shape
         (2, 10)
     """
-    path = pretrained_file(model)
-    (stored, batch_stats), meta = load_tree(path, lambda meta: _expected(meta)[1])
-    params = stored
-    if meta["bits"] < 32:
-        like, _ = _expected(meta)
-        params = dequantize_tree(stored, like, _bits(like, meta))
-    one = params.puppeteer
-    if pattern_hash(one.max_channels, one.kernel_size, one.seed) != meta["pattern_sha256"]:
-        raise ValueError(
-            f"{path} was trained with another seeded pattern than this version of puppet-jax generates, so its kernels "
-            "cannot be regenerated; use the version that wrote it."
-        )
-    puppet = _puppet(meta)
+    (params, batch_stats), description = load_model(pretrained_file(model), _expected)
+    puppet = read_puppet(description["network"])
     return PretrainedPuppet(
         puppet=puppet,
         params=params,
         batch_stats=batch_stats,
-        complexity=CalibratedComplexity(**meta["complexity"]),
-        class_names=tuple(meta["class_names"]),
-        image_shape=(*meta["network"]["image_size"], puppet.in_channels),
-        adaptation=meta["adaptation"],
-        num_slices=meta["num_slices"],
-        bits=meta["bits"],
-        threshold=meta["threshold"] if meta["network"].get("exits") else None,
+        complexity=CalibratedComplexity(**description["complexity"]),
+        class_names=tuple(description["class_names"]),
+        image_shape=(*description["network"]["image_size"], puppet.in_channels),
+        adaptation=description["adaptation"],
+        num_slices=description["num_slices"],
+        bits=description["bits"],
     )
 
 
@@ -140,36 +112,26 @@ def pretrained_file(model: str | Path = DEFAULT) -> Path:
     )
 
 
-def _puppet(meta: dict[str, Any]) -> Puppet:
-    described = meta["network"]["puppet"]
-    return Puppet(**described | {"channels": tuple(described["channels"])})
-
-
-def _expected(meta: dict[str, Any]) -> tuple[Any, Any]:
-    """Shapes: of the trainable floats; and of what the model file of a puppet holds, those as stored and statistics."""
-    network = meta["network"]
-    if network["kind"] != "puppet" or network["kernels"] != "generated":
-        raise ValueError(
-            f"a puppet of generated kernels is expected, got a {network['kind']} of "
-            f"{network.get('kernels', 'other')} kernels; python -m experiments.evaluate and experiments.predict take it"
-        )
-    if network.get("exits"):
-        meta["threshold"]  # must be there
-    puppet = _puppet(meta)
-    generator = fitting_settings(puppet, network["generator"])
-    depths = [int(depth) for depth in meta["depths"]]
+def like_puppet(description: dict[str, Any]) -> tuple[PuppetParams, dict[int, tuple[BatchStats, ...]]]:
+    """Shapes of the trainable floats and statistics of a puppet, from the description in its model file."""
+    network, depths = description["network"], description["depths"]
+    puppet = read_puppet(network)
 
     def make() -> Any:
-        puppeteer = init_puppeteer(jax.random.key(0), **generator)
+        puppeteer = init_puppeteer(jax.random.key(0), **network["puppeteer"])
         params = init_puppet(jax.random.key(0), puppet, puppeteer, max_depth=max(depths))
         return params, {depth: init_batch_stats(puppet, depth) for depth in depths}
 
-    params, stats = jax.eval_shape(make)
-    if meta["bits"] == 32:
-        return params, (params, stats)
-    bits = _bits(params, meta)
-    return params, (jax.eval_shape(lambda params: quantize_tree(params, bits), params), stats)
+    return jax.eval_shape(make)
 
 
-def _bits(params: Any, meta: dict[str, Any]) -> Any:
-    return choose_bits(params, puppet_matrices(params), meta["bits"])
+def _expected(description: dict[str, Any]) -> Any:
+    kind = description["network"]["kind"]
+    if kind == "early_exit":
+        raise ValueError("a puppet is expected, got an early exit; puppet_jax.extras.load_early_exit reads it.")
+    if kind != "puppet":
+        raise ValueError(
+            f"a puppet is expected, got the kind {kind!r}; python -m experiments.evaluate and experiments.predict take "
+            "it."
+        )
+    return like_puppet(description)

@@ -11,7 +11,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from puppet_jax._checks import check_complexity
+from puppet_jax.checks import check_complexity
 from puppet_jax.convolution import convolve
 from puppet_jax.execution_order import uses
 from puppet_jax.projection import check_kernel_shape, odd_at_least

@@ -1,21 +1,16 @@
 """Depth buckets: images are grouped by depth, groups are padded to few sizes, results return in order."""
 
 import dataclasses
-import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from puppet_jax._checks import check_complexity, check_images
 from puppet_jax.adaptation import depth as depth_of, depth_interval
+from puppet_jax.checks import check_complexity, check_images
 from puppet_jax.complexity import complexity as entropy_complexity
-from puppet_jax.kernel_bank import KernelBank
-from puppet_jax.puppet import BatchStats, Puppet, PuppetParams, apply_puppet
-from puppet_jax.trajectory import generate_kernels
 
 Adaptation = Literal["level", "sample"]
 GROUP_SIZES = (1, 4, 16, 64, 256)
@@ -205,104 +200,3 @@ def run_groups(groups: Sequence[Group], run: Callable[[Group], jax.Array]) -> np
     for group, output in zip(groups, outputs, strict=True):
         result[group.indices] = np.asarray(output)[: len(group.indices)]
     return result
-
-
-@functools.partial(jax.jit, static_argnames=("puppet", "depth", "dtype"))
-def _forward_shared(puppet, params, batch_stats, kernels, images, *, depth, dtype):
-    return apply_puppet(puppet, params, batch_stats, kernels, images, depth, dtype)[0]
-
-
-@functools.partial(jax.jit, static_argnames=("puppet", "depth", "dtype", "generate"))
-def _forward_own(puppet, params, batch_stats, h, images, *, depth, dtype, generate):
-    shapes = puppet.kernel_shapes(depth)
-    # an image that was routed to the nearest trained depth counts as the nearest complexity of that depth
-    low, high = depth_interval(depth)
-    h = jnp.clip(h, low, high)
-    kernels = jax.vmap(lambda one: generate(params.puppeteer, one, shapes))(h)
-    return apply_puppet(puppet, params, batch_stats, kernels, images, depth, dtype)[0]
-
-
-class Predictor:
-    """Logits of images of any complexities: routes, generates, runs and puts back in order.
-
-    One compiled program per (depth, padded size), and one generator per depth. An image's logits do not depend on
-    the other images of its batch.
-
-    Args:
-        puppet: the architecture.
-        params: its trainable floats.
-        batch_stats: running statistics of each trained depth; its keys are the depths in use.
-        adaptation: "level": images of a slice of complexity share the kernels of its centre, generated once and kept
-            in a bank. "sample": every image has kernels of its own, generated each time.
-        num_slices: slices in each depth bucket, for "level".
-        complexity: the measure, see `complexities`.
-        dtype: of activations and convolutions.
-        max_sets: capacity of the bank.
-        generate: from (params.puppeteer, h, shapes) to kernels; another function serves another kind of puppeteer.
-    """
-
-    def __init__(
-        self,
-        puppet: Puppet,
-        params: PuppetParams,
-        batch_stats: Mapping[int, Sequence[BatchStats]],
-        *,
-        adaptation: Adaptation = "level",
-        num_slices: int = 64,
-        complexity: Callable[[ArrayLike], ArrayLike] = entropy_complexity,
-        dtype: jnp.dtype = jnp.float32,
-        max_sets: int = 128,
-        generate: Callable[..., tuple[jax.Array, ...]] = generate_kernels,
-    ):
-        check_adaptation(adaptation)
-        self.puppet = puppet
-        self.params = params
-        self.batch_stats = {int(depth): tuple(stats) for depth, stats in batch_stats.items()}
-        self.num_slices = num_slices if adaptation == "level" else None
-        self.complexity = complexity
-        self.dtype = dtype
-        self.generate = generate
-        self.bank = KernelBank(puppet, params.puppeteer, max_sets, generate)
-
-    @property
-    def depths(self) -> tuple[int, ...]:
-        """The depths in use."""
-        return tuple(sorted(self.batch_stats))
-
-    def __call__(self, images: ArrayLike, h: ArrayLike | None = None) -> np.ndarray:
-        """Logits of a batch.
-
-        Args:
-            images: (batch, height, width, channels), uint8 or floating in [0, 1].
-            h: (batch,) complexities where they are known already, else they are computed.
-
-        Returns:
-            (batch, num_classes) float32, in the order of `images`.
-
-        Raises:
-            ValueError: if the images, or the complexities, are not as above: which, and what to do.
-        """
-        return self.route(images, h)[0]
-
-    def route(self, images: ArrayLike, h: ArrayLike | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Logits as above, and the depth (batch,) of the puppet that each image ran through."""
-        images = np.asarray(images)
-        if h is None:
-            h = complexities(images, self.complexity)  # looks at the images as well
-        else:
-            images, h = np.asarray(check_images(images)), np.asarray(h)
-        groups = make_groups(h, self.depths, self.num_slices)
-        depths = np.empty(len(images), np.int64)
-        for group in groups:
-            depths[group.indices] = group.depth
-        return run_groups(groups, lambda group: self._run(group, images, h)), depths
-
-    def _run(self, group: Group, images: np.ndarray, h: np.ndarray) -> jax.Array:
-        padded = group.padded_indices()
-        stats = self.batch_stats[group.depth]
-        static: dict[str, Any] = {"depth": group.depth, "dtype": self.dtype}
-        if group.h is None:
-            static["generate"] = self.generate
-            return _forward_own(self.puppet, self.params, stats, h[padded], images[padded], **static)
-        kernels = self.bank(group.depth, group.h)
-        return _forward_shared(self.puppet, self.params, stats, kernels, images[padded], **static)

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from puppet_jax._checks import check_complexity
 from puppet_jax.adaptation import step_size
+from puppet_jax.checks import check_complexity
 from puppet_jax.projection import blocks, check_kernel_shape, project
 from puppet_jax.puppeteer import Puppeteer, field, start
 

@@ -1,4 +1,4 @@
-"""Further answers: where a first one is in doubt, moved views of the image and other networks are asked as well."""
+"""Ensembles and test-time augmentation: accuracy for computation; views of one network store nothing more."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -7,80 +7,81 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
-from puppet_jax._checks import check_images
-from puppet_jax.early_exit import doubt
+from puppet_jax.checks import check_images
+from puppet_jax.extras.early_exit import confidence
 
 DIAGONALS = ((1, 1), (-1, -1), (1, -1), (-1, 1))
-"""Moves by one pixel down or up and right or left."""
+"""Shifts by one pixel down or up and right or left."""
 
 
-def average_answers(
+def ensemble(
     predictors: Sequence[Callable[[np.ndarray], ArrayLike]],
     images: ArrayLike,
     threshold: float | None = None,
     logits: ArrayLike | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The mean probabilities of several predictors, of which all but the first see the images in doubt alone.
+    """The mean probabilities of several predictors, of which all but the first may see the uncertain images alone.
 
-    Accuracy for computation, as depth is. Views of one network (`moved_views`) store nothing more; other networks store
-    theirs. The answer to an image does not depend on the other images.
+    Views of one network (`shifted_views`) store nothing more; other networks store theirs. The answer to an image does
+    not depend on the other images.
 
     Args:
         predictors: from images (batch, height, width, channels) to logits (batch, classes), such as `Predictor`; at
             least one.
         images: (batch, height, width, channels), uint8 or floating in [0, 1].
-        threshold: the doubt in [0, 1] of the first predictor's answer above which the others are asked, see `doubt` and
-            `exit_threshold`; None asks them of all images.
+        threshold: the others see the images of which the first predictor is less confident than this, see `confidence`
+            and `exit_threshold`. None: they see all images.
         logits: (batch, classes) of the first predictor where they are known already.
 
     Returns:
-        `(log_probabilities, num_answers)`: (batch, classes) float32, which count as logits; and (batch,) int64, how
-        many predictors were asked of each image, 1 or all.
+        `(log_probabilities, num_predictors)`: (batch, classes) float32, which count as logits; and (batch,) int64, how
+        many predictors saw each image, 1 or all.
 
     Raises:
         ValueError: if the images are not as above, or there is no predictor.
 
     Example:
-        >>> import numpy as np, puppet_jax as pj
+        >>> import numpy as np
+        >>> from puppet_jax import extras
         >>> images = np.random.default_rng(0).random((4, 8, 8, 3), np.float32)
         >>> predict = lambda x: x.sum(axis=(1, 2))
-        >>> logits, num_answers = pj.average_answers([predict, *pj.moved_views(predict)], images)
-        >>> logits.shape, num_answers.tolist()
+        >>> logits, num_predictors = extras.ensemble([predict, *extras.shifted_views(predict)], images)
+        >>> logits.shape, num_predictors.tolist()
         ((4, 3), [5, 5, 5, 5])
     """
     if not predictors:
         raise ValueError("predictors must hold at least one, got none.")
     images = np.asarray(check_images(images))
     result = _log_softmax(predictors[0](images) if logits is None else logits)
-    unsure = np.ones(len(images), bool) if threshold is None else np.asarray(doubt(result)) > threshold
+    unsure = np.ones(len(images), bool) if threshold is None else np.asarray(confidence(result)) < threshold
     if unsure.any() and len(predictors) > 1:
         answers = [result[unsure], *(_log_softmax(predict(images[unsure])) for predict in predictors[1:])]
         result[unsure] = np.logaddexp.reduce(answers) - np.log(len(answers))
     return result, np.where(unsure, len(predictors), 1)
 
 
-def moved_views(
-    predict: Callable[[np.ndarray], ArrayLike], moves: Sequence[tuple[int, int]] = DIAGONALS
+def shifted_views(
+    predict: Callable[[np.ndarray], ArrayLike], shifts: Sequence[tuple[int, int]] = DIAGONALS
 ) -> tuple[Callable[[np.ndarray], ArrayLike], ...]:
-    """For each move what `predict` answers to images that are moved so.
+    """For each shift what `predict` answers to images that are shifted so.
 
     Args:
         predict: from images (batch, height, width, channels) to logits.
-        moves: rows (down) and columns (right), in pixels; the border is reflected. Calling refuses images that are too
+        shifts: rows (down) and columns (right), in pixels; the border is reflected. Calling refuses images that are too
             small.
 
     References:
         Krizhevsky, Sutskever and Hinton, ImageNet classification with deep convolutional neural networks, 2012, Sec.
-        4.1, who average over moved and mirrored crops.
+        4.1, who average over shifted and mirrored crops.
     """
-    return tuple(functools.partial(_predict_moved, predict, move) for move in moves)
+    return tuple(functools.partial(_predict_shifted, predict, shift) for shift in shifts)
 
 
-def _predict_moved(predict: Callable, move: tuple[int, int], images: np.ndarray) -> ArrayLike:
+def _predict_shifted(predict: Callable, shift: tuple[int, int], images: np.ndarray) -> ArrayLike:
     height, width = images.shape[1:3]
-    if abs(move[0]) >= height or abs(move[1]) >= width:
-        raise ValueError(f"images of {height} x {width} pixels cannot be moved by {move}; give smaller moves.")
-    before, after = ([max(0, step) for step in steps] for steps in (move, (-move[0], -move[1])))
+    if abs(shift[0]) >= height or abs(shift[1]) >= width:
+        raise ValueError(f"images of {height} x {width} pixels cannot be shifted by {shift}; give smaller shifts.")
+    before, after = ([max(0, step) for step in steps] for steps in (shift, (-shift[0], -shift[1])))
     border = [(0, 0), (before[0], after[0]), (before[1], after[1]), (0, 0)]
     padded = np.pad(images, border, mode="reflect")
     return predict(padded[:, after[0] : after[0] + height, after[1] : after[1] + width])

@@ -1,0 +1,163 @@
+"""Logits of images of any complexities: kernels are generated, kept where images share them, and run."""
+
+import functools
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike
+
+from puppet_jax.adaptation import depth_interval
+from puppet_jax.architecture import Puppet
+from puppet_jax.checks import check_images
+from puppet_jax.complexity import complexity as entropy_complexity
+from puppet_jax.puppet import BatchStats, PuppetParams, apply_puppet
+from puppet_jax.puppeteer import Puppeteer
+from puppet_jax.routing import Adaptation, Group, check_adaptation, complexities, make_groups, run_groups
+from puppet_jax.trajectory import generate_kernels
+
+
+class KernelBank:
+    """Generated kernels by depth and complexity; the least recently used set makes room for a new one.
+
+    A cache is the one kind of state that a pure function cannot hold; this object holds it, and nothing else does.
+
+    Args:
+        puppet: the architecture.
+        puppeteer: the generator. A bank belongs to one set of parameters: make a new bank after an update.
+        max_sets: how many sets of kernels are kept, at least 1. A set of the papers' puppet takes 63 MB in float32.
+        generate: from (puppeteer, h, shapes) to kernels; another function serves another kind of puppeteer.
+    """
+
+    def __init__(
+        self,
+        puppet: Puppet,
+        puppeteer: Puppeteer,
+        max_sets: int = 128,
+        generate: Callable[..., tuple[Array, ...]] = generate_kernels,
+    ):
+        if max_sets < 1:
+            raise ValueError(f"max_sets must be at least 1, got {max_sets}.")
+        self.puppet = puppet
+        self.puppeteer = puppeteer
+        self.max_sets = max_sets
+        self.generate = generate
+        self._sets: OrderedDict[tuple[int, float], tuple[Array, ...]] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Number of sets held."""
+        return len(self._sets)
+
+    def __call__(self, depth: int, h: float) -> tuple[Array, ...]:
+        """The kernels of the puppet of `depth`, generated at complexity `h` (nats), or found in the bank."""
+        key = (depth, float(h))
+        if key not in self._sets:
+            while len(self._sets) >= self.max_sets:
+                self._sets.popitem(last=False)
+            self._sets[key] = self.generate(self.puppeteer, key[1], self.puppet.kernel_shapes(depth))
+        self._sets.move_to_end(key)
+        return self._sets[key]
+
+
+@functools.partial(jax.jit, static_argnames=("puppet", "depth", "dtype"))
+def _forward_shared(puppet, params, batch_stats, kernels, images, *, depth, dtype):
+    return apply_puppet(puppet, params, batch_stats, kernels, images, depth, dtype)[0]
+
+
+@functools.partial(jax.jit, static_argnames=("puppet", "depth", "dtype", "generate"))
+def _forward_own(puppet, params, batch_stats, h, images, *, depth, dtype, generate):
+    shapes = puppet.kernel_shapes(depth)
+    # an image that was routed to the nearest trained depth counts as the nearest complexity of that depth
+    low, high = depth_interval(depth)
+    h = jnp.clip(h, low, high)
+    kernels = jax.vmap(lambda one: generate(params.puppeteer, one, shapes))(h)
+    return apply_puppet(puppet, params, batch_stats, kernels, images, depth, dtype)[0]
+
+
+class Predictor:
+    """Logits of images of any complexities: routes, generates, runs and puts back in order.
+
+    One compiled program per (depth, padded size), and one generator per depth. An image's logits do not depend on
+    the other images of its batch.
+
+    Args:
+        puppet: the architecture.
+        params: its trainable floats.
+        batch_stats: running statistics of each trained depth; its keys are the depths in use.
+        adaptation: "level": images of a slice of complexity share the kernels of its centre, generated once and kept
+            in a bank. "sample": every image has kernels of its own, generated each time.
+        num_slices: slices in each depth bucket, for "level".
+        complexity: the measure, see `complexities`.
+        dtype: of activations and convolutions.
+        max_sets: capacity of the bank.
+        generate: from (params.puppeteer, h, shapes) to kernels; another function serves another kind of puppeteer.
+    """
+
+    def __init__(
+        self,
+        puppet: Puppet,
+        params: PuppetParams,
+        batch_stats: Mapping[int, Sequence[BatchStats]],
+        *,
+        adaptation: Adaptation = "level",
+        num_slices: int = 64,
+        complexity: Callable[[ArrayLike], ArrayLike] = entropy_complexity,
+        dtype: jnp.dtype = jnp.float32,
+        max_sets: int = 128,
+        generate: Callable[..., tuple[jax.Array, ...]] = generate_kernels,
+    ):
+        check_adaptation(adaptation)
+        self.puppet = puppet
+        self.params = params
+        self.batch_stats = {int(depth): tuple(stats) for depth, stats in batch_stats.items()}
+        self.num_slices = num_slices if adaptation == "level" else None
+        self.complexity = complexity
+        self.dtype = dtype
+        self.generate = generate
+        self.bank = KernelBank(puppet, params.puppeteer, max_sets, generate)
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """The depths in use."""
+        return tuple(sorted(self.batch_stats))
+
+    def __call__(self, images: ArrayLike, h: ArrayLike | None = None) -> np.ndarray:
+        """Logits of a batch.
+
+        Args:
+            images: (batch, height, width, channels), uint8 or floating in [0, 1].
+            h: (batch,) complexities where they are known already, else they are computed.
+
+        Returns:
+            (batch, num_classes) float32, in the order of `images`.
+
+        Raises:
+            ValueError: if the images, or the complexities, are not as above: which, and what to do.
+        """
+        return self.route(images, h)[0]
+
+    def route(self, images: ArrayLike, h: ArrayLike | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Logits as above, and the depth (batch,) of the puppet that each image ran through."""
+        images = np.asarray(images)
+        if h is None:
+            h = complexities(images, self.complexity)  # looks at the images as well
+        else:
+            images, h = np.asarray(check_images(images)), np.asarray(h)
+        groups = make_groups(h, self.depths, self.num_slices)
+        depths = np.empty(len(images), np.int64)
+        for group in groups:
+            depths[group.indices] = group.depth
+        return run_groups(groups, lambda group: self._run(group, images, h)), depths
+
+    def _run(self, group: Group, images: np.ndarray, h: np.ndarray) -> jax.Array:
+        padded = group.padded_indices()
+        stats = self.batch_stats[group.depth]
+        static: dict[str, Any] = {"depth": group.depth, "dtype": self.dtype}
+        if group.h is None:
+            static["generate"] = self.generate
+            return _forward_own(self.puppet, self.params, stats, h[padded], images[padded], **static)
+        kernels = self.bank(group.depth, group.h)
+        return _forward_shared(self.puppet, self.params, stats, kernels, images[padded], **static)
