@@ -4,7 +4,7 @@ from typing import Any
 
 from experiments.config import Adaptive, Backbone, Config, Data, DeepBackbone, Generated, Optim, Ordinary
 
-REGIMES = {
+REGIMES: dict[str, Generated | Adaptive | Ordinary] = {
     "fixed": Ordinary(),
     "puppet": Generated(),
     "adaptive": Adaptive(levels_per_batch=2, num_levels=16),

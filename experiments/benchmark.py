@@ -49,8 +49,8 @@ def benchmark(command: Command) -> None:
     from experiments.devices import device_name, use_compilation_cache
     from experiments.errors import RunError
     from experiments.evaluation.rounds import measure, table
+    from experiments.fields import as_json, flat
     from experiments.names import distinct_names
-    from experiments.records import as_json, flat
     from experiments.runs.folder import versions, write_json
     from experiments.runs.load import load_run
 

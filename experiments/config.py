@@ -1,7 +1,7 @@
 """What a run computes, as records. Imports no JAX, so that `--help` answers at once.
 
 Records nest in code and are flat on the command line. A union says what kind of thing a part is; the preset chooses its
-member, and the options of the other members do not exist for that preset. `experiments.records.replace` changes options
+member, and the options of the other members do not exist for that preset. `experiments.fields.replace` changes options
 by their flat names.
 """
 
@@ -9,7 +9,7 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING, Literal
 
-from experiments.records import check_at_least, require
+from experiments.fields import check_at_least, require
 
 if TYPE_CHECKING:
     from experiments.networks import Network

@@ -9,7 +9,7 @@ ensemble answers the images that its model is least confident of, and what that 
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -66,8 +66,12 @@ def evaluate(command: Command) -> None:
         others = [load_run(folder) for folder in command.others]
         summarise_ensemble(run, others, command.shifted_views, command.fraction)
         return
-    given = {"adaptation": command.adaptation, "num_levels": command.num_levels, "agreement": command.agreement or None}
-    given = {name: value for name, value in given.items() if value is not None}
+    options: dict[str, Any] = {
+        "adaptation": command.adaptation,
+        "num_levels": command.num_levels,
+        "agreement": command.agreement or None,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
     kernels = getattr(run.config.network, "kernels", None)
     if given and not isinstance(kernels, Adaptive):
         flags = " and ".join(f"--{name.replace('_', '-')}" for name in given)

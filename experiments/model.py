@@ -66,7 +66,7 @@ class Model:
         return self.network.predictor(self.params, self.batch_stats, **settings | overrides)
 
 
-def bits_of(network: Network, params: Any, bits: Literal[8, 4]) -> Any:
+def bits_of(network: Network, params: Any, bits: Any) -> Any:
     """The bits of each leaf once stored, see `extras.choose_bits`."""
     return extras.choose_bits(params, network.matrices(params), bits)
 

@@ -16,7 +16,7 @@ def name_of(config: dict[str, Any]) -> str:
     """What kind of network it is, how wide, and of how large a puppeteer; tuned if it began with a run.
 
     Args:
-        config: from `experiments.records.flat`.
+        config: from `experiments.fields.flat`.
     """
     tuned = ["tuned"] if config["start_from"] else []
     if config["network"] != "PuppetCNN":

@@ -52,7 +52,7 @@ def quantize(command: Command) -> None:
     from experiments.cli import Options
     from experiments.devices import use_compilation_cache
     from experiments.errors import RunError
-    from experiments.records import replace
+    from experiments.fields import replace
     from experiments.runs.load import load_run
     from experiments.training.rounding import round_run
     from experiments.training.run import train

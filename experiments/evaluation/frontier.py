@@ -9,8 +9,8 @@ from typing import Any
 
 from experiments.errors import RunError
 from experiments.evaluation.summary import Summary, read_summary
+from experiments.fields import flat
 from experiments.names import distinct_names, name_of
-from experiments.records import flat
 from experiments.runs.folder import SUMMARY
 from experiments.tables.render import markdown
 

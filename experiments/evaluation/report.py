@@ -12,8 +12,8 @@ from experiments.devices import device_name, peak_memory
 from experiments.errors import RunError
 from experiments.evaluation.accuracy import evaluate, evaluate_ensemble
 from experiments.evaluation.summary import Summary, describe, read_summary, write_summary
+from experiments.fields import as_json
 from experiments.model import Model
-from experiments.records import as_json
 from experiments.runs import folder as run_folder
 from experiments.runs.load import Run, check_unseen
 
@@ -29,6 +29,7 @@ def summarise(
 ) -> Summary:
     """Evaluates on test images, writes `summary.json`, prints it, and returns it."""
     rows = run_folder.read_metrics(folder)
+    memory: dict[str, Any] = peak_memory()
     summary = Summary(
         experiment=experiment,
         **evaluate(model, images, labels, folder / run_folder.MODEL, **overrides),
@@ -42,7 +43,7 @@ def summarise(
         config=as_json(config),
         versions=run_folder.versions(),
         device=device_name(),
-        **peak_memory(),
+        **memory,
     )
     write_summary(folder, summary)
     print(describe(summary), flush=True)
@@ -65,8 +66,12 @@ def summarise_ensemble(run: Run, others: Sequence[Run], shifted_views: bool, fra
         advice = "an ensemble needs runs of the same split"
         check_unseen(other.folder, other.train_indices, run.validation_indices, advice)
     runs = (run, *others)
-    described = {"runs": [one.folder.name for one in runs], "shifted_views": shifted_views, "fraction": fraction}
-    found = {
+    described: dict[str, Any] = {
+        "runs": [one.folder.name for one in runs],
+        "shifted_views": shifted_views,
+        "fraction": fraction,
+    }
+    found: dict[str, Any] = {
         **described,
         **evaluate_ensemble([one.model for one in runs], shifted_views, run.test, run.validation, fraction),
         "trainable_bytes": sum(one.model.stored_bytes()[1] for one in runs),

@@ -17,8 +17,8 @@ steps 1 to 4 with a toy in fewer than 80 lines, and trains it.
 import importlib
 from typing import Any
 
+from experiments.fields import as_json, from_json
 from experiments.networks.contract import Network as Network, Predictor as Predictor
-from experiments.records import as_json, from_json
 
 KINDS = {
     "puppet": "puppet.PuppetNetwork",

@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments.config import Config
 from experiments.errors import RunError
-from experiments.records import as_json, flat, from_json
+from experiments.fields import as_json, flat, from_json
 
 CONFIG, METRICS, SPLIT = "config.json", "metrics.jsonl", "split.npz"
 SUMMARY, MODEL, CHECKPOINTS = "summary.json", "model.safetensors", "checkpoints"

@@ -7,7 +7,7 @@ from typing import Any
 from experiments.backbones import RECORDS, REGIMES
 from experiments.cifar10 import BEST, PAPER, SMALL
 from experiments.config import ByComplexity, Config, DeepBackbone, FrozenBasis, Generated, Ordinary
-from experiments.records import replace
+from experiments.fields import replace
 from experiments.tables import papers
 
 NAMES = {"alexnet": "AlexNet", "vgg": "VGG", "resnet": "ResNet", "puppet": "Puppet-CNN"}

@@ -11,7 +11,7 @@ from experiments.config import Config
 from experiments.data import Dataset, load_dataset
 from experiments.errors import DataError, Interrupted, RunError
 from experiments.evaluation.summary import Summary, read_summary
-from experiments.records import as_json
+from experiments.fields import as_json
 from experiments.runs import folder as run_folder
 from experiments.tables.definitions import Row, Table, scaled
 from experiments.training.run import train

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from experiments.evaluation.accuracy import accuracy
 from experiments.evaluation.report import summarise
+from experiments.fields import replace
 from experiments.model import load_model, save_model
-from experiments.records import replace
 from experiments.runs import folder as run_folder
 from experiments.runs.load import Run
 from experiments.training.batching import epoch_batches, make_buckets

@@ -11,7 +11,7 @@ import numpy as np
 import puppet_jax as pj
 from experiments import plots
 from experiments.cli import Options
-from experiments.config import Adaptive, Config, Ordinary
+from experiments.config import Adaptive, Config
 from experiments.data import Dataset, fingerprint, load_dataset, split_indices
 from experiments.devices import use_compilation_cache
 from experiments.errors import RunError
@@ -155,15 +155,15 @@ def make_model(
     step: int,
 ) -> Model:
     """The model of a run at some step."""
-    kernels = getattr(config.network, "kernels", Ordinary())
-    adaptive = isinstance(kernels, Adaptive)
+    kernels = getattr(config.network, "kernels", None)
+    adaptive = kernels if isinstance(kernels, Adaptive) else None
     return Model(
         network=network,
         params=params,
         batch_stats=stats,
         class_names=class_names,
-        adaptation=kernels.sharing if adaptive else "level",
-        num_levels=kernels.num_levels if adaptive else 1,
+        adaptation=adaptive.sharing if adaptive else "level",
+        num_levels=adaptive.num_levels if adaptive else 1,
         complexity=complexities.measure,
         step=step,
         bits=config.bits,

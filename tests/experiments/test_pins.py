@@ -26,16 +26,14 @@ from experiments.config import (
     Ordinary,
     PuppetCNN,
 )
-from experiments.records import replace
+from experiments.fields import replace
 from experiments.tables.definitions import TRAINED
 from experiments.training.step import Data, init_state, make_train_step
 
 FOLDER = Path(__file__).parents[1] / "pins"
 STEPS, SNAPSHOT = (json.loads((FOLDER / f"{name}.json").read_text()) for name in ("steps", "snapshot"))
 TABLES = {name: {row.label: row for row in table().rows} for name, table in TRAINED.items()}
-EQUAL, ABLATION = (
-    {label: row.config for label, row in TABLES[name].items()} for name in ("equal_bytes", "ablation")
-)
+EQUAL, ABLATION = ({label: row.config for label, row in TABLES[name].items()} for name in ("equal_bytes", "ablation"))
 OF_ONE_DEPTH = ByComplexity(depths=(4, 4))
 
 CASES: dict[str, Config] = {
@@ -85,7 +83,9 @@ def first_step(config: Config, pin: dict, num_classes: int, shape: tuple[int, in
     norm = optax.GradientTransformation(lambda params: jnp.zeros(()), update)
     state = init_state(config, network, (pin["depth"],), norm)
     floats = pj.num_floats(state.params)
-    state, metrics = make_train_step(config, network, norm)(state, data, np.arange(8, dtype=np.int32), depth=pin["depth"])
+    state, metrics = make_train_step(config, network, norm)(
+        state, data, np.arange(8, dtype=np.int32), depth=pin["depth"]
+    )
     return floats, float(metrics["loss"]), float(state.opt_state)
 
 

@@ -1,4 +1,4 @@
-"""Records (frozen dataclasses): changed by flat names, written as JSON and read back, checked. Imports no JAX."""
+"""Fields of records (frozen dataclasses): changed by flat names, written as JSON, read back. Imports no JAX."""
 
 import dataclasses
 import types
