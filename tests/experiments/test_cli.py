@@ -357,14 +357,17 @@ class TestMissingThings:
 
     @pytest.mark.parametrize(
         "flags",
-        [["--batch-size", 128, "--num-images", 64], ["--channels", 4, 5, 6, 7, 8, "--num-images", 64]],
-        ids=["batch too large", "images too small"],
+        [
+            *("--batch-size 128 --num-images 64", "--channels 4 5 6 7 8 --num-images 64"),
+            *("--preset best --layers 1 3", "--preset best --layers 0 3 3", "--preset vgg-fixed --num-layers 3"),
+        ],
+        ids=["batch too large", "images too small", "layers of another stage", "no layer", "no such depth"],
     )
     def test_what_the_data_does_not_allow_leaves_no_run(self, tmp_path, capsys, flags):
         """So that the same command with a better value starts at once."""
         workdir = tmp_path / "run"
-        assert self.run("digits", *flags, "--num-validation", 32, "--workdir", workdir) == 1
-        self.one_line(capsys)
+        assert self.run("digits", *flags.split(), "--num-validation", 32, "--workdir", workdir) == 1
+        assert "Traceback" not in self.one_line(capsys)
         assert not (workdir / "config.json").exists()
 
     @pytest.mark.parametrize("program", ["evaluate", "predict"])
