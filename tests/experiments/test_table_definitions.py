@@ -1,42 +1,41 @@
 """What the tables are made of, and what the papers print."""
 
-import dataclasses
-
 import jax
 import pytest
 
 import puppet_jax as pj
-from experiments.config import PAPER, SMALL, Config
-from experiments.networks import make_network
+from experiments.cifar10 import BEST, PAPER, SMALL
+from experiments.config import Adaptive, FrozenBasis, Generated, Ordinary, PuppetCNN
+from experiments.fields import as_json, flat, replace
 from experiments.tables import papers
 from experiments.tables.__main__ import Command
-from experiments.tables.definitions import TRAINED, differences, scaled
+from experiments.tables.definitions import TRAINED, scaled
 
 
 class TestScaled:
     def test_the_whole_budget_is_the_protocol(self):
-        for config in (PAPER, SMALL, Config()):
+        for config in (PAPER, SMALL, BEST):
             assert scaled(config, 1, 0) == config
-            assert scaled(config, 1, 7) == dataclasses.replace(config, seed=7)
+            assert scaled(config, 1, 7) == replace(config, seed=7)
 
     @pytest.mark.parametrize(("budget", "epochs"), [(0.5, 400), (0.00125, 1), (0.002, 2)])
     def test_a_share_of_the_epochs(self, budget, epochs):
-        assert scaled(PAPER, budget, 3) == dataclasses.replace(PAPER, epochs=epochs, seed=3)
+        assert scaled(PAPER, budget, 3) == replace(PAPER, epochs=epochs, seed=3)
 
     def test_less_than_an_epoch_is_a_share_of_the_images(self):
-        expected = dataclasses.replace(PAPER, epochs=1, num_images=3_200, num_validation=800, num_test=1_000)
+        expected = replace(PAPER, epochs=1, num_images=3_200, num_validation=800, num_test=1_000)
         assert scaled(PAPER, 0.0005, 0) == expected
-        assert scaled(dataclasses.replace(PAPER, epochs=1), 0.5, 0).num_images == 4_000
+        assert scaled(replace(PAPER, epochs=1), 0.5, 0).data.num_images == 4_000
 
     def test_never_less_than_a_batch(self):
         config = scaled(PAPER, 1e-9, 0)
-        assert (config.num_images, config.num_validation, config.epochs) == (64, 64, 1)
+        assert (config.data.num_images, config.data.num_validation, config.optim.epochs) == (64, 64, 1)
 
     def test_is_never_more_than_the_protocol(self):
-        config = dataclasses.replace(PAPER, num_validation=10, num_images=70)
+        config = replace(PAPER, num_validation=10, num_images=70)
         small = scaled(config, 1e-9, 0)
-        assert small.num_validation <= 10
-        assert small.num_images == 64
+        assert small.data.num_validation <= 10
+        assert small.data.num_images == 64
 
 
 class TestDefinitions:
@@ -45,17 +44,22 @@ class TestDefinitions:
     AVAILABLE = {"cifar10": 50_000, "cifar100": 50_000, "mini_imagenet": 54_000}
 
     def test_every_row_has_a_network(self):
-        networks = {make_network(row.config, *self.CLASSES[row.experiment]) for _, row in self.ALL}
+        wanted = {(row.config.network, row.experiment) for _, row in self.ALL}
+        networks = {config.make(*self.CLASSES[experiment]) for config, experiment in wanted}
         assert len(networks) > 12
         for network in networks:
-            network.check()
+            height, width, _ = network.image_shape
+            if isinstance(puppet := getattr(network, "puppet", None), pj.Puppet):
+                puppet.check_image_size(height, width)
+            assert network.depth is None or network.depth > 0
 
     def test_every_row_has_its_images(self):
         for name, row in self.ALL:
             for budget in (1, 0.5, TRAINED[name]().smoke):
                 config = scaled(row.config, budget, 0)
-                left = self.AVAILABLE[row.experiment] - config.num_validation
-                assert config.batch_size <= (config.num_images or left) <= left  # None: all that are left
+                left = self.AVAILABLE[row.experiment] - config.data.num_validation
+                images = config.data.num_images or left  # None: all that are left
+                assert config.optim.batch_size <= images <= left
 
     @pytest.mark.parametrize("name", TRAINED)
     def test_rows_differ(self, name):
@@ -71,26 +75,22 @@ class TestDefinitions:
         """Some tens of thousands of images a table of backbones; an epoch of the ablation is cheap."""
         for table in (TRAINED[name]() for name in ("backbones", "operations", "training_sets", "datasets")):
             configs = [scaled(row.config, table.smoke, 0) for row in table.rows]
-            assert all(config.epochs == 1 for config in configs)
-            assert sum(config.num_images for config in configs) < 60_000
+            assert all(config.optim.epochs == 1 for config in configs)
+            assert sum(config.data.num_images for config in configs) < 60_000
 
     def test_regimes(self):
         rows = {row.label: row.config for row in TRAINED["backbones"]().rows}
         assert len(rows) == 9
-        regimes = [(c.network, c.kernels, c.adapts) for c in rows.values()]
-        assert regimes[:3] == [
-            ("alexnet", "stored", "none"),
-            ("alexnet", "generated", "none"),
-            ("alexnet", "generated", "parameters"),
-        ]
+        regimes = [(config.network.name, type(config.network.kernels)) for config in rows.values()]
+        assert regimes[:3] == [("alexnet", Ordinary), ("alexnet", Generated), ("alexnet", Adaptive)]
         for config in rows.values():
-            assert (config.epochs, config.num_images, config.batch_size) == (800, 8_000, 64)
+            assert (config.optim.epochs, config.data.num_images, config.optim.batch_size) == (800, 8_000, 64)
 
     def test_full_training_sets(self):
         rows = {row.label: row.config for row in TRAINED["training_sets"]().rows}
         for label, config in rows.items():
             images = (8_000, 2_000) if label.endswith("partial") else (45_000, 5_000)
-            assert (config.num_images, config.num_validation) == images
+            assert (config.data.num_images, config.data.num_validation) == images
 
     def test_shared_rows_share_runs(self):
         """So that nothing is trained twice."""
@@ -98,25 +98,45 @@ class TestDefinitions:
         partial = {row.config for row in TRAINED["training_sets"]().rows if row.label.endswith("partial")}
         assert partial < backbones
 
-    @pytest.mark.parametrize(
-        "name", ["ring64", "ring128", "ring512", "narrow512", "narrow_full512", "full64", "full128"]
-    )
-    def test_a_ring_is_fair(self, name):
+    EQUAL = TRAINED["equal_bytes"]().rows
+    SIZES = {"C = 64": EQUAL[:5], "C = 128": EQUAL[5:9], "C = 512": EQUAL[9:]}
+
+    @pytest.mark.parametrize("size", SIZES)
+    def test_equal_bytes_is_fair(self, size):
         """As many floats within a tenth; the same images, as often, in the same batches."""
+        rows = self.SIZES[size]
+        assert size in rows[0].label
         floats = []
-        for row in TRAINED[name]().rows:
-            network, depth = make_network(row.config, 10, (32, 32, 3)), (row.config.spread or (1, 1))[0]
-            floats.append(pj.num_floats(jax.eval_shape(lambda network=network, depth=depth: network.init(0, [depth]))))
+        for row in rows:
+            network = row.config.network.make(10, (32, 32, 3))
+            params = jax.eval_shape(lambda network=network: network.init(0, [network.depth]))
+            floats.append(pj.num_floats(params))
         assert max(floats) < 1.1 * min(floats)
-        protocol = ("num_images", "num_validation", "augment", "epochs", "batch_size", "label_smoothing")
-        assert len({tuple(getattr(row.config, field) for field in protocol) for row in TRAINED[name]().rows}) == 1
+        assert len({(row.config.data, row.config.optim.epochs, row.config.optim.batch_size) for row in rows}) == 1
+        assert len({row.config.optim.label_smoothing for row in rows}) == 1
+
+    @pytest.mark.parametrize("size", SIZES)
+    def test_equal_bytes_compares_every_kind(self, size):
+        rows = self.SIZES[size]
+        puppets = [row.config.network for row in rows if isinstance(row.config.network, PuppetCNN)]
+        assert {type(puppet.kernels) for puppet in puppets} == {Generated, FrozenBasis, Ordinary}
+        assert len({puppet.depth for puppet in puppets}) == 1
+        (residual,) = (row.config.network for row in rows if not isinstance(row.config.network, PuppetCNN))
+        assert (residual.name, type(residual.kernels)) == ("resnet20", Ordinary)
 
     def test_ablation_changes_one_thing(self):
+        """Or, for the papers' adaptations, what takes one of them away."""
         first, *others = TRAINED["ablation"]().rows
+        before = flat(as_json(first.config))
         for row in others:
-            names = [field.name for field in dataclasses.fields(Config)]
-            changed = [name for name in names if getattr(row.config, name) != getattr(first.config, name)]
-            assert len(changed) == 1
+            now = flat(as_json(row.config))
+            changed = {name for name in before | now if before.get(name) != now.get(name)}
+            if row.label == "adaptation none":
+                assert changed == {"kernels", "depths", "sharing", "num_levels", "levels_per_batch"}
+            elif row.label == "adaptation of depth":
+                assert changed == {"kernels", "sharing", "num_levels", "levels_per_batch"}
+            else:
+                assert len(changed) == 1
 
     @pytest.mark.parametrize(
         ("table", "label", "printed"),
@@ -146,14 +166,6 @@ class TestDefinitions:
             "ResNet": (11.40, 0.0019),
             "Puppet-ResNet": (23.44, 0.0061),
             "Puppet-CNN": (12.34, 0.0039),
-        }
-
-    def test_differences(self):
-        assert dict(differences(Config())) == {}
-        assert dict(differences(Config(channels=(4, 8), spread=(1, 2), seed=3))) == {
-            "channels": [4, 8],
-            "spread": [1, 2],
-            "seed": 3,
         }
 
 
