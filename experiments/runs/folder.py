@@ -136,7 +136,7 @@ def read_split(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """
     path = folder / SPLIT
     try:
-        with np.load(path, allow_pickle=False) as split:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as split:
             return split["train"], split["validation"]
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise RunError(f"{path} is missing or damaged ({error}); `--resume` with the run's flags writes it.") from None
