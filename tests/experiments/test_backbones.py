@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments.backbones import BACKBONES, VGG, AlexNet, MobileNetV2, ResNet, ResNet20, make_backbone
-from experiments.macs import count_macs
+from experiments.evaluation.macs import count_macs
+from experiments.networks.backbones import BACKBONES, VGG, AlexNet, MobileNetV2, ResNet, ResNet20, make_backbone
 
 # For 10 and for 100 classes. The first three, MobileNet-v1 and SqueezeNet are the sizes that the papers print.
 SIZES = {
