@@ -63,16 +63,16 @@ def open_run(folder: Path, experiment: str, config: Config, data: dict[str, Any]
         raise RunError(f"{folder} holds a run already; go on with --resume, or name another --workdir.")
     there = {"experiment": found["experiment"], "sha256": found["data"].get("sha256")} | flat(found["config"])
     now = {"experiment": experiment, "sha256": data["sha256"]} | flat(as_json(config))
-    differences = [
-        f"{name}: {there.get(name)!r} there, {now.get(name)!r} now"
-        for name in there | now
-        if there.get(name) != now.get(name)
-    ]
-    if differences:
+    if differing := differences(there, now):
         raise RunError(
-            f"{folder} holds a run of another configuration ({'; '.join(differences)}); give the same flags, or "
-            "another --workdir."
+            f"{folder} holds a run of another configuration ({differing}); give the same flags, or another --workdir."
         )
+
+
+def differences(there: dict[str, Any], now: dict[str, Any]) -> str:
+    """In which options two flat configurations differ, in words; empty if in none."""
+    names = [name for name in there | now if there.get(name) != now.get(name)]
+    return "; ".join(f"{name}: {there.get(name)!r} there, {now.get(name)!r} now" for name in names)
 
 
 def _counts(path: Path) -> bool:
