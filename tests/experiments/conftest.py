@@ -13,7 +13,6 @@ from experiments import plots
 from experiments.cli import Options
 from experiments.training import run
 
-
 MEMORY = 1.5e9
 """Bytes that a process may hold at the end of a module without forgetting its compiled programs."""
 
