@@ -65,7 +65,7 @@ def predict(command: Command) -> None:
     logits, depths = model.predictor().route(images)
     if model.network.exit_fraction is not None or model.threshold is not None:
         reason = "by confidence"
-    elif model.complexity.scale == 0:
+    elif len(model.batch_stats) == 1:
         reason = "the same for all images"
     else:
         reason = "by complexity"

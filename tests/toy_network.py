@@ -44,8 +44,6 @@ class ToyNetwork(Network):
         x = centred(images).reshape(len(images), -1) @ params["first"]
         used = pj.BatchStats(x.mean(axis=0), x.var(axis=0)) if stats is None else stats
         x = jax.nn.relu((x - used.mean[None]) / jnp.sqrt(used.variance + 1e-5)[None])
-        if key is not None:
-            x = x * jax.random.bernoulli(key, 0.9, x.shape)
         return x @ params["second"] + params["bias"][None], used
 
     def predictor(self, params, stats, **settings):
