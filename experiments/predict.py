@@ -84,7 +84,7 @@ def _reason(model: Any) -> str:
     """Why an image runs through as many layers as it does."""
     if model.threshold is not None:
         return "by confidence"
-    return "the same for all images" if model.complexity.scale == 0 else "by complexity"
+    return "the same for all images" if len(model.batch_stats) == 1 else "by complexity"
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def train(experiment: str, config: Config, options: Options, dataset: Dataset | 
     complexities = measure_complexities(config, network, images)
     buckets = make_buckets(complexities.h, complexities.depths, config.optim.batch_size)
     depths = tuple(bucket.depth for bucket in buckets)
-    _check_apply(network, config.seed, depths)
+    check_apply(network, config.seed, depths)
 
     identity = _identity(dataset, options)
     saved = options.resume and run_folder.check_resumable(folder)
@@ -114,7 +114,7 @@ def _fitting_network(config: Config, dataset: Dataset, num_images: int) -> Netwo
         raise RunError(str(error)) from None
 
 
-def _check_apply(network: Network, seed: int, depths: tuple[int, ...]) -> None:
+def check_apply(network: Network, seed: int, depths: tuple[int, ...]) -> None:
     """Traces the network on one image, so that what does not fit is refused before a folder is made."""
     image = jax.ShapeDtypeStruct((1, *network.image_shape), jnp.uint8)
 

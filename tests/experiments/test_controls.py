@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import puppet_jax as pj
-from experiments.config import ByComplexity, ByConfidence, FrozenBasis, Generated, OneDepth, Ordinary, PuppetCNN
+from experiments.config import FrozenBasis, OneDepth, Ordinary, PuppetCNN
 from experiments.model import Model, load_model, save_model
 from experiments.networks.controls import (
     PER_BLOCK,
@@ -46,7 +46,7 @@ class TestRandomSigns:
 
 
 class TestOrdinary:
-    def test_are_what_is_trained(self):
+    def test_are_what_is_stored(self):
         source = init_ordinary(jax.random.key(0), SHAPES)
         for kernel, stored in zip(ordinary_kernels(source, 1.0, SHAPES), source.kernels, strict=True):
             assert kernel is stored
@@ -92,28 +92,27 @@ class TestFrozenBasis:
         assert frozen_macs(SHAPES) == PER_BLOCK * sum(SIZES)
 
 
-def network_of(kernels):
-    config = PuppetCNN(channels=(8, 16), affine=True, depth=OneDepth(layers=(2, 2)), kernels=kernels)
-    return config.make(4, (8, 8, 3))
-
-
-@pytest.mark.parametrize(
-    ("kernels", "kind"),
-    [(Ordinary(), OrdinaryKernels), (FrozenBasis(max_channels=32, pattern_seed=9), FrozenKernels)],
-    ids=["ordinary", "frozen basis"],
+@pytest.fixture(
+    scope="module", params=[Ordinary(), FrozenBasis(max_channels=32, pattern_seed=9)], ids=["ordinary", "frozen"]
 )
+def control(request):
+    """Kernels, network and parameters."""
+    config = PuppetCNN(channels=(8, 16), depth=OneDepth(layers=(2, 2)), kernels=request.param, affine=True)
+    network = config.make(4, (8, 8, 3))
+    return request.param, network, network.init(0, (4,))
+
+
 class TestNetwork:
-    def test_learns(self, kernels, kind):
-        network = network_of(kernels)
-        params = network.init(0, (4,))
-        assert isinstance(params.puppeteer, kind)
+    def test_learns(self, control):
+        kernels, network, params = control
+        assert isinstance(params.puppeteer, OrdinaryKernels if isinstance(kernels, Ordinary) else FrozenKernels)
         images = jax.random.uniform(jax.random.key(1), (16, 8, 8, 3))
         labels = jnp.arange(16) % 4
 
         @jax.jit
         def step(params):
             def loss(params):
-                logits, _ = network.apply(params, None, images, jnp.full(1, 2.5), 4)
+                logits, _ = network.apply(params, None, images, jnp.full(1, 4.5), 4)
                 return -jax.nn.log_softmax(logits)[jnp.arange(16), labels].mean()
 
             value, grads = jax.value_and_grad(loss)(params)
@@ -126,46 +125,34 @@ class TestNetwork:
         assert losses[-1] < losses[0] - 0.05
         assert all(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(grads.puppeteer))
 
-    def test_stored_size(self, kernels, kind):
-        network = network_of(kernels)
-        params = network.init(0, (4,))
+    def test_stored_size(self, control):
+        kernels, network, params = control
+        ordinary = isinstance(kernels, Ordinary)
         weights = 9 * (3 * 8 + 8 * 8 + 8 * 16 + 16 * 16)
         affine, classifier = 2 * (2 * 8 + 2 * 16), 16 * 4 + 4
-        own = weights if kind is OrdinaryKernels else (32**2 + 15 * 32) // PER_BLOCK * PER_BLOCK
+        own = weights if ordinary else (32**2 + 15 * 32) // PER_BLOCK * PER_BLOCK
         assert pj.num_floats(params) == own + affine + classifier
-        assert pj.num_floats(network.generator(params)) == (0 if kind is OrdinaryKernels else own)
+        assert pj.num_floats(network.generator(params)) == (0 if ordinary else own)
 
-    def test_round_trip_through_a_file(self, kernels, kind, tmp_path):
-        network = network_of(kernels)
+    def test_macs(self, control):
+        kernels, network, params = control
+        made, _ = network.macs(params, 4)
+        assert made == (0 if isinstance(kernels, Ordinary) else frozen_macs(network.puppet.kernel_shapes(4)))
+
+    def test_round_trip_through_a_file(self, control, tmp_path):
+        _, network, params = control
         model = Model(
             network=network,
-            params=network.init(0, (4,)),
+            params=params,
             batch_stats={4: network.init_stats(4)},
             class_names=tuple("abcd"),
             adaptation="level",
             num_levels=1,
-            complexity=pj.CalibratedComplexity(0.0, 2.5),
+            complexity=pj.CalibratedComplexity(0.0, 4.5),
             step=1,
         )
         save_model(tmp_path / "model", model)
         loaded = load_model(tmp_path / "model")
         assert loaded.network == network
-        images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
+        images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8)
         np.testing.assert_array_equal(loaded.predictor()(images), model.predictor()(images))
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"kernels": Ordinary(), "depth": ByComplexity()},
-        {"kernels": FrozenBasis(), "depth": ByComplexity(depths=(2, 3))},
-        {"depth": ByConfidence(layers=(1, 1, 1, 3), exit_layer=4)},  # the kernels would follow complexity
-    ],
-)
-def test_kernels_that_cannot_follow_the_depth(fields):
-    with pytest.raises(ValueError, match="--kernels must be of another kind with"):
-        PuppetCNN(**fields)
-
-
-def test_kernels_of_one_complexity_do():
-    PuppetCNN(kernels=Generated(), depth=ByConfidence(layers=(1, 1, 1, 3), exit_layer=4))
