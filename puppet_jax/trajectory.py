@@ -18,8 +18,8 @@ from puppet_jax.puppeteer import Puppeteer, field, start
 def trajectory(puppeteer: Puppeteer, h: Float[ArrayLike, ""], num_steps: int) -> Float[Array, "N C C taps"]:
     """The states S_0 ... S_N of the Euler scheme S_{n+1} = S_n + dl(h) G(S_n) (v1 Eqs. 7 and 12).
 
-    Steps of `diffrax.Euler` within `jax.lax.scan`. Time counts steps and dl multiplies the field, so that the number of
-    steps is static and `h` may be traced. Gradients of any order and in either mode flow to the puppeteer and to `h`.
+    One call of `diffrax.diffeqsolve`. Time counts steps and dl multiplies the field, so that the number of steps is
+    static and `h` may be traced; gradients flow to the puppeteer and to `h`.
 
     Args:
         puppeteer: the parameters.
@@ -41,30 +41,31 @@ def trajectory(puppeteer: Puppeteer, h: Float[ArrayLike, ""], num_steps: int) ->
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {num_steps}.")
     check_scalar(h)
-    return _solve(puppeteer, jnp.asarray(h, puppeteer.state_dtype), num_steps=num_steps)[0]
+    return _solve(puppeteer, jnp.asarray(h, puppeteer.state_dtype), num_steps=num_steps)
 
 
 @functools.partial(jax.jit, static_argnames="num_steps")  # so that calls outside `jit` compile once too
-def _solve(
-    puppeteer: Puppeteer, h: Float[Array, ""], *, num_steps: int
-) -> tuple[Float[Array, "N_plus_1 C C taps"], Float[Array, "N C C taps"]]:
-    """The states S_0 ... S_N, and the velocities G(S_0) ... G(S_{N-1}); what is not used is not computed."""
-
+def _solve(puppeteer: Puppeteer, h: Float[Array, ""], *, num_steps: int) -> Float[Array, "N C C taps"]:
     def vector_field(t, y, args):
         puppeteer, dl = args
         return dl * field(puppeteer, y)
 
-    term, solver, args = dfx.ODETerm(vector_field), dfx.Euler(), (puppeteer, step_size(h))
-
-    @jax.checkpoint  # keeps each state, does each step once more on the way back
-    def step(y, t):
-        velocity = field(puppeteer, y)  # not a difference of states, which is noise where dl is small
-        y, *_ = solver.step(term, t, t + 1, y, args, solver_state=None, made_jump=False)
-        return y, (y, velocity)
-
-    y0 = start(puppeteer, h)
-    _, (states, velocities) = jax.lax.scan(step, y0, jnp.arange(num_steps, dtype=y0.dtype))
-    return jnp.concatenate([y0[None], states]), velocities
+    zero = jnp.zeros((), puppeteer.state_dtype)
+    solution = dfx.diffeqsolve(
+        dfx.ODETerm(vector_field),
+        dfx.Euler(),
+        t0=zero,
+        t1=zero + num_steps,
+        dt0=zero + 1,
+        y0=start(puppeteer, h),
+        args=(puppeteer, step_size(h)),
+        saveat=dfx.SaveAt(t0=True, steps=True),  # every state, no interpolation
+        adjoint=dfx.RecursiveCheckpointAdjoint(checkpoints=num_steps),  # keeps each state, redoes each step once
+        max_steps=num_steps,  # exact, so that there is no padding
+        throw=False,  # the grid cannot run out of steps; this keeps host callbacks out of the program
+    )
+    assert solution.ys is not None
+    return solution.ys
 
 
 def generate_kernels(
@@ -107,8 +108,9 @@ def generate_kernels(
 
 @functools.partial(jax.jit, static_argnames="sizes")
 def _generate(puppeteer: Puppeteer, h: Float[Array, ""], *, sizes: tuple) -> tuple[Float[Array, "..."], ...]:
-    states, velocities = _solve(puppeteer, h, num_steps=num_steps(sizes, puppeteer.max_channels))
-    read = iter(velocities if puppeteer.kernels_from == "velocity" else states[1:])
+    states = _solve(puppeteer, h, num_steps=num_steps(sizes, puppeteer.max_channels))
+    velocity = puppeteer.kernels_from == "velocity"
+    read = iter((states[1:] - states[:-1]) / step_size(h) if velocity else states[1:])
     return tuple(
         jnp.concatenate(
             [
