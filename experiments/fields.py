@@ -51,7 +51,7 @@ def from_json(kind: Any, described: Any) -> Any:
         ValueError: if it describes none: a field is missing, unknown, or out of range.
     """
     members = _members(kind)
-    if isinstance(described, list):
+    if isinstance(described, list) and not members:
         return tuple(from_json(Any, one) for one in described)
     if not members or (described is None and type(None) in typing.get_args(kind)):
         return described

@@ -108,7 +108,7 @@ def load_model(path: Path) -> Model:
     except FileNotFoundError:
         raise RunError(f"{path} does not exist; a run writes it when its first epoch ends.") from None
     except ValueError as error:
-        raise RunError(f"{error}; train or copy it again.") from None
+        raise RunError(f"{error} If it is damaged, train or copy it again.") from None
     network = read_network(described["network"])
     if pattern_hash(network.generator(params)) != described["pattern_sha256"]:
         raise RunError(

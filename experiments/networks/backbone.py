@@ -17,8 +17,9 @@ from experiments.evaluation.macs import count_macs
 from experiments.networks.backbones import make_backbone
 from experiments.networks.contract import Network
 from experiments.networks.puppet import PuppeteerSettings
+from puppet_jax.checks import check_images
 from puppet_jax.puppet import centred
-from puppet_jax.routing import Group, make_groups, run_groups
+from puppet_jax.routing import Group, check_adaptation, make_groups, run_groups
 
 MAX_DEPTH = 16
 """Complexities of images, at most 5.6 nats, lie far within this many depths."""
@@ -182,6 +183,7 @@ class BackbonePredictor:
         complexity: Callable[[Any], Any] = pj.complexity,
         max_sets: int = 128,
     ):
+        check_adaptation(adaptation)
         self.network = network
         self.params = params
         (self.stats,) = stats.values()
@@ -195,11 +197,13 @@ class BackbonePredictor:
 
     def route(self, images: Any, h: Any | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Logits, and the depth of each image, which is the one depth."""
-        images = np.asarray(images)
+        images = np.asarray(check_images(images))
+        if self.network.puppeteer is None:
+            h = np.zeros(len(images), np.float32)  # ordinary kernels do not look at it
         h = np.asarray(pj.complexities(images, self.complexity) if h is None else h)
         groups = make_groups(h, range(1, MAX_DEPTH), self.num_slices)
         constant = getattr(self.complexity, "scale", 1) == 0  # one level, the constant itself
-        if constant:
+        if constant and self.num_slices is not None:
             groups = [dataclasses.replace(group, h=float(h[0])) for group in groups]
         logits = run_groups(groups, lambda group: self._run(group, images, h))
         return logits, np.full(len(images), self.network.depth)

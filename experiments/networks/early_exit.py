@@ -85,11 +85,8 @@ class EarlyExitNetwork(Network):
         """Of an image that leaves at the exit (`depth` is `exit_layer`), or of one that is sent on."""
         puppeteer = params.puppet.puppeteer
         made = pj.generator_macs(puppeteer, pj.num_steps(self.puppet.kernel_shapes(self.depth), puppeteer.max_channels))
-        whole = pj.puppet_macs(self.puppet, self.depth, self.image_size)
-        behind = pj.puppet_macs(self.puppet, self.depth, self.image_size, first=self.exit_layer)
-        width = self.puppet.convolutions(self.depth)[self.exit_layer - 1].channels
-        head = width * self.num_classes
-        return made, whole + head if depth == self.depth else whole - behind + head
+        early, late = extras.exit_macs(self.puppet, self.exit_layer, self.image_size)
+        return made, early if depth == self.exit_layer else late
 
     def generator(self, params):
         return params.puppet.puppeteer

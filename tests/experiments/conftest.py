@@ -1,7 +1,10 @@
 """Runs that the tests of several files look at."""
 
+import gc
 import signal
+from pathlib import Path
 
+import jax
 import pytest
 from matplotlib.figure import Figure
 from tiny_run import CONFIG, Done, Recorder
@@ -9,6 +12,19 @@ from tiny_run import CONFIG, Done, Recorder
 from experiments import plots
 from experiments.cli import Options
 from experiments.training import run
+
+MEMORY = 1.5e9
+"""Bytes that a process may hold at the end of a module without forgetting its compiled programs."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs_go_with_their_module():
+    """Files here share runs and programs, so that these go where memory is short alone."""
+    yield
+    pages = Path("/proc/self/statm")
+    if not pages.exists() or int(pages.read_text().split()[1]) * 4096 > MEMORY:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

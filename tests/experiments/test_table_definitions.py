@@ -125,18 +125,25 @@ class TestDefinitions:
         assert (residual.name, type(residual.kernels)) == ("resnet20", Ordinary)
 
     def test_ablation_changes_one_thing(self):
-        """Or, for the papers' adaptations, what takes one of them away."""
+        """An option; or of what adapts, kernels or depth or both, with the options that go with them."""
         first, *others = TRAINED["ablation"]().rows
         before = flat(as_json(first.config))
+        of_kernels = {"kernels", "sharing", "num_levels", "levels_per_batch"}
+        adaptations = {"none": {*of_kernels, "depths"}, "of parameters": {"depths"}, "of depth": of_kernels}
+        seen = set()
         for row in others:
-            now = flat(as_json(row.config))
-            changed = {name for name in before | now if before.get(name) != now.get(name)}
-            if row.label == "adaptation none":
-                assert changed == {"kernels", "depths", "sharing", "num_levels", "levels_per_batch"}
-            elif row.label == "adaptation of depth":
-                assert changed == {"kernels", "sharing", "num_levels", "levels_per_batch"}
+            after = flat(as_json(row.config))
+            changed = {name for name in before | after if before.get(name) != after.get(name)}
+            if row.label.startswith("adaptation "):
+                what = row.label.removeprefix("adaptation ")
+                assert changed == adaptations[what]
+                seen.add(what)
+                kernels, depths = type(row.config.network.kernels), row.config.network.depth.depths
+                assert kernels is (Adaptive if what == "of parameters" else Generated)
+                assert depths is None if what == "of depth" else depths[0] == depths[1]
             else:
                 assert len(changed) == 1
+        assert seen == adaptations.keys()
 
     @pytest.mark.parametrize(
         ("table", "label", "printed"),

@@ -364,7 +364,7 @@ class TestRuns:
         (folder / "config.json").write_text(json.dumps(stored))
         capsys.readouterr()
         assert command_line(tmp_path) == 1
-        assert "holds a run of another configuration; give another --runs." in one_line(capsys)
+        assert "scale: 0.5 there, 0.1 now" in one_line(capsys)
         (folder / "summary.json").unlink()
         assert command_line(tmp_path) == 1
         assert "scale: 0.5 there, 0.1 now" in one_line(capsys)
