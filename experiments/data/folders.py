@@ -190,7 +190,7 @@ def _list_classes(folder: Path, name: str) -> dict[str, list[Path]]:
     classes = {}
     for class_folder in folders:
         entries = _list(class_folder)
-        paths = [path for path in entries if path.suffix.lower() in SUFFIXES and path.is_file()]
+        paths = [path for path in entries if _is_image(path)]
         if not paths:
             others = f"{len(entries)} other entries, such as {entries[0].name}" if entries else "nothing"
             raise DataError(
@@ -201,10 +201,15 @@ def _list_classes(folder: Path, name: str) -> dict[str, list[Path]]:
     return classes
 
 
+def _is_image(path: Path) -> bool:
+    """Whether an entry of a class folder is read: a link that leads nowhere is, so that it is refused."""
+    return path.suffix.lower() in SUFFIXES and (path.is_file() or not path.exists())
+
+
 def _left_out(*folders: Path) -> str:
     """Says how many entries of class folders are not read, if any are."""
     entries = [path for folder in folders for one in _list(folder) if one.is_dir() for path in _list(one)]
-    others = [path.name for path in entries if not path.is_file() or path.suffix.lower() not in SUFFIXES]
+    others = [path.name for path in entries if not _is_image(path)]
     return f"; {len(others)} entries that are no images are left out, such as {others[0]}" if others else ""
 
 

@@ -243,7 +243,7 @@ class TestCommandLine:
         write_classes(tmp_path / "classes")
         (tmp_path / "classes" / "bee" / "2.png").write_bytes(b"not an image")
         assert run("mini_imagenet", tmp_path / "classes") == 1
-        assert "bee/2.png cannot be read as an image" in one_line(capsys)
+        assert "bee/2.png is damaged or no image" in one_line(capsys)
         assert not (tmp_path / "run").exists()
 
     def test_too_few_classes_or_images(self, run, tmp_path, capsys):

@@ -188,8 +188,8 @@ class TestClassFolders:
         (tmp_path / "bee").mkdir()
         with pytest.raises(DataError, match=r"bee has no image .*\(found: nothing\)"):
             load_dataset("cifar10", tmp_path)
-        (tmp_path / "bee" / "image.tiff").touch()
-        with pytest.raises(DataError, match=r"bee has no image .*such as image\.tiff"):
+        (tmp_path / "bee" / "image.psd").touch()
+        with pytest.raises(DataError, match=r"bee has no image .*such as image\.psd"):
             load_dataset("cifar10", tmp_path)
         write_image(tmp_path / "bee" / "0.png")
         with pytest.raises(DataError, match="bee has a single image"):
@@ -243,7 +243,7 @@ class TestClassFolders:
             path.symlink_to(tmp_path / "nowhere.png")
         else:
             pytest.importorskip("PIL.Image").fromarray(np.full((5, 6), 40_000, np.uint16)).save(path)
-        with pytest.raises(DataError, match=r"ant/1\.png (cannot be read as an image|has more than 8 bits)"):
+        with pytest.raises(DataError, match=r"ant/1\.png (is damaged or no image|has more than 8 bits)"):
             load_dataset("cifar10", tmp_path)
 
 
