@@ -15,7 +15,7 @@ from flax import nnx
 from experiments.backbones import RECORDS
 from experiments.config import DeepBackbone
 from experiments.evaluation.macs import count_macs
-from experiments.networks.backbones import BACKBONES, VGG, AlexNet, MobileNetV2, ResNet, ResNet20, make_backbone
+from experiments.networks.backbones import BACKBONES, VGG, AlexNet, MobileNetV2, ResNet, ResNet20, blocks, make_backbone
 
 # For 10 and for 100 classes. The first three, MobileNet-v1 and SqueezeNet are the sizes that the papers print.
 SIZES = {
@@ -34,7 +34,10 @@ WITH_NORM = [name for name in BACKBONES if name not in ("alexnet", "squeezenet")
 @functools.cache
 def abstract(name, num_classes=10, **options):
     """A network whose parameters have shapes but no values. Tests must not change it."""
-    return nnx.eval_shape(lambda: make_backbone(name, num_classes, rngs=nnx.Rngs(0), **options))
+    with pytest.MonkeyPatch.context() as patch:
+        for initializer in ("HE_NORMAL", "CLASSIFIER"):  # to trace the drawing of every kernel takes long
+            patch.setattr(blocks, initializer, nnx.initializers.zeros)
+        return nnx.eval_shape(lambda: make_backbone(name, num_classes, rngs=nnx.Rngs(0), **options))
 
 
 def size(model):
@@ -68,11 +71,23 @@ def filled(model, seed=0):
     return model
 
 
+REPEATED = {
+    "mobilenet_v1": ("layers", (0, 1, 2, 3, 4, 7, 8, 11, 12)),
+    "mobilenet_v2": ("blocks", (0, 1, 2, 3, 6, 10, 13, 16)),
+    "squeezenet": ("fires", (0, 2, 4, 6)),
+}
+"""Where a network repeats its blocks, and one of every shape with one that is added to its input."""
+
+
 def small(name):
-    """A network with values that is quick to compute."""
+    """A network with values that is quick to compile and to compute."""
     width = {"resnet20": 8, "squeezenet": 64}.get(name, 16)
     layers = {"resnet20": 8, "vgg": 8, "resnet": 10}
-    return filled(nnx.clone(abstract(name, 3, max_channels=width, num_layers=layers.get(name))))
+    model = nnx.clone(abstract(name, 3, max_channels=width, num_layers=layers.get(name)))
+    if name in REPEATED:
+        attribute, kept = REPEATED[name]
+        setattr(model, attribute, nnx.List([getattr(model, attribute)[place] for place in kept]))
+    return filled(model)
 
 
 X = np.random.default_rng(1).normal(0, 1, (4, 32, 32, 3)).astype(np.float32)
@@ -110,7 +125,7 @@ class TestSizes:
     @pytest.mark.parametrize("name", [name for name in BACKBONES if name != "resnet20"])
     def test_max_channels_scales_the_widths(self, name):
         """Halving the widths divides what is quadratic in them by four."""
-        sizes = [size(abstract(name, max_channels=channels)) for channels in (1024, 512, 1)]
+        sizes = [size(abstract(name, **width)) for width in ({"max_channels": 1024}, {}, {"max_channels": 1})]
         assert sizes == sorted(sizes, reverse=True)
         assert sizes[1] == SIZES[name][0]
         assert 3.3 < sizes[0] / sizes[1] <= 4
@@ -271,7 +286,11 @@ class TestOptions:
     def test_every_network_has_a_record_of_its_options(self):
         """`DeepBackbone` has the option --num-layers; nothing else has."""
         assert RECORDS.keys() == BACKBONES.keys()
-        deep = {name for name, network in BACKBONES.items() if "num_layers" in inspect.signature(network).parameters}
+        deep = {
+            name
+            for name, network in BACKBONES.items()
+            if "num_layers" in inspect.signature(network.__init__).parameters
+        }
         assert {name for name, record in RECORDS.items() if record is DeepBackbone} == deep
         for name, record in RECORDS.items():
             assert record(name=name).name in typing.get_args(typing.get_type_hints(record)["name"])
