@@ -26,11 +26,15 @@ MAX_DEPTH = 16
 
 
 def make_backbone_network(config: Backbone, num_classes: int, image_shape: tuple[int, int, int]) -> "BackboneNetwork":
-    """The network that a configuration describes."""
+    """The network that a configuration describes.
+
+    Raises:
+        ValueError: if there is no such network.
+    """
     # as wide as the width that is asked for (AlexNet's widest is 384 of 512), or as the widest kernel
     c = None if config.name in ("resnet20", "mobilenet_v2") else config.width or 512
     kernels = config.kernels
-    return BackboneNetwork(
+    network = BackboneNetwork(
         name=config.name,
         num_classes=num_classes,
         image_shape=image_shape,
@@ -38,6 +42,8 @@ def make_backbone_network(config: Backbone, num_classes: int, image_shape: tuple
         width=config.width,
         puppeteer=None if isinstance(kernels, Ordinary) else PuppeteerSettings.of(kernels, c, None),
     )
+    assert network.depth > 0  # counts its layers, so that the backbone refuses here what it refuses
+    return network
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
