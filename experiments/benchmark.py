@@ -13,7 +13,7 @@ from typing import Annotated
 
 import tyro
 
-from experiments.cli import run_command
+from experiments.cli import leave, run_command
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,8 @@ def benchmark(command: Command) -> None:
     from experiments.evaluation.rounds import measure, table
     from experiments.fields import as_json, flat
     from experiments.names import distinct_names
-    from experiments.runs.folder import versions, write_json
+    from experiments.runs.files import write_json
+    from experiments.runs.folder import versions
     from experiments.runs.load import load_run
 
     use_compilation_cache()
@@ -70,4 +71,4 @@ def benchmark(command: Command) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_command(Command, benchmark, "experiments.benchmark", __doc__))
+    leave(run_command(Command, benchmark, "experiments.benchmark", __doc__))

@@ -1,12 +1,14 @@
 """The command line that all experiments share: presets, flags, exit codes. Imports no JAX."""
 
 import argparse
+import contextlib
 import dataclasses
+import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 import tyro
 from tyro.conf import AvoidSubcommands, OmitArgPrefixes
@@ -101,8 +103,14 @@ def run_command(
         return int(exit.code or 0)
     try:
         action(parsed)
+        sys.stdout.flush()
     except ExperimentError as error:
         return _complain(str(error), FAILED)
+    except BrokenPipeError:  # whoever read standard output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except OSError as error:  # a full disk, a folder without permission, a folder where a file should be
+        return _complain(f"{error.filename or 'input or output'}: {error.strerror or error}", FAILED)
     except Interrupted as stop:
         print(str(stop), file=sys.stderr)
         return 128 + stop.signum
@@ -110,6 +118,21 @@ def run_command(
         print("interrupted at once; what was saved before is kept.", file=sys.stderr)
         return 128 + signal.SIGINT
     return 0
+
+
+def printable(text: str) -> str:
+    """Text for a terminal: what would move its cursor or is no character is written out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def leave(status: int) -> NoReturn:
+    """Ends the process; after a signal at once, since threads of JAX may crash while the interpreter ends."""
+    if status >= 128:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
+        os._exit(status)
+    raise SystemExit(status)
 
 
 def _complain(message: str, status: int) -> int:

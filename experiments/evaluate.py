@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from experiments.cli import run_command
+from experiments.cli import leave, run_command
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,4 +86,4 @@ def evaluate(command: Command) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_command(Command, evaluate, "experiments.evaluate", __doc__))
+    leave(run_command(Command, evaluate, "experiments.evaluate", __doc__))

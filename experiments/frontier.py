@@ -15,7 +15,7 @@ from typing import Annotated
 
 import tyro
 
-from experiments.cli import run_command
+from experiments.cli import leave, run_command
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ def make(command: Command) -> None:
     from matplotlib.figure import Figure
 
     from experiments.evaluation.frontier import collect, lines, on_frontier, read_summaries, table
-    from experiments.runs.folder import write_json
+    from experiments.runs.files import write_json
     from puppet_jax.plots import plot_accuracy_bytes
 
     points = on_frontier(collect(read_summaries(command.runs)))
@@ -53,4 +53,4 @@ def make(command: Command) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_command(Command, make, "experiments.frontier", __doc__))
+    leave(run_command(Command, make, "experiments.frontier", __doc__))

@@ -11,11 +11,11 @@ or floating in [0, 1]. It is resized to the size of the images that the run was 
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
-from experiments.cli import run_command
+from experiments.cli import leave, printable, run_command
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,19 +60,32 @@ def predict(command: Command) -> None:
     else:
         run_folder.read_config(command.paths[0])
         model = load_model(command.paths[0] / run_folder.MODEL)
-    images = np.stack([read_image(path, model.network.image_shape) for path in paths])
-    own = pj.complexities(images)
-    logits, depths = model.predictor().route(images)
-    if model.network.exit_fraction is not None or model.threshold is not None:
-        reason = "by confidence"
-    elif len(model.batch_stats) == 1:
-        reason = "the same for all images"
-    else:
-        reason = "by complexity"
-    for path, h, depth, row in zip(paths, own, depths, np.asarray(jax.nn.softmax(logits)), strict=True):
-        best = int(row.argmax())
-        print(f"{path}: {model.class_names[best]} ({row[best]:.1%}), complexity {h:.3f} nats, depth {depth} ({reason})")
+    images, readable, errors = [], [], []
+    for path in paths:
+        try:
+            images.append(read_image(path, model.network.image_shape))
+            readable.append(path)
+        except DataError as error:
+            errors.append(str(error))
+    if readable:
+        batch = np.stack(images)
+        logits, depths = model.predictor().route(batch)
+        probabilities = np.asarray(jax.nn.softmax(logits))
+        reason = _reason(model)
+        for path, h, depth, row in zip(readable, pj.complexities(batch), depths, probabilities, strict=True):
+            best = int(row.argmax())
+            answer = f"{model.class_names[best]} ({row[best]:.1%}), complexity {h:.3f} nats, depth {depth} ({reason})"
+            print(printable(f"{path}: {answer}"))
+    if errors:
+        raise DataError("\n".join(map(printable, errors)))
+
+
+def _reason(model: Any) -> str:
+    """Why an image runs through as many layers as it does."""
+    if model.threshold is not None:
+        return "by confidence"
+    return "the same for all images" if len(model.batch_stats) == 1 else "by complexity"
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_command(Command, predict, "experiments.predict", __doc__))
+    leave(run_command(Command, predict, "experiments.predict", __doc__))

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from experiments.cli import run_command
+from experiments.cli import leave, run_command
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,4 +80,4 @@ def quantize(command: Command) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_command(Command, quantize, "experiments.quantize", __doc__))
+    leave(run_command(Command, quantize, "experiments.quantize", __doc__))

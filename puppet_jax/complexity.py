@@ -6,13 +6,12 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import xlogy
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from puppet_jax.adaptation import depth_interval
 from puppet_jax.checks import check_images
 
-_BINS = 256
+BINS = 256
 
 
 def complexity(images: ArrayLike) -> Float[Array, " batch"]:
@@ -42,8 +41,8 @@ def complexity(images: ArrayLike) -> Float[Array, " batch"]:
         Xing and Wang, Puppet-CNN: Input-Adaptive Convolutional Neural Networks with Model Compression using
         Ordinary Differential Equation, Sec. 3.4.
     """
-    pixels, valid = _to_8_bit(images)
-    h = 0.5 * _entropy(pixels) + 0.5 * _entropy(_spectrum_bins(pixels))
+    pixels, valid = to_8_bit(images)
+    h = 0.5 * entropy(pixels) + 0.5 * entropy(spectrum_bins(pixels))
     return jnp.where(valid, h, jnp.nan)
 
 
@@ -104,7 +103,8 @@ def calibrate(h: ArrayLike, min_depth: int, max_depth: int, quantile: float = 0.
     return CalibratedComplexity(scale, float(first - scale * low), first + inside, last - inside)
 
 
-def _to_8_bit(images: ArrayLike) -> tuple[Int[Array, "batch height width channels"], Array]:
+def to_8_bit(images: ArrayLike) -> tuple[Int[Array, "batch height width channels"], Array]:
+    """The 8-bit values, and for each image whether all its values are those of an image."""
     images = check_images(images)
     if images.dtype == jnp.uint8:
         return jnp.asarray(images).astype(jnp.int32), jnp.ones(jnp.shape(images)[0], bool)
@@ -113,7 +113,7 @@ def _to_8_bit(images: ArrayLike) -> tuple[Int[Array, "batch height width channel
     return jnp.round(255.0 * jnp.where(inside, x, 0.0)).astype(jnp.int32), inside.all(axis=(1, 2, 3))
 
 
-def _spectrum_bins(pixels: Int[Array, "batch height width channels"]) -> Int[Array, "batch height width channels"]:
+def spectrum_bins(pixels: Int[Array, "batch height width channels"]) -> Int[Array, "batch height width channels"]:
     """Y(X) of each image, in bins 0 to 255."""
     # In double precision, whatever JAX's default: in single precision the rounding of the transform moves magnitudes
     # across the borders of bins, and with them H by up to 3e-4 of itself, differently on every device.
@@ -123,14 +123,14 @@ def _spectrum_bins(pixels: Int[Array, "batch height width channels"]) -> Int[Arr
         low = y.min(axis=(1, 2, 3), keepdims=True)
         width = y.max(axis=(1, 2, 3), keepdims=True) - low
         scaled = (y - low) / jnp.where(width > 0, width, 1.0)
-        return jnp.minimum(jnp.floor(scaled * _BINS), _BINS - 1).astype(jnp.int32)
+        return jnp.minimum(jnp.floor(scaled * BINS), BINS - 1).astype(jnp.int32)
 
 
-def _entropy(bins: Int[Array, "batch ..."]) -> Float[Array, " batch"]:
+def entropy(bins: Int[Array, "batch ..."]) -> Float[Array, " batch"]:
     """-sum p log p of the histogram of each row (v1 Eq. 8)."""
     batch = bins.shape[0]
     rows = jnp.arange(batch)[:, None]
-    counts = jnp.zeros((batch, _BINS), jnp.float32).at[rows, bins.reshape(batch, -1)].add(1.0)
+    counts = jnp.zeros((batch, BINS), jnp.float32).at[rows, bins.reshape(batch, -1)].add(1.0)
     p = counts / (bins.size // batch)
-    # Kept from being -0 for an image of one value.
-    return jnp.maximum(-xlogy(p, p).sum(axis=1), 0.0)
+    terms = p * jnp.log(jnp.where(p > 0, p, 1.0))  # 0 log 0 = 0, and no infinity on the way
+    return jnp.maximum(-terms.sum(axis=1), 0.0)  # kept from being -0 for an image of one value

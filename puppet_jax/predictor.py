@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike
+from jaxtyping import Array, ArrayLike, DTypeLike
 
 from puppet_jax.adaptation import depth_interval
 from puppet_jax.architecture import Puppet
@@ -105,7 +105,7 @@ class Predictor:
         adaptation: Adaptation = "level",
         num_slices: int = 64,
         complexity: Callable[[ArrayLike], ArrayLike] = entropy_complexity,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         max_sets: int = 128,
         generate: Callable[..., tuple[jax.Array, ...]] = generate_kernels,
     ):

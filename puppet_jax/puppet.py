@@ -2,12 +2,12 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, no_type_check
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, DTypeLike, Float, PRNGKeyArray
 
 from puppet_jax.architecture import Layer, Puppet
 from puppet_jax.convolution import convolve
@@ -27,6 +27,7 @@ class BatchStats(NamedTuple):
     variance: Array
 
 
+@no_type_check  # trees of shapes, of booleans or of arrays on hosts are of this class too
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PuppetParams:
@@ -41,8 +42,8 @@ class PuppetParams:
     """
 
     puppeteer: Puppeteer
-    norm_scale: tuple[Float[Array, "layers channels"], ...] | None = None
-    norm_bias: tuple[Float[Array, "layers channels"], ...] | None = None
+    norm_scale: tuple[Float[Array, "_layers _channels"], ...] | None = None
+    norm_bias: tuple[Float[Array, "_layers _channels"], ...] | None = None
     classifier_kernel: Float[Array, "channels classes"] | None = None
     classifier_bias: Float[Array, " classes"] | None = None
 
@@ -54,14 +55,13 @@ def init_puppet(key: PRNGKeyArray, puppet: Puppet, puppeteer: Puppeteer, max_dep
         key: a JAX random key, for a linear classifier.
         puppet: the architecture.
         puppeteer: the generator; its `kernel_size` must suffice for the puppet.
-        max_depth: the deepest bucket in use; decides how many affine batch norms are stored. None: the puppet's only
-            depth.
+        max_depth: the deepest bucket in use, which decides how many affine norms are stored. None: the only depth.
 
     Returns:
         `PuppetParams`.
 
     Raises:
-        ValueError: if the puppeteer is too small, or `max_depth` is missing or none of the puppet's depths.
+        ValueError: if the puppeteer is too small, or the puppet has not this depth.
     """
     if puppeteer.kernel_size < puppet.kernel_size:
         raise ValueError(f"a kernel_size of at least {puppet.kernel_size} is needed, got {puppeteer.kernel_size}.")
@@ -111,7 +111,7 @@ def apply_puppet(
     kernels: Sequence[Array],
     images: ArrayLike,
     depth: int,
-    dtype: jnp.dtype = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
     key: PRNGKeyArray | None = None,
 ) -> tuple[Float[Array, "batch classes"], tuple[BatchStats, ...]]:
     """Logits of a batch that shares one depth.
@@ -121,9 +121,8 @@ def apply_puppet(
         params: the trainable floats; the puppeteer among them is not used here.
         batch_stats: running statistics, which normalise (evaluation); or None, then the statistics of this batch
             normalise and are returned for the caller to average (training).
-        kernels: from `generate_kernels` with `puppet.kernel_shapes(depth)`: (kh, kw, c_in, c_out) each, shared by
-            the batch; or, from `generate_kernels` under `vmap`, (sets, kh, kw, c_in, c_out) each, where the number of
-            sets divides the batch and each set serves as many images, in order.
+        kernels: from `generate_kernels` with `puppet.kernel_shapes(depth)`: (kh, kw, c_in, c_out) each; or, under
+            `vmap`, (sets, kh, kw, c_in, c_out) each: sets divide the batch, each serves as many images, in order.
         images: (batch, height, width, in_channels), uint8 or floating in [0, 1].
         depth: the depth bucket (static).
         dtype: of activations and convolutions; statistics and logits are float32.
@@ -176,7 +175,7 @@ def classify(
     """Logits of the activations behind the last layer."""
     features, precision = global_pool(x, puppet.mirror), lax.Precision.HIGHEST
     if params.classifier_kernel is not None and params.classifier_bias is not None:
-        return jnp.dot(features, params.classifier_kernel, precision=precision) + params.classifier_bias
+        return jnp.dot(features, params.classifier_kernel, precision=precision) + params.classifier_bias[None]
     weights = kernels[-1].reshape(-1, *kernels[-1].shape[-2:])  # (sets, channels, classes)
     by_set = features.reshape(len(weights), -1, features.shape[-1])
     logits = jnp.einsum("sbi,sio->sbo", by_set, weights, precision=precision)
@@ -221,14 +220,15 @@ def _conv(x: Float[Array, "batch height width c_in"], kernel: Array) -> Float[Ar
 def _statistics(x: Float[Array, "batch height width channels"], mirror: bool) -> BatchStats:
     x = x.astype(jnp.float32)
     mean = mean_of_twins(x.mean(axis=(0, 1, 2)), mirror)
-    variance = jnp.square(x - for_both_twins(mean, mirror)).mean(axis=(0, 1, 2))
+    variance = jnp.square(x - for_both_twins(mean, mirror)[None, None, None]).mean(axis=(0, 1, 2))
     return BatchStats(mean, mean_of_twins(variance, mirror))
 
 
 def _norm(x: Array, stats: BatchStats, scale: Array | float, bias: Array | float, mirror: bool) -> Array:
     factor = scale * lax.rsqrt(stats.variance + _EPSILON)
     shift = bias - stats.mean * factor
-    return x * for_both_twins(factor, mirror).astype(x.dtype) + for_both_twins(shift, mirror).astype(x.dtype)
+    factor, shift = (for_both_twins(one, mirror).astype(x.dtype) for one in (factor, shift))
+    return x * factor[None, None, None] + shift[None, None, None]
 
 
 def _affine(params: PuppetParams, layer: Layer) -> tuple[Array | float, Array | float]:

@@ -1,7 +1,7 @@
 """The puppeteer: the trainable vector field G and the initial state of its trajectory (v1 Secs. 3.3 and 3.5)."""
 
 import dataclasses
-from typing import Literal
+from typing import Literal, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ def _static(**kwargs):
     return dataclasses.field(metadata={"static": True}, **kwargs)
 
 
+@no_type_check  # trees of shapes, of booleans or of arrays on hosts are of this class too
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Puppeteer:

@@ -1,4 +1,4 @@
-"""Nested puppets, and the predictor that goes on to the deep one where the shallow one is unsure."""
+"""An exit head behind the first layers of a puppet, and the predictor that sends on what the head is unsure of."""
 
 import dataclasses
 import functools
@@ -7,327 +7,219 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import apply_puppet
 
 import puppet_jax as pj
-from puppet_jax import early_exit
+from puppet_jax import extras
+from puppet_jax.extras import early_exit
 
-DEPTHS = (3, 5)
+LAYERS, DEPTH, EXIT = (1, 1, 3), 5, 3
 H = 4.2
 RNG = np.random.Generator(np.random.PCG64(0))
-
-
-def make(**changes):
-    """A puppet of stages 1-2-2, its parameters, kernels, and statistics of both depths as training finds them."""
-    settings = {"channels": (4, 6, 8), "depth_rule": "total", "stem": True, "residual": True, "affine": True}
-    puppet = pj.Puppet(**settings | {"max_depth": 5} | changes)
-    puppeteer = pj.init_puppeteer(jax.random.key(0), puppet.max_channels)
-    params = pj.init_puppet(jax.random.key(1), puppet, puppeteer, max_depth=5)
-    kernels = pj.generate_kernels(puppeteer, H, puppet.kernel_shapes(5))
-    found = pj.apply_exits(puppet, params, None, kernels, images(64, seed=9), DEPTHS)
-    return puppet, params, kernels, {depth: stats for depth, (_, stats) in found.items()}
+apply_with_exit = jax.jit(extras.apply_with_exit, static_argnums=(0, 6, 7))
 
 
 def images(n, seed=1, size=8):
     return np.random.default_rng(seed).integers(0, 256, (n, size, size, 3), dtype=np.uint8)
 
 
+def moved(tree, amount=0.3):
+    """The tree with every float changed from its start."""
+    leaves, structure = jax.tree.flatten(tree)
+    keys = jax.random.split(jax.random.key(3), len(leaves))
+    return structure.unflatten([x + amount * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)])
+
+
+@functools.cache
+def make(exit_layer=EXIT, **changes):
+    """A puppet, its parameters, its head, kernels, and statistics as training finds them."""
+    settings = {"channels": (4, 6, 8), "layers": LAYERS, "residual": True, "affine": True}
+    puppet = pj.Puppet(**settings | changes)
+    puppeteer = pj.init_puppeteer(jax.random.key(0), puppet.max_channels)
+    params = pj.init_puppet(jax.random.key(1), puppet, puppeteer)
+    names = ("norm_scale", "norm_bias", "classifier_kernel", "classifier_bias")
+    params = dataclasses.replace(params, **moved({name: getattr(params, name) for name in names}))
+    head = moved(extras.init_exit(jax.random.key(2), puppet, exit_layer))
+    kernels = pj.generate_kernels(puppeteer, H, puppet.kernel_shapes(DEPTH))
+    _, stats = apply_puppet(puppet, params, None, kernels, images(64, seed=9), DEPTH)
+    return puppet, params, head, kernels, stats
+
+
 @pytest.fixture(scope="module")
-def nested():
+def plain():
     return make()
 
 
-def predictor(nested, **settings):
-    puppet, params, _, stats = nested
-    return pj.EarlyExitPredictor(puppet, params, stats, **{"h": H} | settings)
+def predictor(made, **settings):
+    puppet, params, head, _, stats = made
+    return extras.EarlyExitPredictor(puppet, params, head, stats, **{"exit_layer": EXIT, "h": H} | settings)
 
 
-class TestDoubt:
+class TestConfidence:
     def test_by_hand(self):
         logits = np.log([[0.6, 0.3, 0.1], [1 / 3, 1 / 3, 1 / 3], [0.1, 0.2, 0.7]])
-        np.testing.assert_allclose(pj.doubt(logits), [0.7, 1, 0.5], atol=1e-6)
+        np.testing.assert_allclose(extras.confidence(logits), [0.3, 0, 0.5], atol=1e-6)
 
     def test_does_not_depend_on_a_constant_or_the_order_of_classes(self):
         logits = RNG.normal(size=(5, 7)).astype(np.float32)
-        np.testing.assert_allclose(pj.doubt(logits[:, ::-1] + 3), pj.doubt(logits), atol=1e-6)
+        np.testing.assert_allclose(extras.confidence(logits[:, ::-1] + 3), extras.confidence(logits), atol=1e-6)
 
     def test_refuses_one_class(self):
         with pytest.raises(ValueError, match=r"at least two classes, got shape \(4, 1\)"):
-            pj.doubt(np.zeros((4, 1)))
+            extras.confidence(np.zeros((4, 1)))
 
 
 class TestThreshold:
-    @pytest.mark.parametrize("share", [0.1, 0.36, 0.9])
-    def test_is_exceeded_by_the_share(self, share):
-        doubts = RNG.random(1_000)
-        assert np.mean(doubts > pj.exit_threshold(doubts, share)) == pytest.approx(share, abs=1e-3)
+    @pytest.mark.parametrize("fraction", [0.1, 0.36, 0.9])
+    def test_lies_above_the_fraction(self, fraction):
+        values = RNG.random(1_000)
+        assert np.mean(values < extras.exit_threshold(values, fraction)) == pytest.approx(fraction, abs=1e-3)
 
-    @pytest.mark.parametrize("share", [0, 1, -0.1, 2])
-    def test_refuses_other_shares(self, share):
-        with pytest.raises(ValueError, match=r"share must be in \(0, 1\)"):
-            pj.exit_threshold([0.5], share)
+    @pytest.mark.parametrize("fraction", [0, 1, -0.1, 2])
+    def test_refuses_other_fractions(self, fraction):
+        with pytest.raises(ValueError, match=r"fraction must be in \(0, 1\)"):
+            extras.exit_threshold(np.array([0.5]), fraction)
 
-    @pytest.mark.parametrize("doubts", [[], [0.1, np.nan]])
-    def test_refuses_what_is_no_number(self, doubts):
-        with pytest.raises(ValueError, match="doubts must be numbers"):
-            pj.exit_threshold(doubts, 0.5)
+    @pytest.mark.parametrize("values", [[], [0.1, np.nan]])
+    def test_refuses_what_is_no_number(self, values):
+        with pytest.raises(ValueError, match="confidences must be numbers"):
+            extras.exit_threshold(np.array(values), 0.5)
 
 
-class TestNestedPuppets:
+class TestApplyWithExit:
     @pytest.mark.parametrize(
-        ("rule", "stem", "layers"),
+        ("changes", "training", "key"),
         [
-            ("total", True, [(1, 1, 1), (1, 1, 1), (1, 1, 1), (1, 1, 2), (1, 1, 3), (1, 2, 3), (1, 3, 3)]),
-            ("total", False, [(1, 1, 1), (1, 1, 1), (1, 1, 1), (1, 1, 2), (1, 1, 3), (1, 2, 3), (2, 2, 3)]),
-            ("per_stage", True, [(1, d, d) for d in range(1, 8)]),
-            ("last", True, [(1, 1, max(d - 2, 1)) for d in range(1, 8)]),
+            *(({}, training, key) for training in (True, False) for key in (None, 5)),
+            ({"mirror": True}, True, None),
+            ({"classifier": "generated"}, False, None),
         ],
     )
-    def test_layers_are_left_out_from_the_first_stages(self, rule, stem, layers):
-        puppet = pj.Puppet(channels=(4, 6, 8), depth_rule=rule, stem=stem, max_depth=7)
-        assert [puppet.layers_per_stage(depth) for depth in range(1, 8)] == layers
-
-    @pytest.mark.parametrize("rule", ["total", "per_stage", "last"])
-    @pytest.mark.parametrize("stem", [True, False])
-    def test_a_deeper_puppet_has_the_layers_of_a_shallower_one(self, rule, stem):
-        puppet = pj.Puppet(channels=(4, 6, 8), depth_rule=rule, stem=stem, max_depth=9)
-        plain = pj.Puppet(channels=(4, 6, 8), depth_rule=rule, stem=stem)
-        for depth in range(1, 9):
-            assert set(puppet.layers(depth)) <= set(puppet.layers(depth + 1))
-            assert len(puppet.layers(depth)) == len(plain.layers(depth))
-        assert puppet.layers(9) == plain.layers(9)
-
-    def test_all_depths_take_the_kernels_of_the_deepest(self):
-        puppet = make()[0]
-        assert (
-            puppet.kernel_shapes(3)
-            == puppet.kernel_shapes(5)
-            == pj.Puppet(channels=(4, 6, 8), depth_rule="total", stem=True).kernel_shapes(5)
-        )
-
-    def test_shared_layers(self):
-        puppet = pj.Puppet(channels=(4, 6, 8), depth_rule="total", stem=True, max_depth=7)
-        assert [puppet.shared_layers(depth, 7) for depth in (4, 5, 6, 7)] == [2, 2, 3, 7]
-        assert puppet.shared_layers(4, 5) == 4
-        plain = pj.Puppet(channels=(4, 6, 8), depth_rule="total", stem=True)
-        assert [plain.shared_layers(depth, 7) for depth in (5, 7)] == [0, 7]
-
-    @pytest.mark.parametrize("exit_depth", [None, 3])
-    def test_a_shallow_puppet_can_be_the_beginning_of_a_deep_one(self, exit_depth):
-        puppet, params, kernels, stats = make(depth_rule="last", exit_depth=exit_depth)
-        assert [puppet.shared_layers(depth, 5) for depth in (3, 4)] == [3, 4]
-        one = pj.EarlyExitPredictor(puppet, params, stats, h=H)
-        for threshold, depth in ((1.0, 3), (-1.0, 5)):
-            one.threshold = threshold
-            expected, _ = pj.apply_puppet(puppet, params, stats[depth], kernels, images(5), depth)
-            np.testing.assert_allclose(one(images(5)), expected, atol=1e-5)
-
-    @pytest.mark.parametrize("depth", [0, 6])
-    def test_refuses_other_depths(self, nested, depth):
-        with pytest.raises(ValueError, match=f"at least 1 and at most max_depth, 5, got {depth}"):
-            nested[0].layers(depth)
-
-    def test_refuses_a_bad_max_depth(self):
-        with pytest.raises(ValueError, match="max_depth must be at least 1, got 0"):
-            pj.Puppet(max_depth=0)
-
-    @pytest.mark.parametrize("changes", [{}, {"mirror": True}, {"classifier": "generated"}])
-    def test_equals_a_plain_puppet_of_the_same_kernels(self, changes):
-        puppet, params, kernels, stats = make(**changes)
-        plain = pj.Puppet(channels=(4, 6, 8), residual=True, affine=True, **changes)  # one layer a stage at depth 1
-        own = [kernels[0], kernels[1], kernels[3], *kernels[5:]]
-        expected, _ = pj.apply_puppet(plain, params, stats[3], own, images(3), 1)
-        found, _ = pj.apply_puppet(puppet, params, stats[3], kernels, images(3), 3)
-        np.testing.assert_allclose(found, expected, atol=1e-6)
-
-
-class TestExits:
-    @pytest.mark.parametrize("key", [None, 5])
-    @pytest.mark.parametrize("training", [True, False])
-    def test_equal_each_puppet_alone(self, training, key):
-        puppet, params, kernels, stats = make(dropout=0.3)
+    def test_the_puppet_is_as_without(self, changes, training, key):
+        puppet, params, head, kernels, stats = make(dropout=0.3, **changes)
         key = None if key is None else jax.random.key(key)
-        both = pj.apply_exits(puppet, params, None if training else stats, kernels, images(6), DEPTHS, jnp.float32, key)
-        for depth in DEPTHS:
-            own = None if training else stats[depth]
-            logits, used = pj.apply_puppet(puppet, params, own, kernels, images(6), depth, key=key)
-            np.testing.assert_allclose(both[depth][0], logits, atol=1e-5)
-            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), both[depth][1], used)
+        stats = None if training else stats
+        _, logits, used = apply_with_exit(puppet, params, head, stats, kernels, images(6), EXIT, jnp.float32, key)
+        expected, own = apply_puppet(puppet, params, stats, kernels, images(6), DEPTH, key=key)
+        np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), used, own)
 
-    def test_shared_layers_run_once(self, nested):
-        puppet, params, kernels, _ = nested
-
-        def convolutions(depths):
-            program = jax.make_jaxpr(
-                lambda x: [v[0] for v in pj.apply_exits(*nested[:2], None, kernels, x, depths).values()]
-            )
-            return str(program(images(2))).count("conv_general_dilated[")
-
-        alone = [convolutions((depth,)) for depth in DEPTHS]
-        assert alone == [3, 5]
-        assert convolutions(DEPTHS) == sum(alone) - puppet.shared_layers(*DEPTHS)
-
-    def test_gradients_are_those_of_the_sum(self, nested):
-        puppet, params, kernels, _ = nested
-
-        def loss(depths):
-            return lambda kernels: sum(
-                jnp.square(logits).sum()
-                for logits, _ in pj.apply_exits(puppet, params, None, kernels, images(4), depths).values()
-            )
-
-        both, *alone = (jax.grad(loss(depths))(kernels) for depths in (DEPTHS, DEPTHS[:1], DEPTHS[1:]))
-        jax.tree.map(lambda a, b, c: np.testing.assert_allclose(a, b + c, rtol=2e-3, atol=2e-3), both, *alone)
-
-    def test_refuses_puppets_that_share_no_kernels(self):
-        puppet = pj.Puppet(channels=(4, 6))
-        puppeteer = pj.init_puppeteer(jax.random.key(0), 6)
-        params = pj.init_puppet(jax.random.key(0), puppet, puppeteer, 2)
-        kernels = pj.generate_kernels(puppeteer, H, puppet.kernel_shapes(2))
-        with pytest.raises(ValueError, match=r"depths \(1, 2\) share kernels only if max_depth is given"):
-            pj.apply_exits(puppet, params, None, kernels, images(2), (1, 2))
-
-
-class TestOwnExit:
-    """The shallow puppet with norms and a classifier of its own, every float of both changed from its start."""
-
-    @staticmethod
-    def make(depth, **changes):
-        puppet, params, kernels, _ = make(exit_depth=depth, **changes)
-        names = ("norm_scale", "norm_bias", "classifier_kernel", "classifier_bias", "exit")
-        parts = {name: getattr(params, name) for name in names}
-        leaves, tree = jax.tree.flatten(parts)
-        keys = jax.random.split(jax.random.key(3), len(leaves))
-        moved = [leaf + 0.3 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
-        params = dataclasses.replace(params, **jax.tree.unflatten(tree, moved))
-        found = pj.apply_exits(puppet, params, None, kernels, images(64, seed=9), (3, 4, 5))
-        return puppet, params, kernels, {depth: stats for depth, (_, stats) in found.items()}
-
-    @pytest.mark.parametrize(
-        ("changes", "more"),
-        [
-            ({}, 2 * 8 + 8 * 10 + 10),  # stages 1-1-1 of 1-2-2: the last layer is its own
-            ({"mirror": True}, 2 * 4 + 4 * 10 + 10),
-            ({"affine": False}, 8 * 10 + 10),
-            ({"classifier": "generated"}, 2 * 8),
-            ({"depth_rule": "last"}, 8 * 10 + 10),
-        ],
-    )
-    def test_floats(self, changes, more):
-        assert pj.num_floats(make(exit_depth=3, **changes)[1]) - pj.num_floats(make(**changes)[1]) == more
-
-    @pytest.mark.parametrize("changes", [{}, {"mirror": True}, {"classifier": "generated"}])
-    def test_equals_a_plain_puppet_of_those_norms_and_that_classifier(self, changes):
-        puppet, params, kernels, stats = self.make(3, **changes)
-        plain = pj.Puppet(channels=(4, 6, 8), residual=True, affine=True, **changes)
-        own = params.exit
-        first = [tuple(stage[:1] for stage in norms[:2]) for norms in (params.norm_scale, params.norm_bias)]
+    @pytest.mark.parametrize("changes", [{}, {"mirror": True}, {"affine": False}, {"classifier": "generated"}])
+    @pytest.mark.parametrize("exit_layer", [1, 2, 3, 4])
+    def test_the_exit_is_a_puppet_of_the_first_layers_and_that_classifier(self, exit_layer, changes):
+        puppet, params, head, kernels, stats = make(exit_layer, **changes)
+        stages = max(1, min(exit_layer, 3))
+        layers = (*LAYERS[: stages - 1], exit_layer - sum(LAYERS[: stages - 1]))
+        first = dataclasses.replace(puppet, channels=puppet.channels[:stages], layers=layers, classifier="linear")
+        part = lambda norms: norms and tuple(norm[:n] for norm, n in zip(norms, layers, strict=False))  # noqa: E731
         alone = dataclasses.replace(
             params,
-            norm_scale=(*first[0], own.norm_scale[0][None]),
-            norm_bias=(*first[1], own.norm_bias[0][None]),
-            classifier_kernel=own.classifier_kernel,
-            classifier_bias=own.classifier_bias,
-            exit=None,
+            norm_scale=part(params.norm_scale),
+            norm_bias=part(params.norm_bias),
+            classifier_kernel=head.kernel,
+            classifier_bias=head.bias,
         )
-        taken = [kernels[0], kernels[1], kernels[3], *kernels[5:]]
-        expected, _ = pj.apply_puppet(plain, alone, stats[3], taken, images(3), 1)
-        found, _ = pj.apply_puppet(puppet, params, stats[3], kernels, images(3), 3)
+        expected, _ = apply_puppet(first, alone, stats[:exit_layer], kernels[:exit_layer], images(3), exit_layer)
+        found, _, _ = apply_with_exit(puppet, params, head, stats, kernels, images(3), exit_layer)
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
-    def test_the_deep_puppet_is_as_without(self):
-        puppet, params, kernels, stats = self.make(3)
-        without = dataclasses.replace(puppet, exit_depth=None), dataclasses.replace(params, exit=None)
-        expected, _ = pj.apply_puppet(*without, stats[5], kernels, images(3), 5)
-        found, _ = pj.apply_puppet(puppet, params, stats[5], kernels, images(3), 5)
-        np.testing.assert_array_equal(found, expected)
+    def test_each_layer_runs_once(self, plain):
+        puppet, params, head, kernels, _ = plain
+        program = jax.make_jaxpr(lambda x: extras.apply_with_exit(puppet, params, head, None, kernels, x, EXIT)[:2])
+        assert str(program(images(2))).count("conv_general_dilated[") == DEPTH
 
-    @pytest.mark.parametrize("depths", [(3, 4, 5), (5, 4, 3)])
-    @pytest.mark.parametrize("exit_depth", [3, 4])
-    def test_puppets_together_equal_each_alone(self, exit_depth, depths):
-        puppet, params, kernels, _ = self.make(exit_depth)
-        together = pj.apply_exits(puppet, params, None, kernels, images(6), depths)
-        for depth in depths:
-            logits, _ = pj.apply_puppet(puppet, params, None, kernels, images(6), depth)
-            np.testing.assert_allclose(together[depth][0], logits, atol=1e-5)
-
-    @pytest.mark.parametrize(("exit_depth", "depths"), [(3, (3, 5)), (4, (4, 5)), (3, (3, 4)), (4, (3, 4))])
-    def test_predictor_goes_on_from_what_both_share(self, exit_depth, depths):
-        puppet, params, kernels, stats = self.make(exit_depth)
-        assert puppet.shared_layers(*depths) == 2  # of 3 and 4 the third layer differs by its norm alone
-        one = pj.EarlyExitPredictor(puppet, params, {depth: stats[depth] for depth in depths}, h=H, threshold=-1.0)
-        expected, _ = pj.apply_puppet(puppet, params, stats[depths[1]], kernels, images(5), depths[1])
-        np.testing.assert_allclose(one(images(5)), expected, atol=1e-5)
-
-    def test_detach_wants_the_exit_that_it_is_for(self, nested):
-        puppet, params, kernels, _ = nested
-        with pytest.raises(ValueError, match=r"detach is for the puppet of exit_depth, None, .* depths \(3, 5\)"):
-            pj.apply_exits(puppet, params, None, kernels, images(2), DEPTHS, detach=True)
-
-    @pytest.mark.parametrize("changes", [{}, {"depth_rule": "last"}, {"classifier": "generated"}])
-    def test_detached_it_trains_alone_and_the_deep_puppet_as_without(self, changes):
-        puppet, params, _, _ = self.make(3, **changes)
+    @pytest.mark.parametrize("changes", [{}, {"mirror": True}, {"classifier": "generated"}])
+    def test_the_exit_trains_its_head_alone(self, changes):
+        puppet, params, head, _, _ = make(**changes)
         weights = jax.random.normal(jax.random.key(5), (6, 10))  # a norm takes a plain sum of activations out
 
-        def logits(params, detach, depths):
-            kernels = pj.generate_kernels(params.puppeteer, H, puppet.kernel_shapes(5))
-            found = pj.apply_exits(puppet, params, None, kernels, images(6), depths, detach=detach)
-            return {depth: found[depth][0] for depth in depths}
+        def loss(params, head, of_exit, of_puppet):
+            kernels = pj.generate_kernels(params.puppeteer, H, puppet.kernel_shapes(DEPTH))
+            early, late, _ = extras.apply_with_exit(puppet, params, head, None, kernels, images(6), EXIT)
+            return of_exit * (weights * early).sum() + of_puppet * (weights * late).sum()
 
-        def gradients(detach, *depths):
-            return jax.grad(lambda params: sum((weights * x).sum() for x in logits(params, detach, depths).values()))
-
-        jax.tree.map(np.testing.assert_array_equal, *(logits(params, detach, (3, 5)) for detach in (False, True)))
-        together, alone, shallow = (
-            gradients(True, 3, 5)(params),
-            gradients(False, 5)(params),
-            gradients(False, 3)(params),
+        gradient = jax.jit(jax.grad(loss, argnums=(0, 1)))
+        together, of_exit, of_puppet = (
+            gradient(params, head, *parts) for parts in ((1.0, 1.0), (1.0, 0.0), (0.0, 1.0))
         )
-        assert np.abs(together.puppeteer.pointwise_kernel).max() > 0
-        assert np.abs(shallow.puppeteer.pointwise_kernel).max() > 0  # what is cut off
+        assert np.abs(of_exit[1].kernel).max() > 0 and np.abs(of_puppet[0].puppeteer.pointwise_kernel).max() > 0
+        for leaf in jax.tree.leaves((of_exit[0], of_puppet[1])):
+            np.testing.assert_array_equal(leaf, 0)
         assert_close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
-        rest = [dataclasses.replace(tree, exit=None) for tree in (together, alone)]
-        jax.tree.map(assert_close, *rest)
-        jax.tree.map(assert_close, together.exit, shallow.exit)
+        jax.tree.map(assert_close, together, (of_puppet[0], of_exit[1]))
 
-    @pytest.mark.parametrize("settings", [{"exit_depth": 0}, {"exit_depth": 5}, {"exit_depth": 3, "max_depth": None}])
-    def test_refuses_other_depths(self, settings):
-        with pytest.raises(ValueError, match="exit_depth must be at least 1 and less than max_depth"):
-            make(**settings)
+    @pytest.mark.parametrize(
+        ("exit_layer", "changes", "features"),
+        [(3, {}, 8), (2, {}, 6), (3, {"mirror": True}, 4), (1, {"classifier": "generated"}, 4)],
+    )
+    def test_floats_of_the_head(self, exit_layer, changes, features):
+        head = make(exit_layer, **changes)[2]
+        assert (head.kernel.shape, head.bias.shape) == ((features, 10), (10,))
+
+    def test_the_head_starts_as_a_classifier_does(self):
+        puppet = pj.Puppet(channels=(4, 16), layers=(1, 2))
+        params = pj.init_puppet(jax.random.key(2), puppet, pj.init_puppeteer(jax.random.key(0), 16))
+        head = extras.init_exit(jax.random.key(2), puppet, 2)
+        np.testing.assert_array_equal(head.kernel, params.classifier_kernel)
+        np.testing.assert_array_equal(head.bias, params.classifier_bias)
+
+    @pytest.mark.parametrize("exit_layer", [0, 5, 6])
+    def test_refuses_other_layers(self, plain, exit_layer):
+        puppet, params, head, kernels, _ = plain
+        for call in (
+            lambda: extras.init_exit(jax.random.key(0), puppet, exit_layer),
+            lambda: extras.apply_with_exit(puppet, params, head, None, kernels, images(2), exit_layer),
+            lambda: extras.exit_macs(puppet, exit_layer, (8, 8)),
+        ):
+            with pytest.raises(ValueError, match=f"exit_layer must be at least 1 and less than 5, got {exit_layer}"):
+                call()
+
+    def test_refuses_a_puppet_of_many_depths(self):
+        with pytest.raises(ValueError, match="has many depths, by the rule 'total'; give its layers"):
+            extras.init_exit(jax.random.key(0), pj.Puppet(depth_rule="total"), 1)
 
 
 class TestPredictor:
     @pytest.mark.parametrize("n", [1, 5, 300])
-    def test_answers_what_both_puppets_say(self, nested, n):
-        one = predictor(nested)
+    def test_answers_what_the_exit_or_the_puppet_says(self, plain, n):
+        one = predictor(plain)
         x = images(n)
-        shallow, deep = one.exits(x)
-        one.threshold = pj.exit_threshold(pj.doubt(shallow), 0.4) if n > 1 else 0.0
+        early, late = one.exits(x)
+        one.threshold = extras.exit_threshold(extras.confidence(early), 0.4) if n > 1 else 1.0
         logits, depths = one.route(x)
-        expected, unsure = pj.combine_exits(shallow, deep, one.threshold)
+        expected, sent_on = extras.combine_exits(early, late, one.threshold)
         np.testing.assert_allclose(logits, expected, atol=1e-5)
-        np.testing.assert_array_equal(depths, np.where(unsure, 5, 3))
-        assert n == 1 or 0 < unsure.sum() < n
-        np.testing.assert_allclose(shallow[~unsure], logits[~unsure], atol=1e-6)
-        np.testing.assert_allclose(deep[unsure], logits[unsure], atol=1e-5)
+        np.testing.assert_array_equal(depths, np.where(sent_on, DEPTH, EXIT))
+        assert n == 1 or 0 < sent_on.sum() < n
+        np.testing.assert_allclose(early[~sent_on], logits[~sent_on], atol=1e-6)
+        np.testing.assert_allclose(late[sent_on], logits[sent_on], atol=1e-5)
 
-    def test_exits_are_the_puppets(self, nested):
-        puppet, params, kernels, stats = nested
-        found = predictor(nested).exits(images(3))
-        for logits, depth in zip(found, DEPTHS, strict=True):
-            expected, _ = pj.apply_puppet(puppet, params, stats[depth], kernels, images(3), depth)
-            np.testing.assert_allclose(logits, expected, atol=1e-5)
+    def test_exits_are_those_of_apply_with_exit(self, plain):
+        puppet, params, head, kernels, stats = plain
+        expected = apply_with_exit(puppet, params, head, stats, kernels, images(3), EXIT)[:2]
+        np.testing.assert_allclose(predictor(plain).exits(images(3)), expected, atol=1e-5)
 
-    @pytest.mark.parametrize(("threshold", "depth"), [(None, 3), (-1.0, 5)])
-    def test_none_or_all_go_on(self, nested, threshold, depth):
-        assert set(predictor(nested, threshold=threshold).route(images(20))[1].tolist()) == {depth}
+    @pytest.mark.parametrize("exit_layer", [1, 2, 4])
+    @pytest.mark.parametrize("changes", [{"mirror": True}, {"classifier": "generated"}])
+    def test_goes_on_from_any_layer(self, exit_layer, changes):
+        made = make(exit_layer, **changes)
+        one = predictor(made, exit_layer=exit_layer, threshold=2.0)
+        puppet, params, _, kernels, stats = made
+        expected, _ = apply_puppet(puppet, params, stats, kernels, images(5), DEPTH)
+        np.testing.assert_allclose(one(images(5)), expected, atol=1e-5)
+        assert one.depths == (exit_layer, DEPTH)
 
-    def test_an_image_alone_gets_the_same_logits(self, nested):
-        one = predictor(nested, threshold=0.5)
+    @pytest.mark.parametrize(("threshold", "depth"), [(None, EXIT), (0.0, EXIT), (2.0, DEPTH)])
+    def test_none_or_all_are_sent_on(self, plain, threshold, depth):
+        assert set(predictor(plain, threshold=threshold).route(images(20))[1].tolist()) == {depth}
+
+    def test_an_image_alone_gets_the_same_logits(self, plain):
+        one = predictor(plain, threshold=0.5)
         x = images(9)
         alone = np.concatenate([one(x[i : i + 1]) for i in range(9)])
         np.testing.assert_allclose(one(x), alone, atol=1e-5)
 
-    def test_kernels_are_generated_once_or_anew(self, nested):
+    def test_kernels_are_generated_once_or_anew(self, plain):
         calls = []
 
         def generate(*args):
@@ -336,57 +228,58 @@ class TestPredictor:
 
         for adaptation, expected in (("level", 1), ("sample", 3)):
             calls.clear()
-            one = predictor(nested, threshold=0.5, adaptation=adaptation, generate=generate)
+            one = predictor(plain, threshold=0.5, adaptation=adaptation, generate=generate)
             results = [one(images(2)) for _ in range(3)]
             assert len(calls) == expected
             np.testing.assert_array_equal(results[0], results[2])
 
-    def test_few_programs_for_many_numbers_of_images(self, nested):
-        one = predictor(nested, threshold=0.5)
+    def test_few_programs_for_many_numbers_of_images(self, plain):
+        one = predictor(plain, threshold=0.5)
         before = early_exit._start._cache_size(), early_exit._go_on._cache_size()
         for n in range(1, 40):
             one(images(n))
         assert early_exit._start._cache_size() - before[0] <= 4
         assert early_exit._go_on._cache_size() - before[1] <= 5 * 4
 
-    def test_takes_bfloat16(self, nested):
-        one = predictor(nested, dtype=jnp.bfloat16, threshold=-1.0)
+    def test_takes_bfloat16(self, plain):
+        one = predictor(plain, dtype=jnp.bfloat16, threshold=2.0)
         logits = one(images(4))
         assert logits.dtype == np.float32
-        np.testing.assert_allclose(logits, predictor(nested, threshold=-1.0)(images(4)), atol=0.1)
+        np.testing.assert_allclose(logits, predictor(plain, threshold=2.0)(images(4)), atol=0.1)
 
-    def test_refuses_no_images(self, nested):
+    def test_refuses_no_images(self, plain):
         with pytest.raises(ValueError, match="images must not be empty"):
-            predictor(nested)(images(0))
+            predictor(plain)(images(0))
 
     @pytest.mark.parametrize("value", [np.nan, 1.5, -0.1])
-    def test_refuses_values_outside_of_images(self, nested, value):
+    def test_refuses_values_outside_of_images(self, plain, value):
         x = images(2).astype(np.float32) / 255
-        assert np.isfinite(predictor(nested)(x)).all()
+        assert np.isfinite(predictor(plain)(x)).all()
         x[1, 3, 2, 0] = value
-        for call in (predictor(nested), predictor(nested).exits):
+        for call in (predictor(plain), predictor(plain).exits):
             with pytest.raises(ValueError, match=r"at index \(1, 3, 2, 0\)"):
                 call(x)
 
+    @pytest.mark.usefixtures("without_type_checks")
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            ({"puppet": pj.Puppet()}, "must be nested for early exits"),
-            ({"batch_stats": {3: ()}}, r"must be of two depths, got \[3\]"),
+            ({"puppet": pj.Puppet()}, "has many depths"),
+            ({"exit_layer": 5}, "exit_layer must be at least 1 and less than 5, got 5"),
+            ({"batch_stats": ()}, "batch_stats must be of the 5 layers of the puppet, got 0"),
             ({"adaptation": "image"}, "must be 'level' or 'sample', got 'image'"),
         ],
     )
-    def test_refuses(self, nested, settings, message):
-        puppet, params, _, stats = nested
-        given = {"puppet": puppet, "params": params, "batch_stats": stats, "h": H} | settings
+    def test_refuses(self, plain, settings, message):
+        puppet, params, head, _, stats = plain
+        made = {"puppet": puppet, "params": params, "head": head, "batch_stats": stats, "exit_layer": EXIT, "h": H}
         with pytest.raises(ValueError, match=message):
-            pj.EarlyExitPredictor(**given)
+            extras.EarlyExitPredictor(**made | settings)
 
 
-def test_macs_of_going_on():
-    puppet = pj.Puppet(channels=(4, 6, 8), depth_rule="total", stem=True, max_depth=5)
-    n, shared = 8 * 8, puppet.shared_layers(3, 5)
-    stem, second, third = 9 * 3 * 4 * n, 9 * 4 * 6 * n // 4, 9 * 6 * 8 * n // 16
-    assert pj.puppet_macs(puppet, 3, (8, 8)) == stem + second + third + 80
-    deep = pj.puppet_macs(puppet, 5, (8, 8))
-    assert pj.puppet_macs(puppet, 5, (8, 8), first=shared) == deep - stem - second
+def test_macs_by_hand():
+    puppet = pj.Puppet(channels=(4, 6, 8), layers=LAYERS, mirror=True)
+    n = 8 * 8
+    first = 9 * 3 * 4 * n + 9 * 4 * 6 * n // 4 + 9 * 6 * 8 * n // 16
+    assert extras.exit_macs(puppet, 3, (8, 8)) == (first + 80, first + 2 * 9 * 8 * 8 * n // 16 + 2 * 80)
+    assert pj.puppet_macs(puppet, 5, (8, 8), first=3) == pj.puppet_macs(puppet, 5, (8, 8)) - first

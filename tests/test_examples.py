@@ -10,7 +10,7 @@ import pytest
 
 import puppet_jax
 
-MODULES = [f"puppet_jax.{module.name}" for module in pkgutil.iter_modules(puppet_jax.__path__)]
+MODULES = [module.name for module in pkgutil.walk_packages(puppet_jax.__path__, "puppet_jax.")]
 README = Path(__file__).parents[1] / "README.md"
 
 

@@ -234,15 +234,40 @@ class TestMirror:
         ("total", 5, (1, 1, 1, 2)),
         ("total", 10, (2, 2, 3, 3)),
         ("total", 19, (4, 5, 5, 5)),
-        ("last", 1, (1, 1, 1, 1)),
-        ("last", 4, (1, 1, 1, 1)),
-        ("last", 9, (1, 1, 1, 6)),
     ],
 )
 def test_depth_rules(rule, depth, expected):
     puppet = pj.Puppet(depth_rule=rule)
     assert puppet.layers_per_stage(depth) == expected
     assert len(puppet.kernel_shapes(depth)) == sum(expected)
+
+
+class TestLayers:
+    PUPPET = pj.Puppet(channels=(4, 6, 8), layers=(1, 3, 2), affine=True)
+
+    def test_are_as_given(self):
+        assert self.PUPPET.layers_per_stage(6) == (1, 3, 2) and self.PUPPET.only_depth == 6
+        by_rule = pj.Puppet(channels=(4, 6, 8), depth_rule="total", stem=True)
+        assert dataclasses.replace(self.PUPPET, layers=(1, 2, 3)).kernel_shapes(6) == by_rule.kernel_shapes(6)
+
+    def test_are_the_depth_of_the_params_unless_another_is_given(self):
+        puppeteer = pj.init_puppeteer(jax.random.key(0), 8)
+        shapes = [leaf.shape for leaf in pj.init_puppet(jax.random.key(1), self.PUPPET, puppeteer).norm_scale]
+        assert shapes == [(1, 4), (3, 6), (2, 8)]
+        with pytest.raises(ValueError, match="has many depths, by the rule 'per_stage'"):
+            pj.init_puppet(jax.random.key(1), pj.Puppet(channels=(4, 8)), puppeteer)
+
+    @pytest.mark.parametrize("depth", [0, 1, 7])
+    def test_leave_no_other_depth(self, depth):
+        with pytest.raises(ValueError, match=rf"the only depth of layers \(1, 3, 2\) is 6, got {depth}"):
+            self.PUPPET.convolutions(depth)
+
+
+def test_the_puppet_fills_in_settings_of_a_puppeteer():
+    settings = {"max_channels": None, "kernel_size": None, "seed": 3}
+    puppet = pj.Puppet(channels=(4, 8), kernel_size=5)
+    assert puppet.puppeteer_settings(settings) == {"max_channels": 8, "kernel_size": 5, "seed": 3}
+    assert puppet.puppeteer_settings({"max_channels": 4}) == {"max_channels": 4}
 
 
 def test_shapes_of_the_papers_puppet():
@@ -303,13 +328,13 @@ def test_gradient_is_of_the_same_class_and_reaches_every_leaf():
         ("total", 1, (1, 1, 1, 1)),
         ("total", 8, (1, 2, 2, 3)),
         ("total", 9, (1, 2, 3, 3)),
-        ("last", 9, (1, 1, 1, 6)),
     ],
 )
 def test_a_stem_has_one_layer(rule, depth, expected):
     puppet = pj.Puppet(depth_rule=rule, stem=True)
     assert puppet.layers_per_stage(depth) == expected
-    assert [layer.stage for layer in puppet.layers(depth)] == [s for s, n in enumerate(expected) for _ in range(n)]
+    stages = [layer.stage for layer in puppet.convolutions(depth)]
+    assert stages == [stage for stage, count in enumerate(expected) for _ in range(count)]
 
 
 @pytest.mark.parametrize(
@@ -323,6 +348,10 @@ def test_a_stem_has_one_layer(rule, depth, expected):
         ({"channels": (4, 5), "mirror": True}, "channels must be even with mirror"),
         ({"num_classes": 0}, "num_classes"),
         ({"kernel_size": 2}, "kernel_size"),
+        ({"channels": (4, 8), "layers": (1,)}, r"layers must be a positive integer for each of 2 stages, got \(1,\)"),
+        ({"channels": (4, 8), "layers": (1, 0)}, "layers must be a positive integer for each"),
+        ({"channels": (4, 8), "layers": (1, 2), "stem": True}, "give either layers or those"),
+        ({"channels": (4, 8), "layers": (1, 2), "depth_rule": "total"}, "leave nothing to depth_rule 'total'"),
         ({"depth_rule": "each"}, "depth_rule"),
         ({"classifier": "none"}, "classifier"),
     ],
@@ -337,7 +366,6 @@ def test_refuses_bad_architectures(arguments, message):
     [
         ({"affine": True}, {}, "affine norms"),
         ({}, {"classifier": "generated"}, "weights of a classifier"),
-        ({"max_depth": 2, "exit_depth": 1}, {"max_depth": 2}, "floats of an exit's own"),
     ],
 )
 def test_refuses_floats_of_another_puppet(with_it, without, what):
@@ -345,14 +373,14 @@ def test_refuses_floats_of_another_puppet(with_it, without, what):
     for puppet, other, message in zip(puppets, puppets[::-1], ("must have", "must not have"), strict=True):
         params, _ = make(other, 2)
         _, kernels = make(puppet, 2)
-        with pytest.raises(ValueError, match=f"{message} {what} for this puppet"):
+        with pytest.raises(ValueError, match=f"{message} {what}; make them for this puppet"):
             pj.apply_puppet(puppet, params, None, kernels, images(), 2)
 
 
 def test_refuses_what_does_not_fit():
     puppet = pj.Puppet(channels=(4, 8, 16))
     params, kernels = make(puppet, 1)
-    with pytest.raises(ValueError, match="kernel_size of at least 3, got a puppeteer of 1"):
+    with pytest.raises(ValueError, match="kernel_size of at least 3 is needed, got 1"):
         pj.init_puppet(jax.random.key(0), puppet, pj.init_puppeteer(jax.random.key(0), 16, kernel_size=1), 1)
     with pytest.raises(ValueError, match=r"\(batch, height, width, 3\)"):
         pj.apply_puppet(puppet, params, None, kernels, images(channels=1), 1)

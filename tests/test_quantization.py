@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import puppet_jax as pj
+from puppet_jax import extras
 
 
 def reference(x, bits):
@@ -37,11 +38,11 @@ def symmetric(x, bits):
 @pytest.mark.parametrize("shape", [(5,), (4, 6), (3, 3, 7), (1, 3)])
 def test_codes_and_scales_are_those_of_the_reference(bits, shape):
     x = np.random.default_rng(0).normal(size=shape).astype(np.float32) * np.float32(0.1)
-    stored = pj.quantize(jnp.asarray(x), bits)
+    stored = extras.quantize(jnp.asarray(x), bits)
     codes, scales = reference(x, bits)
     np.testing.assert_array_equal(stored.scale, scales)
     np.testing.assert_array_equal(
-        pj.dequantize(stored, shape, bits), codes.astype(np.float32) * scales.astype(np.float32)
+        extras.dequantize(stored, shape, bits), codes.astype(np.float32) * scales.astype(np.float32)
     )
     if bits == 8:
         np.testing.assert_array_equal(stored.codes, codes)
@@ -49,34 +50,34 @@ def test_codes_and_scales_are_those_of_the_reference(bits, shape):
 
 def test_two_codes_share_a_byte_the_earlier_one_low():
     x = jnp.array([[7.0], [-8.0], [3.0]])
-    stored = pj.quantize(x, 4)
+    stored = extras.quantize(x, 4)
     assert stored.codes.dtype == jnp.uint8
     assert stored.codes.tolist() == [7 | (16 - 8) << 4, 3]
-    np.testing.assert_array_equal(pj.dequantize(stored, (3, 1), 4), x)
+    np.testing.assert_array_equal(extras.dequantize(stored, (3, 1), 4), x)
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([8, 4]), st.floats(-3, 3))
 def test_the_error_is_no_larger_than_that_of_symmetric_codes_and_storing_again_changes_nothing(seed, bits, exponent):
     x = np.random.default_rng(seed).normal(size=(6, 5)).astype(np.float32) * np.float32(10**exponent)
-    back = np.asarray(pj.dequantize(pj.quantize(jnp.asarray(x), bits), x.shape, bits))
+    back = np.asarray(extras.dequantize(extras.quantize(jnp.asarray(x), bits), x.shape, bits))
     error, its = (np.square(other - x).sum(axis=0) for other in (back, symmetric(x, bits)))
     assert (error <= its * (1 + 1e-5) + 1e-12).all()
-    again = pj.quantize(jnp.asarray(back), bits)
-    np.testing.assert_array_equal(pj.dequantize(again, x.shape, bits), back)
+    again = extras.quantize(jnp.asarray(back), bits)
+    np.testing.assert_array_equal(extras.dequantize(again, x.shape, bits), back)
 
 
 def test_the_error_of_four_bits_is_a_quarter_smaller_than_that_of_symmetric_codes():
     x = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
-    back = np.asarray(pj.dequantize(pj.quantize(jnp.asarray(x), 4), x.shape, 4))
+    back = np.asarray(extras.dequantize(extras.quantize(jnp.asarray(x), 4), x.shape, 4))
     error, its = (np.square(other - x).mean() for other in (back, symmetric(x, 4)))
     assert 0.6 < error / its < 0.75
 
 
 def test_a_channel_of_zeros():
-    stored = pj.quantize(jnp.zeros((3, 2)).at[:, 0].set(1.0), 8)
+    stored = extras.quantize(jnp.zeros((3, 2)).at[:, 0].set(1.0), 8)
     assert stored.scale.tolist()[1] == 1
-    np.testing.assert_array_equal(pj.dequantize(stored, (3, 2), 8)[:, 1], 0)
+    np.testing.assert_array_equal(extras.dequantize(stored, (3, 2), 8)[:, 1], 0)
 
 
 class TestFakeQuantize:
@@ -84,8 +85,8 @@ class TestFakeQuantize:
 
     @pytest.mark.parametrize("bits", [8, 4])
     def test_has_the_values_that_are_stored(self, bits):
-        faked = pj.fake_quantize(self.PARAMS, {"matrix": bits, "vector": 16})
-        stored = pj.dequantize(pj.quantize(self.PARAMS["matrix"], bits), (2, 2), bits)
+        faked = extras.fake_quantize(self.PARAMS, {"matrix": bits, "vector": 16})
+        stored = extras.dequantize(extras.quantize(self.PARAMS["matrix"], bits), (2, 2), bits)
         np.testing.assert_allclose(faked["matrix"], stored, rtol=1e-6)
         assert not np.array_equal(faked["matrix"], self.PARAMS["matrix"])
         np.testing.assert_allclose(faked["vector"], self.PARAMS["vector"].astype(jnp.float16), rtol=1e-7)
@@ -94,9 +95,9 @@ class TestFakeQuantize:
         bits = {"matrix": 4, "vector": 16}
 
         def loss(params):
-            return sum(jnp.square(leaf).sum() for leaf in pj.fake_quantize(params, bits).values())
+            return sum(jnp.square(leaf).sum() for leaf in extras.fake_quantize(params, bits).values())
 
-        grads, rounded = jax.grad(loss)(self.PARAMS), pj.fake_quantize(self.PARAMS, bits)
+        grads, rounded = jax.grad(loss)(self.PARAMS), extras.fake_quantize(self.PARAMS, bits)
         for name in self.PARAMS:
             np.testing.assert_allclose(grads[name], 2 * rounded[name], rtol=1e-6)
 
@@ -111,38 +112,38 @@ class TestChooseBits:
     MATRICES = {"large": True, "quarter": True, "small": True, "vector": False}
 
     def test_few_for_large_matrices(self):
-        chosen = pj.choose_bits(self.PARAMS, self.MATRICES, 4)
+        chosen = extras.choose_bits(self.PARAMS, self.MATRICES, 4)
         assert chosen == {"large": 4, "quarter": 4, "small": 8, "vector": 16}
-        chosen = pj.choose_bits(self.PARAMS, self.MATRICES, 8)
+        chosen = extras.choose_bits(self.PARAMS, self.MATRICES, 8)
         assert chosen == {"large": 8, "quarter": 8, "small": 8, "vector": 16}
 
     def test_without_matrices(self):
-        assert pj.choose_bits([jnp.ones(3)], [False], 4) == [16]
-        assert pj.choose_bits([], [], 4) == []
+        assert extras.choose_bits([jnp.ones(3)], [False], 4) == [16]
+        assert extras.choose_bits([], [], 4) == []
 
     def test_bytes_are_those_of_the_arrays(self):
-        chosen = pj.choose_bits(self.PARAMS, self.MATRICES, 4)
-        stored = [pj.quantize(self.PARAMS[name], chosen[name]) for name in ("large", "quarter", "small")]
+        chosen = extras.choose_bits(self.PARAMS, self.MATRICES, 4)
+        stored = [extras.quantize(self.PARAMS[name], chosen[name]) for name in ("large", "quarter", "small")]
         expected = sum(one.codes.nbytes + one.scale.nbytes for one in stored) + 2 * 999
-        assert pj.quantized_bytes(self.PARAMS, chosen) == expected
+        assert extras.quantized_bytes(self.PARAMS, chosen) == expected
 
 
 @pytest.mark.parametrize(("bits", "megabytes"), [(8, 0.27), (4, 0.14)])
 def test_the_papers_puppeteer_in_few_bits(bits, megabytes):
     puppeteer = jax.eval_shape(lambda: pj.init_puppeteer(jax.random.key(0), max_channels=512))
-    chosen = pj.choose_bits(puppeteer, jax.tree.map(lambda leaf: leaf.ndim > 1, puppeteer), bits)
+    chosen = extras.choose_bits(puppeteer, jax.tree.map(lambda leaf: leaf.ndim > 1, puppeteer), bits)
     c = 512
     expected = c**2 * bits // 8 + 9 * c + 2 * 2 * c + 2 * 6 * c  # codes; scales of two matrices; six vectors
-    assert pj.quantized_bytes(puppeteer, chosen) == expected
+    assert extras.quantized_bytes(puppeteer, chosen) == expected
     assert expected / 1e6 == pytest.approx(megabytes, abs=0.005)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 16, 32])
 def test_other_numbers_of_bits_are_refused(bits):
     for call in (
-        lambda: pj.quantize(jnp.ones(3), bits),
-        lambda: pj.dequantize(pj.quantize(jnp.ones(3), 8), (3,), bits),
-        lambda: pj.choose_bits([jnp.ones(3)], [True], bits),
+        lambda: extras.quantize(jnp.ones(3), bits),
+        lambda: extras.dequantize(extras.quantize(jnp.ones(3), 8), (3,), bits),
+        lambda: extras.choose_bits([jnp.ones(3)], [True], bits),
     ):
         with pytest.raises(ValueError, match=f"bits must be 8 or 4, got {bits}"):
             call()
@@ -150,4 +151,4 @@ def test_other_numbers_of_bits_are_refused(bits):
 
 def test_a_scalar_is_refused():
     with pytest.raises(ValueError, match="at least one axis, got a scalar"):
-        pj.quantize(jnp.ones(()), 8)
+        extras.quantize(jnp.ones(()), 8)

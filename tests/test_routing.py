@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import puppet_jax as pj
-from puppet_jax.routing import GROUP_SIZES
+from puppet_jax.routing import GROUP_SIZES, make_groups, nearest_depths, slice_centre
 
 PUPPET = pj.Puppet(channels=(4, 6), num_classes=5)
 DEPTHS = (2, 3)
@@ -37,7 +37,7 @@ def pictures(n, seed=0):
 @settings(deadline=None, max_examples=40)
 def test_groups_hold_every_image_once(h, num_slices, depths):
     h = np.array(h, np.float32)
-    groups = pj.make_groups(h, depths, num_slices, sizes=(1, 4, 16))
+    groups = make_groups(h, depths, num_slices, sizes=(1, 4, 16))
     assert sorted(np.concatenate([g.indices for g in groups]).tolist()) == list(range(len(h)))
     for group in groups:
         assert group.size in (1, 4, 16) and group.size >= len(group.indices) > group.size // 4
@@ -62,7 +62,7 @@ def test_results_come_back_in_order_and_do_not_depend_on_the_batch(model, adapta
     order = np.random.default_rng(1).permutation(len(x))
     np.testing.assert_allclose(predictor(x[order]), together[order], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(predictor(x[5:8]), together[5:8], rtol=1e-4, atol=1e-5)
-    assert len(set(pj.nearest_depths(pj.complexities(x), DEPTHS).tolist())) == 2
+    assert len(set(nearest_depths(pj.complexities(x), DEPTHS).tolist())) == 2
 
 
 def test_sample_equals_one_image_at_a_time_through_the_public_functions(model):
@@ -143,7 +143,7 @@ def test_kernels_may_be_made_in_another_way(model, adaptation):
 
     predictor = pj.Predictor(PUPPET, params, stats, adaptation=adaptation, num_slices=1, generate=doubled)
     depth = predictor.depths[0]
-    centre = pj.slice_centre(np.zeros(1), depth, 1)[0]
+    centre = slice_centre(np.zeros(1), depth, 1)[0]
     x, h = pictures(5), np.full(5, centre, np.float32)
     kernels = doubled(params.puppeteer, centre, PUPPET.kernel_shapes(depth))
     expected, _ = pj.apply_puppet(PUPPET, params, stats[depth], kernels, x, depth)
@@ -196,9 +196,9 @@ def test_refuses_bad_batches(model):
     with pytest.raises(ValueError, match="adaptation"):
         pj.Predictor(PUPPET, *model, adaptation="each")
     with pytest.raises(ValueError, match="at least one depth"):
-        pj.make_groups(np.ones(3, np.float32), ())
+        make_groups(np.ones(3, np.float32), ())
     with pytest.raises(ValueError, match="shape"):
-        pj.make_groups(np.ones((3, 1), np.float32), (1,))
+        make_groups(np.ones((3, 1), np.float32), (1,))
 
 
 @pytest.mark.parametrize("value", [np.nan, 1.5, -0.1])

@@ -1,5 +1,6 @@
 """Readers of a folder that the user names: the official CIFAR binary files, or class folders of images."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -7,9 +8,9 @@ import numpy as np
 
 from experiments.data.cifar_binary import LAYOUTS, CifarLayout, read_binary
 from experiments.data.dataset import Dataset, held_out
+from experiments.data.pictures import SUFFIXES, decode
 from experiments.errors import DataError
 
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 CLASS_FOLDERS = "class folders of images: train/CLASS/*.png with test/CLASS/*.png, or CLASS/*.png"
 
 
@@ -73,7 +74,21 @@ def _read_binary_folder(folder: Path, layout: CifarLayout) -> Dataset:
                 files[name] = path.read_bytes()
         except OSError as error:
             raise DataError(f"{path} cannot be read ({error}); check its permissions.") from error
-    return read_binary(files, layout, str(folder), f"folder {folder} (official CIFAR binary layout)")
+    source = f"folder {folder} (official CIFAR binary layout{_notes(files, layout)})"
+    return read_binary(files, layout, str(folder), source)
+
+
+def _notes(files: Mapping[str, bytes], layout: CifarLayout) -> str:
+    """Says what distinguishes the files from the official ones, if anything does."""
+    present = [name for name in layout.train_files if name in files]
+    notes = ""
+    if len(present) < len(layout.train_files):
+        notes += f"; {len(present)} of its {len(layout.train_files)} training files"
+    known = [name for name in files if name in layout.sha256]
+    others = [name for name in known if hashlib.sha256(files[name]).hexdigest() != layout.sha256[name]]
+    if others:
+        notes += f"; not the official images: {', '.join(others)}"
+    return notes
 
 
 def _refuse_others(data_dir: Path, name: str) -> None:
@@ -139,7 +154,7 @@ def read_class_folders(data_dir: Path, name: str) -> Dataset:
     train_paths = [path for path, out in zip(paths, test, strict=True) if not out]
     test_paths = [path for path, out in zip(paths, test, strict=True) if out]
     train_images, test_images = _read_images(train_paths, paths[0]), _read_images(test_paths, paths[0])
-    source = f"folder {data_dir} (class folders, a fixed tenth of each held out as test set)"
+    source = f"folder {data_dir} (class folders, a fixed tenth of each held out as test set{_left_out(data_dir)})"
     return Dataset(name, train_images, labels[~test], test_images, labels[test], tuple(classes), source)
 
 
@@ -156,7 +171,8 @@ def _read_train_and_test(data_dir: Path, name: str) -> Dataset:
         )
     (train_paths, train_labels), (test_paths, test_labels) = _flatten(train), _flatten(test)
     train_images, test_images = _read_images(train_paths, train_paths[0]), _read_images(test_paths, train_paths[0])
-    source = f"folder {data_dir} (class folders, train and test)"
+    left_out = _left_out(data_dir / "train", data_dir / "test")
+    source = f"folder {data_dir} (class folders, train and test{left_out})"
     return Dataset(name, train_images, train_labels, test_images, test_labels, tuple(train), source)
 
 
@@ -174,15 +190,22 @@ def _list_classes(folder: Path, name: str) -> dict[str, list[Path]]:
     classes = {}
     for class_folder in folders:
         entries = _list(class_folder)
-        paths = [path for path in entries if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()]
+        paths = [path for path in entries if path.suffix.lower() in SUFFIXES and path.is_file()]
         if not paths:
             others = f"{len(entries)} other entries, such as {entries[0].name}" if entries else "nothing"
             raise DataError(
-                f"the class folder {class_folder} has no image ending in {', '.join(IMAGE_SUFFIXES)} (found:"
+                f"the class folder {class_folder} has no image ending in {', '.join(SUFFIXES)} (found:"
                 f" {others}); add some or remove the folder."
             )
         classes[class_folder.name] = paths
     return classes
+
+
+def _left_out(*folders: Path) -> str:
+    """Says how many entries of class folders are not read, if any are."""
+    entries = [path for folder in folders for one in _list(folder) if one.is_dir() for path in _list(one)]
+    others = [path.name for path in entries if not path.is_file() or path.suffix.lower() not in SUFFIXES]
+    return f"; {len(others)} entries that are no images are left out, such as {others[0]}" if others else ""
 
 
 def _flatten(classes: Mapping[str, Sequence[Path]]) -> tuple[list[Path], np.ndarray]:
@@ -196,10 +219,10 @@ def _read_images(paths: Sequence[Path], reference: Path) -> np.ndarray:
 
     One thread: reading is decoding, and more threads were no faster.
     """
-    shape = _read_image(reference).shape
+    shape = decode(reference, channels=3).shape
     images = np.empty((len(paths), *shape), np.uint8)  # once: large sets would not fit twice
     for index, path in enumerate(paths):
-        image = _read_image(path)
+        image = decode(path, channels=3)
         if image.shape != shape:
             raise DataError(
                 f"all images must be of one size, but {path} has {_size(image.shape)} pixels and"
@@ -212,20 +235,3 @@ def _read_images(paths: Sequence[Path], reference: Path) -> np.ndarray:
 def _size(shape: Sequence[int]) -> str:
     """Writes (height, width, ...) the way image viewers do."""
     return f"{shape[1]}x{shape[0]}"
-
-
-def _read_image(path: Path) -> np.ndarray:
-    """Decodes an image file to uint8 (H, W, 3), RGB."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise DataError("reading class folders needs Pillow; run `pip install pillow`.") from error
-    try:
-        with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):
-                raise DataError(f"{path} has more than 8 bits a channel (mode {image.mode}); convert it.")
-            if "transparency" in image.info:  # Pillow warns about palettes with it unless told to keep it
-                return np.asarray(image.convert("RGBA").convert("RGB"))
-            return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} cannot be read as an image ({error}); replace or remove it.") from error

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.errors import RunError
-from experiments.runs.folder import SUMMARY, write_json
+from experiments.runs.files import write_json
+from experiments.runs.folder import SUMMARY
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from experiments.cli import run_command
+from experiments.cli import leave, run_command
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ class Command:
 
 def make(command: Command) -> None:
     """Carries out the command."""
-    from experiments.runs.folder import write_json
+    from experiments.runs.files import write_json
 
     with contextlib.redirect_stdout(sys.stderr):
         described, text, figure = _trained(command) if _needs_training(command.name) else _computed(command.name)
@@ -160,4 +160,4 @@ def _computed(name: str) -> tuple[dict[str, Any], str, Any]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_command(Command, make, "experiments.tables", __doc__))
+    leave(run_command(Command, make, "experiments.tables", __doc__))

@@ -11,7 +11,7 @@ from experiments.config import Config
 from experiments.data import Dataset, load_dataset
 from experiments.errors import DataError, Interrupted, RunError
 from experiments.evaluation.summary import Summary, read_summary
-from experiments.fields import as_json
+from experiments.fields import as_json, flat
 from experiments.runs import folder as run_folder
 from experiments.tables.definitions import Row, Table, scaled
 from experiments.training.run import train
@@ -115,8 +115,9 @@ def _finished(folder: Path, config: Config) -> Summary:
     Raises:
         RunError: if it is damaged, or of another configuration.
     """
-    if run_folder.read_config(folder)["config"] != as_json(config):
-        raise RunError(f"{folder} holds a run of another configuration; give another --runs.")
+    found = run_folder.read_config(folder)["config"]
+    if differing := run_folder.differences(flat(found), flat(as_json(config))):
+        raise RunError(f"{folder} holds a run of another configuration ({differing}); give another --runs.")
     return read_summary(folder)
 
 

@@ -2,9 +2,12 @@
 
 import signal
 
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+"""Ctrl-C, a polite kill, a closed terminal."""
+
 
 class Interrupts:
-    """Turns the first SIGINT or SIGTERM into a note that the loop reads; a second one acts at once.
+    """Turns the first of `SIGNALS` into a note that the loop reads; a second one acts at once.
 
     Attributes:
         received: the signal, or 0.
@@ -22,8 +25,8 @@ class Interrupts:
             signal.signal(signum, handler)
 
     def __enter__(self):
-        """Takes the two signals over."""
-        self.before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+        """Takes the signals over."""
+        self.before = {signum: signal.getsignal(signum) for signum in SIGNALS}
         for signum in self.before:
             signal.signal(signum, self._note)
         return self

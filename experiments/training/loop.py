@@ -90,8 +90,17 @@ def train_loop(
     step = int(state.step)
     run_folder.drop_metrics_after(folder, step)
     rows = run_folder.read_metrics(folder)
+    finished = step // schedule.per_epoch
+    if [row["epoch"] for row in rows] != list(range(1, finished + 1)):
+        raise RunError(
+            f"{folder / run_folder.METRICS} must have one row for each of the {finished} epochs before the checkpoint "
+            f"of step {step}, got epochs {[row['epoch'] for row in rows]}; restore it, or train anew in another "
+            "--workdir."
+        )
 
-    def stop(signum: int) -> None:
+    def stop(signum: int, losses: Losses | None = None) -> None:
+        if losses is not None:
+            run_folder.write_unfinished(folder, step, *losses.fetched())
         checkpoints.save(step, state)
         raise Interrupted(
             signum,
@@ -103,7 +112,7 @@ def train_loop(
         for epoch in range(step // schedule.per_epoch, schedule.epochs):
             started, first, last = time.perf_counter(), step, (epoch + 1) * schedule.per_epoch
             batches = schedule.batches(epoch)
-            losses = Losses(first, checkpoints)
+            losses = Losses(first, checkpoints, run_folder.read_unfinished(folder, step))
             for depth, indices in batches[step - epoch * schedule.per_epoch :]:
                 state, metrics = train_step(state, data, indices, depth=depth)
                 step += 1
@@ -111,7 +120,7 @@ def train_loop(
                 bar.update()
                 if interrupts.received and step < last:  # else once the epoch is booked
                     losses.check()
-                    stop(interrupts.received)
+                    stop(interrupts.received, losses)
             train_loss, train_top1 = losses.check()
             seconds = time.perf_counter() - started
             model, validation = validate(state, batches)
@@ -127,6 +136,7 @@ def train_loop(
             if not np.isfinite(row["validation_loss"]):
                 raise RunError(f"the validation loss became {row['validation_loss']} after step {step}. {ADVICE}")
             rows.append(row)
+            checkpoints.wait()  # so that at most one row has no checkpoint yet
             if chosen_epoch(rows, num_validation) is row:
                 save_model(folder / run_folder.MODEL, model)
             run_folder.append_metrics(folder, row)
@@ -154,11 +164,18 @@ def chosen_epoch(rows: Sequence[dict[str, Any]], num_images: int) -> dict[str, A
 
 
 class Losses:
-    """Metrics of the steps of one epoch, left on the device; looked at late, so that the device is never idle."""
+    """Metrics of the steps of one epoch, left on the device; looked at late, so that the device is never idle.
 
-    def __init__(self, first_step: int, checkpoints: Checkpoints):
+    Args:
+        first_step: the step before the first.
+        checkpoints: named where a loss is not finite.
+        before: losses and fractions of correct answers of the steps of this epoch that were taken before a stop.
+    """
+
+    def __init__(self, first_step: int, checkpoints: Checkpoints, before: tuple[list[float], list[float]] = ([], [])):
         self.first_step = first_step
         self.checkpoints = checkpoints
+        self.before = before
         self.metrics: list[dict[str, jax.Array]] = []
         self.checked = 0
 
@@ -173,9 +190,14 @@ class Losses:
     def check(self) -> tuple[float, float]:
         """Looks at all; returns mean loss and accuracy."""
         self._look(len(self.metrics))
-        fetched = jax.device_get(self.metrics)
-        loss, correct = (float(np.mean([row[name] for row in fetched])) for name in ("loss", "correct"))
-        return loss, correct
+        losses, correct = self.fetched()
+        return float(np.mean(losses)), float(np.mean(correct))
+
+    def fetched(self) -> tuple[list[float], list[float]]:
+        """Losses and fractions of correct answers of all steps of the epoch so far."""
+        found = jax.device_get(self.metrics)
+        losses, correct = ([float(row[name]) for row in found] for name in ("loss", "correct"))
+        return self.before[0] + losses, self.before[1] + correct
 
     def _look(self, stop: int) -> None:
         losses = np.array(jax.device_get([row["loss"] for row in self.metrics[self.checked : stop]]))

@@ -22,6 +22,7 @@ from experiments.model import Model, load_model
 from experiments.networks import Network
 from experiments.runs import folder as run_folder
 from experiments.runs.load import check_unseen, load_run, test_set
+from experiments.runs.lock import locked
 from experiments.training.batching import Bucket, make_buckets
 from experiments.training.checkpoint import Checkpoints
 from experiments.training.complexity import Complexities, measure_complexities
@@ -64,37 +65,38 @@ def train(experiment: str, config: Config, options: Options, dataset: Dataset | 
     check_apply(network, config.seed, depths)
 
     identity = _identity(dataset, options)
-    resumed = options.resume and run_folder.read_metrics(folder)
-    start = None if resumed else _start(config, network, depths, identity, held_out)
+    saved = options.resume and run_folder.check_resumable(folder)
+    start = None if saved else _start(config, network, depths, identity, held_out)
     run_folder.open_run(folder, experiment, config, identity, options.resume)
-    run_folder.write_split(folder, chosen, held_out)
-    print(f"data: {dataset.source}\nrun: {folder}\n{_describe_buckets(buckets)}", flush=True)
-    plots.plot_depths(images, complexities.h, complexities.depths).savefig(folder / "depths.png")
+    with locked(folder):
+        run_folder.write_split(folder, chosen, held_out)
+        print(f"data: {dataset.source}\nrun: {folder}\n{_describe_buckets(buckets)}", flush=True)
+        plots.plot_depths(images, complexities.h, complexities.depths).savefig(folder / "depths.png")
 
-    schedule = Schedule(
-        buckets=buckets,
-        h=complexities.h,
-        batch_size=config.optim.batch_size,
-        epochs=config.optim.epochs,
-        seed=config.seed,
-    )
-    tx = make_optimizer(config.optim, network, schedule.steps)
-    estimate_stats = make_stats_estimator(config, network)
-    data = Data(*map(jnp.asarray, (images, labels, complexities.h)))  # on the device, once
-    validation_h = pj.complexities(validation[0], complexities.measure)
+        schedule = Schedule(
+            buckets=buckets,
+            h=complexities.h,
+            batch_size=config.optim.batch_size,
+            epochs=config.optim.epochs,
+            seed=config.seed,
+        )
+        tx = make_optimizer(config.optim, network, schedule.steps)
+        estimate_stats = make_stats_estimator(config, network)
+        data = Data(*map(jnp.asarray, (images, labels, complexities.h)))  # on the device, once
+        validation_h = pj.complexities(validation[0], complexities.measure)
 
-    def validate(state, batches):
-        params = rounded(config, network, state.params)
-        stats = estimate_stats(state.params, data, batches)
-        model = make_model(config, network, params, stats, complexities, dataset.class_names, int(state.step))
-        return validated(model, *validation, validation_h)
+        def validate(state, batches):
+            params = rounded(config, network, state.params)
+            stats = estimate_stats(state.params, data, batches)
+            model = make_model(config, network, params, stats, complexities, dataset.class_names, int(state.step))
+            return validated(model, *validation, validation_h)
 
-    with Checkpoints(folder / run_folder.CHECKPOINTS) as checkpoints:
-        state = init_state(config, network, depths, tx, start)
-        train_step = make_train_step(config, network, tx)
-        train_loop(state, data, schedule, train_step, validate, folder, checkpoints, len(held_out))
-    plots.plot_curves(run_folder.read_metrics(folder)).savefig(folder / "curves.png")
-    return summarise(folder, experiment, config, load_model(folder / run_folder.MODEL), *test_set(config, dataset))
+        with Checkpoints(folder / run_folder.CHECKPOINTS) as checkpoints:
+            state = init_state(config, network, depths, tx, start)
+            train_step = make_train_step(config, network, tx)
+            train_loop(state, data, schedule, train_step, validate, folder, checkpoints, len(held_out))
+        plots.plot_curves(run_folder.read_metrics(folder)).savefig(folder / "curves.png")
+        return summarise(folder, experiment, config, load_model(folder / run_folder.MODEL), *test_set(config, dataset))
 
 
 def _fitting_network(config: Config, dataset: Dataset, num_images: int) -> Network:
@@ -102,6 +104,9 @@ def _fitting_network(config: Config, dataset: Dataset, num_images: int) -> Netwo
     if config.optim.batch_size > num_images:
         given = config.optim.batch_size
         raise RunError(f"--batch-size must be at most the {num_images} training images, got {given}.")
+    side = min(dataset.train_images.shape[1:3])
+    if config.data.cutout >= side:
+        raise RunError(f"--cutout must be less than the {side} pixels of the images, got {config.data.cutout}.")
     try:
         height, width, channels = dataset.train_images.shape[1:]
         return config.network.make(len(dataset.class_names), (height, width, channels))

@@ -4,13 +4,13 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, no_type_check
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, DTypeLike, Float, PRNGKeyArray
 
 from puppet_jax.accounting import puppet_macs
 from puppet_jax.architecture import Puppet
@@ -35,6 +35,7 @@ DEEP_SIZES = (1, 4, 16, 32, 64, 96, 128, 192, 256)
 """Numbers of images that go on together: close to each other, since padding is wasted work."""
 
 
+@no_type_check  # trees of shapes, of booleans or of arrays on hosts are of this class too
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExitHead:
@@ -75,7 +76,7 @@ def apply_with_exit(
     kernels: Sequence[Array],
     images: ArrayLike,
     exit_layer: int,
-    dtype: jnp.dtype = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
     key: PRNGKeyArray | None = None,
 ) -> tuple[Float[Array, "batch classes"], Float[Array, "batch classes"], tuple[BatchStats, ...]]:
     """What `apply_puppet` gives, and before it the logits of the head.
@@ -240,7 +241,7 @@ class EarlyExitPredictor:
         h: float,
         threshold: float | None = None,
         adaptation: Adaptation = "level",
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         generate: Callable[..., tuple[Array, ...]] = generate_kernels,
     ):
         check_exit(puppet, exit_layer)
@@ -352,7 +353,7 @@ def _width(puppet: Puppet, exit_layer: int) -> int:
 def _exit_logits(
     puppet: Puppet, head: ExitHead, x: Float[Array, "batch height width channels"]
 ) -> Float[Array, "batch classes"]:
-    return jnp.dot(global_pool(x, puppet.mirror), head.kernel, precision=lax.Precision.HIGHEST) + head.bias
+    return jnp.dot(global_pool(x, puppet.mirror), head.kernel, precision=lax.Precision.HIGHEST) + head.bias[None]
 
 
 @functools.partial(jax.jit, static_argnames=("puppet", "exit_layer", "dtype"))

@@ -87,7 +87,7 @@ def fake_quantize(params: Any, bits: Any) -> Any:
             rounded = leaf.astype(jnp.float16).astype(leaf.dtype)
         else:
             codes, scale = _round(jax.lax.stop_gradient(leaf), bits)
-            rounded = codes.astype(leaf.dtype) * scale.astype(leaf.dtype)
+            rounded = codes.astype(leaf.dtype) * jnp.expand_dims(scale.astype(leaf.dtype), tuple(range(leaf.ndim - 1)))
         return leaf + jax.lax.stop_gradient(rounded - leaf)
 
     return jax.tree.map(one, params, bits)
@@ -151,16 +151,19 @@ def _round(
         raise ValueError("x must have at least one axis, got a scalar.")
     half, axes = 2 ** (bits - 1), tuple(range(x.ndim - 1))
 
+    def by_channel(scale: Array) -> Array:
+        return jnp.expand_dims(scale.astype(x.dtype), axes)
+
     def rounded(scale: Array) -> Array:
-        return jnp.clip(jnp.round(x / scale.astype(x.dtype)), -half, half - 1)
+        return jnp.clip(jnp.round(x / by_channel(scale)), -half, half - 1)
 
     def squared_error(scale: Array) -> Array:
-        return jnp.square(rounded(scale) * scale.astype(x.dtype) - x).sum(axes)
+        return jnp.square(rounded(scale) * by_channel(scale) - x).sum(axes)
 
     low, high = x.min(axes), x.max(axes)
     extreme = jnp.where(high > -low, high, low)
     divisors = np.array([half - 1, *(half * stretch for stretch in _STRETCHES)], np.float32)
-    scales = (extreme / np.concatenate([divisors, -divisors])[:, None]).astype(jnp.float16)
+    scales = (extreme[None] / np.concatenate([divisors, -divisors])[:, None]).astype(jnp.float16)
     scales = jnp.where(scales == 0, jnp.ones_like(scales), scales)
     best = jax.vmap(squared_error)(scales).argmin(axis=0)
     scale = jnp.take_along_axis(scales, best[None], axis=0)[0]

@@ -5,27 +5,18 @@ import shutil
 
 import pytest
 
-from experiments import evaluation
-from experiments.benchmark import Command, benchmark, table, time_rounds
+from experiments.benchmark import Command, benchmark
 from experiments.cli import run_command
-from experiments.config import Config, Options
-from experiments.run import train
-
-CONFIG = Config(channels=(4,), spread=(1, 1), num_images=64, num_validation=64, epochs=1, batch_size=32, num_levels=1)
+from experiments.evaluation.rounds import table, time_rounds
 
 
 def command_line(*argv):
     return run_command(Command, benchmark, "experiments.benchmark", "Times.", [str(arg) for arg in argv])
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "one"
-    with pytest.MonkeyPatch.context() as patch:
-        names = ("latency_s", "latency_generating_s", "images_per_s")
-        patch.setattr(evaluation, "speed", lambda *_, **__: dict.fromkeys(names, 1.0))
-        train("digits", CONFIG, Options(workdir=folder))
-    return folder
+@pytest.fixture
+def run(straight):
+    return straight.folder
 
 
 class TestTimeRounds:

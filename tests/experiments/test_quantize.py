@@ -2,41 +2,43 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from safetensors import safe_open
 
-import puppet_jax as pj
-from experiments import evaluation, run_folder
-from experiments.cli import run_command
-from experiments.config import Config, Options
+from experiments.cli import Options, run_command
+from experiments.config import Adaptive, ByComplexity, Config, Data, Optim, PuppetCNN
+from experiments.data import load_dataset
 from experiments.errors import RunError
 from experiments.evaluate import Command as EvaluateCommand, evaluate
-from experiments.model_file import load_model
+from experiments.evaluation import accuracy
+from experiments.fields import replace
+from experiments.model import load_model
 from experiments.quantize import Command, quantize
-from experiments.run import load_dataset, train
+from experiments.runs import folder as run_folder
+from experiments.training.run import train
+from puppet_jax import extras
 
 C, LAYERS = 16, 2
 CONFIG = Config(
-    channels=(C,),
-    spread=(LAYERS, LAYERS),
-    affine=True,
-    num_slices=4,
-    num_levels=1,
-    num_images=1_000,
-    num_validation=200,
-    epochs=4,
-    batch_size=40,
-    learning_rate=0.01,
+    network=PuppetCNN(
+        channels=(C,),
+        depth=ByComplexity(depths=(LAYERS, LAYERS)),
+        kernels=Adaptive(num_levels=4, levels_per_batch=1),
+        affine=True,
+    ),
+    data=Data(num_images=1_000, num_validation=200),
+    optim=Optim(epochs=4, batch_size=40, learning_rate=0.01),
 )
 
 
 @pytest.fixture(scope="module", autouse=True)
 def quick():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "speed", lambda *_, **__: dict.fromkeys(
+        patch.setattr(accuracy, "speed", lambda *_, **__: dict.fromkeys(
             ("latency_s", "latency_generating_s", "images_per_s"), 1.0))  # fmt: skip
         yield
 
@@ -50,10 +52,10 @@ def assert_equal_leaves(one, other):
 def runs(tmp_path_factory):
     """The summary of each run of a folder, by bits; 328 is trained at 32 bits and stored in 8."""
     folder = tmp_path_factory.mktemp("runs")
-    summaries = {
-        bits: train("digits", dataclasses.replace(CONFIG, bits=bits), Options(workdir=folder / str(bits)))
-        for bits in (32, 8)
-    }
+    summaries = {}
+    for bits in (32, 8):
+        train("digits", replace(CONFIG, bits=bits), Options(workdir=folder / str(bits)))
+        summaries[bits] = json.loads((folder / str(bits) / "summary.json").read_text())
     for bits in (8, 4):
         quantize(Command(run=folder / "32", bits=bits))
         summaries[320 + bits] = json.loads((folder / f"32-{bits}bit" / "summary.json").read_text())
@@ -78,7 +80,7 @@ def test_the_loaded_model_has_rounded_weights(runs, name, bits):
     model = load_model(folder / name / "model.safetensors")
     assert model.bits == bits
     kernel = np.asarray(model.params.puppeteer.pointwise_kernel)
-    again = pj.dequantize(pj.quantize(kernel, bits), kernel.shape, bits)
+    again = extras.dequantize(extras.quantize(kernel, bits), kernel.shape, bits)
     np.testing.assert_array_equal(again, kernel)
     with safe_open(folder / name / "model.safetensors", framework="numpy") as file:
         assert file.get_tensor("puppeteer.pointwise_kernel.codes").dtype == (np.int8 if bits == 8 else np.uint8)
@@ -127,7 +129,8 @@ class TestTuning:
         assert len(rows) == 2
         assert rows[-1]["train_loss"] < before[-1]["train_loss"]
         summary = json.loads((tuned / "summary.json").read_text())
-        assert summary["config"] == summaries[32]["config"] | TUNING | {"start_from": str(folder / "32")}
+        tuned = replace(CONFIG, **TUNING, start_from=str(folder / "32"))
+        assert run_folder.config_of(summary, Path()) == tuned
         assert summary["trainable_bytes"] == summaries[324]["trainable_bytes"]
 
     def test_goes_on_where_it_was_interrupted(self, runs, tuned, tmp_path, monkeypatch):
@@ -138,7 +141,7 @@ class TestTuning:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr("experiments.progress.Progress.report", stop)  # the first epoch is booked by then
+            patch.setattr("experiments.training.progress.Progress.report", stop)  # the first epoch is booked by then
             quantize(command)
         quantize(dataclasses.replace(command, resume=True))
         assert_equal_leaves(*(load_model(path / "model.safetensors").params for path in (tmp_path / "cut", tuned)))
@@ -154,7 +157,7 @@ class TestTuning:
     )
     def test_refuses_to_start_from(self, runs, tmp_path, changes, message):
         folder, _ = runs
-        config = dataclasses.replace(CONFIG, **{"start_from": str(folder / "32")} | changes)
+        config = replace(CONFIG, **{"start_from": str(folder / "32")} | changes)
         with pytest.raises(RunError, match=message):
             train("digits", config, Options(workdir=tmp_path / "new"))
         assert not (tmp_path / "new").exists()
@@ -177,4 +180,9 @@ def test_refusals(runs, capsys):
     status, message = call(folder / "32", "--bits", 4, "--epochs", -1)
     assert (status, "--epochs must be at least 0, got -1" in message) == (2, True)
     status, message = call(folder / "32", "--bits", 4, "--resume")
-    assert (status, "--resume needs the --epochs" in message) == (2, True)
+    assert (status, "--resume needs --epochs, got 0" in message) == (2, True)
+    status, message = call(folder / "32", "--bits", 4, "--learning-rate", 1e-3)
+    assert (status, "--learning-rate needs --epochs, got 0" in message) == (2, True)
+    for rate in ("nan", "inf", "0", "-1"):
+        status, message = call(folder / "32", "--bits", 4, "--epochs", 1, "--learning-rate", rate)
+        assert (status, "--learning-rate must be positive and finite" in message) == (2, True)

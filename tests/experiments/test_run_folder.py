@@ -23,7 +23,7 @@ class TestFolder:
     def test_holds_everything(self, straight):
         names = {path.name for path in straight.folder.iterdir()}
         assert names == {
-            *("config.json", "metrics.jsonl", "split.npz", "checkpoints"),
+            *("config.json", "lock", "metrics.jsonl", "split.npz", "checkpoints"),
             *("curves.png", "depths.png", "summary.json", "model.safetensors"),
         }
         for picture in ("curves.png", "depths.png"):

@@ -1,17 +1,17 @@
 """Accuracy by hand, and what a model costs by hand."""
 
+import dataclasses
 import math
-from collections import defaultdict
 
-import jax
 import numpy as np
 import pytest
+from made_up import PUPPET, graded_images, make_model
 
 import puppet_jax as pj
-from experiments import evaluation
-from experiments.evaluation import accuracy, describe, evaluate, speed
-from experiments.model_file import Model, save_model
-from experiments.networks import Generator, PuppetNetwork
+from experiments.evaluation import accuracy as module
+from experiments.evaluation.accuracy import accuracy, agreement, evaluate
+from experiments.model import Model, save_model
+from puppet_jax.routing import nearest_depths
 
 N = 12
 
@@ -52,46 +52,20 @@ class TestAccuracy:
         assert result["top5"] <= 0.5
 
 
-def make_model(images, classifier="linear"):
-    """Of a puppet whose depths 1 and 2 hold a part of the images each."""
-    puppet = pj.Puppet(channels=(4, 8), num_classes=10, in_channels=1, classifier=classifier)
-
-    def initial(key):
-        params = pj.init_puppet(key, puppet, pj.init_puppeteer(key, max_channels=puppet.max_channels), max_depth=2)
-        return params, {depth: pj.init_batch_stats(puppet, depth) for depth in (1, 2)}
-
-    rng = np.random.Generator(np.random.PCG64(0))
-    params, batch_stats = jax.tree.map(
-        lambda leaf: rng.uniform(0.1, 1, leaf.shape).astype(np.float32), jax.eval_shape(initial, jax.random.key(0))
-    )
-    return Model(
-        network=PuppetNetwork(puppet=puppet, generator=Generator(max_channels=8, kernel_size=3), image_size=(8, 8)),
-        params=params,
-        batch_stats=batch_stats,
-        class_names=tuple("0123456789"),
-        adaptation="level",
-        num_slices=1,
-        complexity=pj.calibrate(pj.complexities(images), 1, 2),
-        step=7,
-    )
-
-
 @pytest.fixture(scope="module")
 def images():
-    """Of one grey value to 24 of them, the least complex first."""
-    rng = np.random.Generator(np.random.PCG64(0))
-    return np.stack([rng.integers(0, 2 * i + 1, (8, 8, 1), np.uint8) * 8 for i in range(N)])
+    return graded_images(N)
 
 
 @pytest.fixture(scope="module")
 def measured(images, tmp_path_factory):
     """A model, its file, the labels, and what was measured (but for the speed)."""
-    model = make_model(images)
+    model = make_model()
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
     save_model(path, model)
     labels = (np.arange(N) % 10).astype(np.int32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "speed", lambda *arguments, **overrides: {"latency_s": 1.0})
+        patch.setattr(module, "speed", lambda *arguments, **overrides: {"latency_s": 1.0})
         return model, path, labels, evaluate(model, images, labels, path)
 
 
@@ -134,8 +108,8 @@ class TestEvaluate:
         assert measured[3]["latency_s"] == 1.0
 
     def test_a_generated_classifier_is_one_more_step_and_stores_nothing(self, images, tmp_path, monkeypatch):
-        monkeypatch.setattr(evaluation, "speed", lambda *arguments, **overrides: {})
-        model = make_model(images, "generated")
+        monkeypatch.setattr(module, "speed", lambda *arguments, **overrides: {})
+        model = make_model(dataclasses.replace(PUPPET, classifier="generated"))
         save_model(tmp_path / "model", model)
         monkeypatch.setattr(Model, "predictor", lambda self, **overrides: Fixed())
         result = evaluate(model, images, np.zeros(N, np.int32), tmp_path / "model")
@@ -155,7 +129,7 @@ class Fixed:
         return np.eye(10, dtype=np.float32)[np.zeros(len(images), int)]
 
     def route(self, images, h):
-        return self(images), pj.nearest_depths(h, self.depths)
+        return self(images), nearest_depths(h, self.depths)
 
 
 def test_agreement_is_that_of_the_classes(images, monkeypatch):
@@ -166,32 +140,4 @@ def test_agreement_is_that_of_the_classes(images, monkeypatch):
         return lambda images, h: np.eye(10, dtype=np.float32)[classes]
 
     monkeypatch.setattr(Model, "predictor", predictor)
-    assert evaluation.agreement(make_model(images), images) == 0.75
-
-
-def test_speed_measures_each_kind_of_call(images, monkeypatch):
-    batches, settings = [], []
-
-    class Counting(Fixed):
-        def __call__(self, images, h=None):
-            batches.append(len(images))
-            return super().__call__(images)
-
-    def predictor(self, **overrides):
-        settings.append(overrides)
-        return Counting()
-
-    monkeypatch.setattr(Model, "predictor", predictor)
-    result = speed(make_model(images), images, adaptation="level")
-    assert set(result) == {"latency_s", "latency_generating_s", "images_per_s"}
-    assert all(value > 0 for value in result.values())
-    assert set(batches) == {1, 256}
-    assert [setting["adaptation"] for setting in settings] == ["level", "sample"]
-
-
-def test_description_names_every_figure(measured):
-    _, _, _, result = measured
-    extra = {"latency_s": 0.001, "images_per_s": 1234.5, "device": "one abacus"}
-    text = describe(defaultdict(float, result | extra))
-    for part in (f"{result['top1']:.2%}", f"of {N} test images", "depth 1: ", "0.00100 s/img", "1,234", "one abacus"):
-        assert part in text
+    assert agreement(make_model(), images) == 0.75
