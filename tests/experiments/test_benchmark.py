@@ -8,6 +8,7 @@ import pytest
 from experiments.benchmark import Command, benchmark
 from experiments.cli import run_command
 from experiments.evaluation.rounds import table, time_rounds
+from experiments.runs.folder import versions
 
 
 def command_line(*argv):
@@ -58,7 +59,11 @@ class TestCommand:
             low, high = second["speed_range"]
             assert 0 < low <= second["speed"] <= high
             assert first["images_per_s"] > 0
-        assert table(found["rows"]) in capsys.readouterr().out
+        assert {row["run"] for row in found["rows"]} == {str(run)}
+        assert (found["rounds"], found["versions"]) == (3, versions())
+        out = capsys.readouterr().out
+        assert table(found["rows"]) in out
+        assert out.endswith(f"device: {found['device']}\n")
 
     def test_refuses_runs_on_other_data(self, run, tmp_path, capsys):
         other = shutil.copytree(run, tmp_path / "other")

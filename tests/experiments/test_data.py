@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_run import TIMED
+from shared_programs import stand_still
 
 from experiments.config import PuppetCNN
 from experiments.data import load_dataset, split_indices, spread_indices
@@ -214,7 +214,7 @@ class TestCommandLine:
             return exit.value.code
 
         monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
-        monkeypatch.setattr("experiments.evaluation.accuracy.speed", lambda *_, **__: dict.fromkeys(TIMED, 1.0))
+        stand_still(monkeypatch)
         return run
 
     def test_cifar100(self, run, tmp_path):
