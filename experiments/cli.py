@@ -1,19 +1,47 @@
 """The command line that all experiments share: presets, flags, exit codes. Imports no JAX."""
 
 import argparse
+import contextlib
 import dataclasses
+import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TypeVar
 
 import tyro
+from tyro.conf import AvoidSubcommands, OmitArgPrefixes
 
-from experiments.config import Command, Config, Options
+from experiments.config import Config
 from experiments.errors import ExperimentError, Interrupted
 
 T = TypeVar("T")
 FAILED, WRONG_USAGE = 1, 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """Where a run reads and writes; nothing here changes what is computed."""
+
+    data_dir: Path | None = None
+    """Folder that holds the data: the official CIFAR binary layout, or class folders of images."""
+    data_source: Literal["auto", "tfds", "archive"] = "auto"
+    """Without --data-dir: what TensorFlow Datasets has prepared, or the official archive, downloaded once."""
+    workdir: Path | None = None
+    """Folder of the run; runs/EXPERIMENT-PRESET-seedSEED if not given."""
+    resume: bool = False
+    """Go on where the run in the folder stopped; start it if there is none."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Command:
+    """Command line of an experiment."""
+
+    preset: str
+    """Which configuration the options below change; it decides which options there are."""
+    config: Config
+    options: Options
 
 
 def run_experiment(name: str, presets: Mapping[str, Config], doc: str | None, argv: list[str] | None = None) -> int:
@@ -31,20 +59,19 @@ def run_experiment(name: str, presets: Mapping[str, Config], doc: str | None, ar
     argv = sys.argv[1:] if argv is None else argv
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--preset", default=next(iter(presets)))
-    preset = finder.parse_known_args(argv)[0].preset
+    try:
+        preset = finder.parse_known_args(argv)[0].preset
+    except SystemExit:  # --preset without a name, of which argparse has complained
+        return WRONG_USAGE
     if preset not in presets:
         return _complain(f"--preset must be one of {', '.join(presets)}, got {preset!r}.", WRONG_USAGE)
     default = Command(preset=preset, config=presets[preset], options=Options())
-    doc = f"{doc}\nPresets: {', '.join(presets)}. The defaults below are those of preset {preset}."
+    doc = f"{doc}\nPresets: {', '.join(presets)}. The options below are those of preset {preset}."
 
     def train(command: Command) -> None:
-        from experiments.run import train  # here, so that --help needs no JAX
+        from experiments.training.run import train  # here, so that --help needs no JAX
 
-        workdir = command.options.workdir
-        if workdir is None:
-            from pathlib import Path
-
-            workdir = Path("runs") / f"{name}-{preset}-seed{command.config.seed}"
+        workdir = command.options.workdir or Path("runs") / f"{name}-{preset}-seed{command.config.seed}"
         train(name, command.config, dataclasses.replace(command.options, workdir=workdir))
 
     return run_command(Command, train, f"experiments.{name}", doc, argv, default)
@@ -62,15 +89,28 @@ def run_command(
 
     Errors that a person can mend are one line on standard error; any other error is a bug and shows its traceback.
     """
+    kwargs: dict[str, Any] = {} if default is None else {"default": default}
     try:
-        kwargs: dict[str, Any] = {} if default is None else {"default": default}
-        parsed = tyro.cli(command, prog=f"python -m {program}", description=doc, args=argv, **kwargs)
+        parsed = tyro.cli(
+            command,
+            prog=f"python -m {program}",
+            description=doc,
+            args=argv,
+            config=(OmitArgPrefixes, AvoidSubcommands),  # flat names; the default chooses the member of a union
+            **kwargs,
+        )
     except SystemExit as exit:  # --help, or a complaint, that of a dataclass which refuses a value included
         return int(exit.code or 0)
     try:
         action(parsed)
+        sys.stdout.flush()
     except ExperimentError as error:
         return _complain(str(error), FAILED)
+    except BrokenPipeError:  # whoever read standard output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except OSError as error:  # a full disk, a folder without permission, a folder where a file should be
+        return _complain(f"{error.filename or 'input or output'}: {error.strerror or error}", FAILED)
     except Interrupted as stop:
         print(str(stop), file=sys.stderr)
         return 128 + stop.signum
@@ -78,6 +118,21 @@ def run_command(
         print("interrupted at once; what was saved before is kept.", file=sys.stderr)
         return 128 + signal.SIGINT
     return 0
+
+
+def printable(text: str) -> str:
+    """Text for a terminal: what would move its cursor or is no character is written out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def leave(status: int) -> NoReturn:
+    """Ends the process; after a signal at once, since threads of JAX may crash while the interpreter ends."""
+    if status >= 128:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
+        os._exit(status)
+    raise SystemExit(status)
 
 
 def _complain(message: str, status: int) -> int:

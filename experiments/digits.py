@@ -2,25 +2,23 @@
 
     python -m experiments.digits [--workdir RUN] [--resume]
 
-Takes a few minutes on two CPU cores.
+1,300 training images; about three minutes on two CPU cores; 98.06 % of 360 test images.
 """
 
-from experiments.cli import run_experiment
-from experiments.config import Config
+from experiments.cli import leave, run_experiment
+from experiments.config import Adaptive, ByComplexity, Config, Data, Optim, PuppetCNN
 
 DIGITS = Config(
-    channels=(32, 64),
-    residual=True,
-    affine=True,
-    spread=(3, 4),
-    num_levels=2,
-    num_validation=137,
-    augment="crop",
-    epochs=40,
-    learning_rate=3e-3,
-    weight_decay=0.05,
-    label_smoothing=0.1,
+    network=PuppetCNN(
+        channels=(32, 64),
+        depth=ByComplexity(rule="per_stage", depths=(3, 4)),
+        kernels=Adaptive(levels_per_batch=2),
+        residual=True,
+        affine=True,
+    ),
+    data=Data(num_validation=137, augment="crop"),
+    optim=Optim(epochs=40, optimizer="adam", learning_rate=3e-3, weight_decay=0.05, label_smoothing=0.1),
 )
 
 if __name__ == "__main__":
-    raise SystemExit(run_experiment("digits", {"digits": DIGITS}, __doc__))
+    leave(run_experiment("digits", {"digits": DIGITS}, __doc__))

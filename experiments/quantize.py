@@ -10,16 +10,11 @@ what it costs. The new folder holds the model, its summary and the run's configu
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
-from experiments.cli import run_command
-from experiments.config import Config
-
-if TYPE_CHECKING:
-    from experiments.dataset import Dataset
-    from experiments.model_file import Model
+from experiments.cli import leave, run_command
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,8 +27,8 @@ class Command:
     """Bits of a stored weight."""
     epochs: int = 0
     """Passes over the run's training images with the rounding in view; 0 to round alone."""
-    learning_rate: float = 1e-3
-    """Peak of their schedule; the rest is as in the run."""
+    learning_rate: float | None = None
+    """Peak of their schedule, 1e-3 if not given; the rest is as in the run."""
     workdir: Path | None = None
     """The new folder; RUN-BITSbit if not given."""
     data_dir: Path | None = None
@@ -45,71 +40,44 @@ class Command:
         """Refuses values outside their range."""
         if self.epochs < 0:
             raise ValueError(f"--epochs must be at least 0, got {self.epochs}.")
-        if self.resume and not self.epochs:
-            raise ValueError("--resume needs the --epochs that it goes on with, got 0.")
+        if self.learning_rate is not None and not 0 < self.learning_rate < float("inf"):
+            raise ValueError(f"--learning-rate must be positive and finite, got {self.learning_rate}.")
+        if not self.epochs and (self.resume or self.learning_rate is not None):
+            flag = "--resume" if self.resume else "--learning-rate"
+            raise ValueError(f"{flag} needs --epochs, got {self.epochs}.")
 
 
 def quantize(command: Command) -> None:
     """Carries out the command."""
-    from experiments import run_folder
+    from experiments.cli import Options
+    from experiments.devices import use_compilation_cache
     from experiments.errors import RunError
-    from experiments.model_file import load_model
-    from experiments.run import data_options, load_data_of, train, use_compilation_cache
+    from experiments.fields import replace
+    from experiments.runs.load import load_run
+    from experiments.training.rounding import round_run
+    from experiments.training.run import train
 
     use_compilation_cache()
     folder = command.workdir or command.run.with_name(f"{command.run.name}-{command.bits}bit")
     if folder.exists() and not command.resume:
         raise RunError(f"{folder} exists already; name another --workdir.")
-    found = run_folder.read_config(command.run)
-    model = load_model(command.run / run_folder.MODEL)
-    if model.bits <= command.bits:
-        raise RunError(f"the model of {command.run} has {model.bits} bits a weight already, got --bits {command.bits}.")
-    config = dataclasses.replace(run_folder.as_config(found["config"]), bits=command.bits)
-    dataset = load_data_of(command.run, command.data_dir)
+    run = load_run(command.run, command.data_dir)
+    if run.model.bits <= command.bits:
+        raise RunError(
+            f"the model of {command.run} has {run.model.bits} bits a weight already, got --bits {command.bits}."
+        )
     if not command.epochs:
-        _round(command.run, folder, found | {"config": dataclasses.asdict(config)}, model, dataset)
+        round_run(run, folder, command.bits)
         return
-    tuned = dataclasses.replace(
-        config, epochs=command.epochs, learning_rate=command.learning_rate, start_from=str(command.run)
+    rate = 1e-3 if command.learning_rate is None else command.learning_rate
+    config = replace(
+        run.config, bits=command.bits, epochs=command.epochs, learning_rate=rate, start_from=str(command.run)
     )
-    options = dataclasses.replace(data_options(found, command.data_dir), workdir=folder, resume=command.resume)
-    train(found["experiment"], tuned, options, dataset)
-
-
-def _round(run: Path, folder: Path, described: dict[str, Any], model: "Model", dataset: "Dataset") -> None:
-    """Writes a folder with the rounded model of a run, of which `described` becomes the `config.json`."""
-    import jax.numpy as jnp
-
-    from experiments import run_folder
-    from experiments.batching import epoch_batches, make_buckets
-    from experiments.evaluation import accuracy
-    from experiments.model_file import load_model, save_model
-    from experiments.run import measure_complexities, summarise
-    from experiments.training import Data, make_stats_estimator, rounded
-
-    config = Config(**described["config"])
-    train, validation = run_folder.read_split(run)
-    images = dataset.train_images[train]
-    h, _ = measure_complexities(config, images)
-    buckets = make_buckets(h, model.network.depths(h), config.batch_size)
-    batches = epoch_batches(buckets, h, config.batch_size, config.seed, 0, config.mix_depths)
-    params = rounded(config, model.network, model.params)
-    estimate = make_stats_estimator(config, model.network)
-    data = Data(*map(jnp.asarray, (images, dataset.train_labels[train], h)))  # on the device, once
-    stats = estimate(params, data, batches)
-    stored = dataclasses.replace(model, params=params, batch_stats=stats, bits=config.bits)
-
-    folder.mkdir(parents=True)
-    run_folder.write_json(folder / run_folder.CONFIG, described)
-    run_folder.write_split(folder, train, validation)
-    save_model(folder / run_folder.MODEL, stored)
-    print(f"run: {folder}")
-    for one in (model, stored):
-        logits = one.predictor()(dataset.train_images[validation])
-        top1 = accuracy(logits, dataset.train_labels[validation])["top1"]
-        print(f"validation {top1:.2%} with {one.bits} bits a weight")
-    summarise(folder, load_model(folder / run_folder.MODEL), dataset)
+    source = run.data["source"]
+    data_dir = command.data_dir or (source["data_dir"] and Path(source["data_dir"]))
+    options = Options(data_dir=data_dir, data_source=source["data_source"], workdir=folder, resume=command.resume)
+    train(run.experiment, config, options, run.dataset)
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_command(Command, quantize, "experiments.quantize", __doc__))
+    leave(run_command(Command, quantize, "experiments.quantize", __doc__))

@@ -6,7 +6,6 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import xlogy
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from puppet_jax.adaptation import depth_interval
@@ -133,5 +132,5 @@ def entropy(bins: Int[Array, "batch ..."]) -> Float[Array, " batch"]:
     rows = jnp.arange(batch)[:, None]
     counts = jnp.zeros((batch, BINS), jnp.float32).at[rows, bins.reshape(batch, -1)].add(1.0)
     p = counts / (bins.size // batch)
-    # Kept from being -0 for an image of one value.
-    return jnp.maximum(-xlogy(p, p).sum(axis=1), 0.0)
+    terms = p * jnp.log(jnp.where(p > 0, p, 1.0))  # 0 log 0 = 0, and no infinity on the way
+    return jnp.maximum(-terms.sum(axis=1), 0.0)  # kept from being -0 for an image of one value

@@ -1,6 +1,10 @@
 """Settings of JAX for all tests, and memory given back between their modules."""
 
 import gc
+import os
+
+# Programs of tests run once or twice: compiling them less well takes three fifths of the time. (Level 0 gives NaN.)
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 
 import jax
 import jaxtyping

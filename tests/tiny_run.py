@@ -13,31 +13,26 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import run, run_folder
-from experiments.checkpoint import Checkpoints
 from experiments.cli import run_experiment
-from experiments.config import Config
+from experiments.config import Adaptive, ByComplexity, Config, Data, Optim, PuppetCNN
+from experiments.evaluation.summary import Summary
+from experiments.runs import folder as run_folder
+from experiments.training import run
+from experiments.training.checkpoint import Checkpoints
+from experiments.training.step import init_state
 
 CONFIG = Config(
-    channels=(8,),  # one layer, and one depth: one small program to compile
-    spread=(1, 1),
-    affine=True,
-    num_levels=1,
-    num_slices=4,
-    num_images=64,
-    num_validation=200,
-    augment="crop_flip",
-    epochs=4,
-    batch_size=16,
-    learning_rate=0.1,
+    network=PuppetCNN(
+        channels=(8,),  # one layer, and one depth: one small program to compile
+        depth=ByComplexity(depths=(1, 1)),
+        kernels=Adaptive(levels_per_batch=1, num_levels=4),
+        affine=True,
+    ),
+    data=Data(num_images=64, num_validation=200, augment="crop_flip"),
+    optim=Optim(epochs=4, batch_size=16, learning_rate=0.1),
 )
 PER_EPOCH, STEPS = 4, 16
-SUMMARY = {
-    *("experiment", "top1", "top5", "loss", "test_images", "depth_mean", "depth_std", "depth_counts", "depth_top1"),
-    *("puppeteer_bytes", "trainable_bytes", "file_bytes", "generator_macs", "puppet_macs"),
-    *("latency_s", "latency_generating_s", "images_per_s"),
-    *("validation_top1", "train_seconds", "step", "steps", "seed", "config", "versions", "device"),
-}
+SUMMARY = {field.name for field in dataclasses.fields(Summary)}
 TIMED = {"latency_s", "latency_generating_s", "images_per_s"}
 
 
@@ -87,7 +82,7 @@ class Done:
 
     folder: Path
     steps: list[tuple[Any, ...]]
-    summary: dict[str, Any]
+    summary: Summary
 
 
 def command_line(folder, *flags, config=CONFIG):
@@ -104,9 +99,9 @@ def without_times(row):
 
 def final_state(folder):
     """Every float of the newest checkpoint."""
-    network = run.make_network(CONFIG, 10, (8, 8, 1))
-    tx = run.make_optimizer(CONFIG, network, STEPS)
-    shapes = jax.eval_shape(lambda: run.init_state(CONFIG, network, (1,), tx))
+    network = CONFIG.network.make(10, (8, 8, 1))
+    tx = run.make_optimizer(CONFIG.optim, network, STEPS)
+    shapes = jax.eval_shape(lambda: init_state(CONFIG, network, (1,), tx))
     like = jax.tree.map(lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype)), shapes)
     with Checkpoints(folder / run_folder.CHECKPOINTS) as checkpoints:
         return checkpoints.latest_step, jax.tree.leaves(checkpoints.restore(like))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -13,14 +12,38 @@ from flax import nnx
 from jax import Array
 
 import puppet_jax as pj
-from experiments.backbones import make_backbone
-from experiments.macs import count_macs
-from experiments.networks.contract import Generator, Network
-from puppet_jax._checks import check_images
-from puppet_jax.routing import check_adaptation
+from experiments.config import Backbone, DeepBackbone, Ordinary
+from experiments.evaluation.macs import count_macs
+from experiments.networks.backbones import make_backbone
+from experiments.networks.contract import Network
+from experiments.networks.puppet import PuppeteerSettings
+from puppet_jax.checks import check_images
+from puppet_jax.puppet import centred
+from puppet_jax.routing import Group, check_adaptation, make_groups, run_groups
 
 MAX_DEPTH = 16
 """Complexities of images, at most 5.6 nats, lie far within this many depths."""
+
+
+def make_backbone_network(config: Backbone, num_classes: int, image_shape: tuple[int, int, int]) -> "BackboneNetwork":
+    """The network that a configuration describes.
+
+    Raises:
+        ValueError: if there is no such network.
+    """
+    # as wide as the width that is asked for (AlexNet's widest is 384 of 512), or as the widest kernel
+    c = None if config.name in ("resnet20", "mobilenet_v2") else config.width or 512
+    kernels = config.kernels
+    network = BackboneNetwork(
+        name=config.name,
+        num_classes=num_classes,
+        image_shape=image_shape,
+        num_layers=config.num_layers if isinstance(config, DeepBackbone) else None,
+        width=config.width,
+        puppeteer=None if isinstance(kernels, Ordinary) else PuppeteerSettings.of(kernels, c, None),
+    )
+    assert network.depth > 0  # counts its layers, so that the backbone refuses here what it refuses
+    return network
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,8 +57,8 @@ class BackboneNetwork(Network):
     num_classes: int
     image_shape: tuple[int, int, int]
     num_layers: int | None = None
-    max_channels: int | None = None
-    generator: Generator | None = None
+    width: int | None = None
+    puppeteer: PuppeteerSettings | None = None
 
     @functools.cached_property
     def _abstract(self) -> tuple[Any, ...]:
@@ -53,17 +76,17 @@ class BackboneNetwork(Network):
             self.num_classes,
             in_channels=self.image_shape[-1],
             num_layers=self.num_layers,
-            max_channels=self.max_channels,
+            max_channels=self.width,
             rngs=nnx.Rngs(seed),
         )
 
     def _make(self, seed: int) -> nnx.Module:
         model = self._plain(seed)
-        if self.generator is None:
+        if self.puppeteer is None:
             return model
         example = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
         key = jax.random.split(jax.random.key(seed))[0]
-        return pj.puppetize(model, example, key=key, **dataclasses.asdict(self.generator))
+        return pj.puppetize(model, example, key=key, **dataclasses.asdict(self.puppeteer))
 
     def _model(self, params: dict[str, Array], stats: dict[str, pj.BatchStats] | None) -> Any:
         graphdef, like, like_stats = self._abstract
@@ -86,46 +109,27 @@ class BackboneNetwork(Network):
     def init_stats(self, depth: int) -> dict[str, pj.BatchStats]:
         return _paired({name: jnp.zeros(leaf.shape) for name, leaf in _flat(self._abstract[2]).items()})
 
-    def forward(self, params, stats, images, h, depth, dtype, key=None):
+    def apply(self, params, stats, images, h, depth, key=None):
         model = self._model(params, stats)
-        x = pj.centred(images).astype(dtype)
+        x = centred(images)
         with jax.default_matmul_precision("highest"):  # float32 means float32 on a GPU too
-            logits = model(x, h=h[0] if len(h) == 1 else h) if self.generator else model(x)
-        return logits.astype(jnp.float32), _paired(_flat(nnx.state(model, nnx.BatchStat)))
+            logits = model(x, h=h[0] if len(h) == 1 else h) if self.puppeteer else model(x)
+        return logits, _paired(_flat(nnx.state(model, nnx.BatchStat)))
 
     def generate(self, params: dict[str, Array], h: Array) -> tuple[Array, ...]:
-        """The kernels of complexity `h`, for `forward_with`."""
+        """The kernels of complexity `h`, for `apply_with`."""
         return self._model(params, self.init_stats(0)).generate(h)
 
-    def forward_with(self, params, stats, kernels, images):
+    def apply_with(self, params, stats, kernels, images):
         """Logits in evaluation, with kernels from `generate`."""
         with jax.default_matmul_precision("highest"):  # float32 means float32 on a GPU too
-            return self._model(params, stats).with_kernels(kernels)(pj.centred(images))
-
-    def decays(self, params):
-        return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+            return self._model(params, stats).with_kernels(kernels)(centred(images))
 
     @functools.cached_property
-    def depth(self) -> int:
+    def depth(self) -> int:  # type: ignore[override]
         """Number of convolutions."""
         nodes = nnx.iter_graph(self._abstract_plain)
         return sum(isinstance(node, nnx.Conv | nnx.ConvTranspose) for _, node in nodes)
-
-    def depths(self, h: np.ndarray) -> np.ndarray:
-        return np.full(len(h), self.depth)
-
-    def interval(self, depth: int) -> tuple[float, float]:
-        return 0.0, math.inf
-
-    def check(self) -> None:
-        params, stats = (_flat(state) for state in self._abstract[1:])
-        image = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.uint8)
-        jax.eval_shape(
-            lambda params, stats, images: self.forward(params, stats, images, jnp.ones(1), self.depth, jnp.float32),
-            params,
-            _paired(stats),
-            image,
-        )
 
     def predictor(self, params, stats, **settings) -> "BackbonePredictor":
         return BackbonePredictor(self, params, stats, **settings)
@@ -139,25 +143,22 @@ class BackboneNetwork(Network):
             model.eval()
             return model(image)
 
-        puppeteer = self.generator_params(params)
+        puppeteer = self.generator(params)
         generator = 0 if puppeteer is None else pj.generator_macs(puppeteer, self.depth)
         return generator, count_macs(run, state, image)
 
-    def generator_params(self, params):
-        return None if self.generator is None else self._model(params, None).puppeteer.get_value()
-
-    def describe(self) -> dict[str, Any]:
-        return {"kind": "backbone", **dataclasses.asdict(self)}
+    def generator(self, params):
+        return None if self.puppeteer is None else self._model(params, None).puppeteer.get_value()
 
 
-@functools.partial(jax.jit, static_argnames=("network", "dtype"))
-def _forward_own(network: BackboneNetwork, params, stats, h, images, *, dtype):
-    return network.forward(params, stats, images, h, network.depth, dtype)[0]
+@functools.partial(jax.jit, static_argnames="network")
+def _forward_own(network: BackboneNetwork, params, stats, h, images):
+    return network.apply(params, stats, images, h, network.depth)[0]
 
 
 @functools.partial(jax.jit, static_argnames="network")
 def _forward_shared(network: BackboneNetwork, params, stats, kernels, images):
-    return network.forward_with(params, stats, kernels, images)
+    return network.apply_with(params, stats, kernels, images)
 
 
 @functools.partial(jax.jit, static_argnames="network")
@@ -168,7 +169,7 @@ def _generate(network: BackboneNetwork, params, h):
 class BackbonePredictor:
     """Logits of images of any complexities from a backbone: what `pj.Predictor` is for the puppet.
 
-    Images of a slice of complexity share kernels, which are kept; or each has its own ("sample").
+    Images of a level of complexity share kernels, which are kept; or each has its own ("sample").
     """
 
     def __init__(
@@ -180,7 +181,6 @@ class BackbonePredictor:
         adaptation: Literal["level", "sample"] = "level",
         num_slices: int = 64,
         complexity: Callable[[Any], Any] = pj.complexity,
-        dtype: jnp.dtype = jnp.float32,
         max_sets: int = 128,
     ):
         check_adaptation(adaptation)
@@ -188,14 +188,8 @@ class BackbonePredictor:
         self.params = params
         (self.stats,) = stats.values()
         self.complexity = complexity
-        self.num_slices = num_slices if adaptation == "level" or network.generator is None else None
-        self.dtype = dtype
+        self.num_slices = num_slices if adaptation == "level" or network.puppeteer is None else None
         self._bank = functools.lru_cache(max_sets)(functools.partial(_generate, network, params))
-
-    @property
-    def depths(self) -> tuple[int, ...]:
-        """The one depth."""
-        return (self.network.depth,)
 
     def __call__(self, images: Any, h: Any | None = None) -> np.ndarray:
         """Logits (batch, num_classes) float32, in the order of `images` (batch, height, width, channels)."""
@@ -204,19 +198,20 @@ class BackbonePredictor:
     def route(self, images: Any, h: Any | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Logits, and the depth of each image, which is the one depth."""
         images = np.asarray(check_images(images))
-        if self.network.generator is None:
-            h = np.zeros(len(images), np.float32)
-        elif h is None:
-            h = pj.complexities(images, self.complexity)
-        h = np.asarray(h)
-        groups = pj.make_groups(h, range(1, MAX_DEPTH), self.num_slices)
-        logits = pj.run_groups(groups, lambda group: self._run(group, images, h))
+        if self.network.puppeteer is None:
+            h = np.zeros(len(images), np.float32)  # ordinary kernels do not look at it
+        h = np.asarray(pj.complexities(images, self.complexity) if h is None else h)
+        groups = make_groups(h, range(1, MAX_DEPTH), self.num_slices)
+        constant = getattr(self.complexity, "scale", 1) == 0  # one level, the constant itself
+        if constant and self.num_slices is not None:
+            groups = [dataclasses.replace(group, h=float(h[0])) for group in groups]
+        logits = run_groups(groups, lambda group: self._run(group, images, h))
         return logits, np.full(len(images), self.network.depth)
 
-    def _run(self, group: pj.Group, images: np.ndarray, h: np.ndarray) -> Array:
+    def _run(self, group: Group, images: np.ndarray, h: np.ndarray) -> Array:
         padded = group.padded_indices()
-        if self.network.generator is None or group.h is None:
-            return _forward_own(self.network, self.params, self.stats, h[padded], images[padded], dtype=self.dtype)
+        if self.network.puppeteer is None or group.h is None:
+            return _forward_own(self.network, self.params, self.stats, h[padded], images[padded])
         return _forward_shared(self.network, self.params, self.stats, self._bank(group.h), images[padded])
 
 

@@ -1,38 +1,34 @@
-"""What the training loop asks of a network, and what a puppeteer is made of."""
+"""What the training loop asks of a network."""
 
 import abc
-import dataclasses
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Protocol
 
-import jax.numpy as jnp
+import jax
 import numpy as np
+import optax
 from jax import Array
-
-import puppet_jax as pj
-from experiments.kernels import CombinedKernels
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Generator:
-    """Static facts of a puppeteer; arguments of `puppet_jax.init_puppeteer`."""
-
-    max_channels: int | None
-    kernel_size: int | None
-    initial_state: Literal["seeded", "constant", "learned"] = "seeded"
-    seed: int = 0
-    scale: float = 0.1
-    kernels_from: Literal["state", "velocity"] = "state"
 
 
 class Network(abc.ABC):
-    """A network under training. All that evolves is in `params`; an object of this kind holds no arrays.
+    """A network under training: a frozen dataclass of static facts, without arrays. All that evolves is in `params`.
 
-    `stats` are the statistics of one depth's batch norms, a pytree of `pj.BatchStats`.
+    `stats` are the statistics of batch norms that one depth is evaluated with, a pytree of `pj.BatchStats`. `h` are
+    complexities in nats, one for each set of kernels; a set serves as many neighbouring images.
+
+    Attributes:
+        num_classes: number of logits.
+        image_shape: (height, width, channels).
+        depth: the depth that all images are trained at, or None where the complexity of an image decides it.
+        exit_fraction: fraction of the validation images that an early exit sends on, or None where there is none. The
+            predictor of a network with one has `exits(images)`, logits (2, batch, classes) of exit and whole network,
+            and takes the setting `threshold`.
     """
 
     num_classes: int
     image_shape: tuple[int, int, int]
+    depth: int | None
+    exit_fraction: ClassVar[float | None] = None
 
     @abc.abstractmethod
     def init(self, seed: int, depths: Sequence[int]) -> Any:
@@ -40,86 +36,57 @@ class Network(abc.ABC):
 
     @abc.abstractmethod
     def init_stats(self, depth: int) -> Any:
-        """Statistics of the shape that `forward` returns."""
+        """Statistics of the shapes that `apply` returns."""
 
     @abc.abstractmethod
-    def forward(
-        self,
-        params: Any,
-        stats: Any | None,
-        images: Array,
-        h: Array,
-        depth: int,
-        dtype: jnp.dtype,
-        key: Array | None = None,
-    ) -> tuple[Array, Any]:
-        """Logits (batch, num_classes) float32 and the statistics used: `stats`, or the batch's own where it is None.
+    def apply(
+        self, params: Any, stats: Any | None, images: Array, h: Array, depth: int, key: Array | None = None
+    ) -> tuple[Any, Any]:
+        """What a batch of one depth gives, for `loss`, and the statistics used.
 
-        `h` (sets,) nats: each set of kernels serves as many neighbouring images. `key` is for dropout, none without it.
+        Args:
+            params: the trainable floats.
+            stats: statistics to normalise with (evaluation); None: those of the batch, which are returned (training).
+            images: (batch, height, width, channels) uint8.
+            h: (sets,) nats.
+            depth: static.
+            key: for dropout and the like; nothing is random without it.
+
+        Returns:
+            `(outputs, stats)`: logits (batch, classes) float32, or whatever `loss` takes; and statistics.
         """
 
-    def forward_together(
-        self,
-        params: Any,
-        images: Array,
-        h: Array,
-        depth: int,
-        dtype: jnp.dtype,
-        key: Array | None = None,
-        detach: bool = False,
-    ) -> dict[int, tuple[Array, Any]]:
-        """What `forward` gives in training, of every depth that is trained together with `depth`.
+    def loss(self, outputs: Any, targets: Array) -> tuple[Array, Array]:
+        """The scalar that is minimised, and logits (batch, classes) for the accuracy in training.
 
-        `detach`: a shallow puppet with an exit of its own trains that alone.
+        Args:
+            outputs: from `apply`.
+            targets: (batch, classes) probabilities of the classes.
         """
-        return {depth: self.forward(params, None, images, h, depth, dtype, key)}
+        return optax.softmax_cross_entropy(outputs, targets).mean(), outputs
 
-    @abc.abstractmethod
-    def decays(self, params: Any) -> Any:
-        """Which leaves weight decay touches."""
-
-    def bits(self, params: Any, bits: Literal[8, 4]) -> Any:
-        """The bits of each leaf once stored, see `pj.choose_bits`; what weight decay touches is a matrix."""
-        return pj.choose_bits(params, self.decays(params), bits)
-
-    @abc.abstractmethod
-    def depths(self, h: np.ndarray) -> np.ndarray:
-        """The depth at which each image is trained, (images,) int."""
-
-    @abc.abstractmethod
-    def interval(self, depth: int) -> tuple[float, float]:
-        """The complexities of that depth, nats."""
-
-    @abc.abstractmethod
-    def check(self) -> None:
-        """Raises a ValueError if it cannot take its images."""
+    def matrices(self, params: Any) -> Any:
+        """Which leaves are matrices, a tree of booleans: those that weight decay, Muon and few bits are for."""
+        return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
     @abc.abstractmethod
     def predictor(self, params: Any, stats: dict[int, Any], **settings: Any) -> "Predictor":
-        """A predictor; the settings are those of `pj.Predictor`."""
+        """Answers to images of any complexities, from the statistics of each depth; settings as of `pj.Predictor`."""
 
     @abc.abstractmethod
     def macs(self, params: Any, depth: int) -> tuple[int, int]:
-        """Multiply-accumulates of an image: of the generator, and of the network itself."""
+        """Multiply-accumulates of an image of `depth`: of making its kernels, and of the network itself."""
 
-    @abc.abstractmethod
-    def generator_params(self, params: Any) -> pj.Puppeteer | CombinedKernels | None:
+    def generator(self, params: Any) -> Any | None:
         """The part of the trainable floats that kernels are generated from, if there is one."""
-
-    @abc.abstractmethod
-    def describe(self) -> dict[str, Any]:
-        """JSON values from which `read_network` makes the same network."""
+        return None
 
 
 class Predictor(Protocol):
     """Logits of images of any complexities."""
 
-    @property
-    def depths(self) -> tuple[int, ...]:
-        """The depths in use."""
-
     def __call__(self, images: Any, h: Any | None = None) -> np.ndarray:
-        """(batch, num_classes) float32."""
+        """(batch, num_classes) float32, of images (batch, height, width, channels)."""
 
     def route(self, images: Any, h: Any | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The same, and the depth (batch,) that each image was taken to."""

@@ -1,33 +1,96 @@
-"""The CNN of the papers as a network to train, its kernels generated, stored or combined."""
+"""The CNN of the papers as a network to train, and the same with kernels that no puppeteer generates."""
 
+import abc
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 import puppet_jax as pj
-from experiments.config import CONTROLS
-from experiments.kernels import GENERATE, init_combined, init_stored, source_macs
-from experiments.networks.contract import Generator, Network
-from puppet_jax.puppet import fitting_settings
+from experiments.config import ByComplexity, ByConfidence, FrozenBasis, Generated, OneDepth, Ordinary, PuppetCNN
+from experiments.networks import controls
+from experiments.networks.contract import Network
+from puppet_jax.puppet import puppet_matrices
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PuppetNetwork(Network):
-    """The CNN of the papers, of input-adaptive depth; or with kernels of another kind of `experiments.kernels`.
+class PuppeteerSettings:
+    """Arguments of `puppet_jax.init_puppeteer`."""
 
-    "stored" and "combined" are of one depth and stand where a Puppet-CNN has its puppeteer; "combined" has as many
-    coefficients as the puppeteer would have floats. `exits` are the depths of nested puppets, trained together, the
-    deep one for the images that the shallow one doubts.
+    max_channels: int | None
+    kernel_size: int | None
+    initial_state: Literal["seeded", "constant", "learned"]
+    seed: int
+    scale: float
+    kernels_from: Literal["state", "velocity"]
+
+    @classmethod
+    def of(cls, kernels: Generated, max_channels: int | None, kernel_size: int | None) -> "PuppeteerSettings":
+        """Those of a configuration, with the widest channels and the largest kernel of its network."""
+        return cls(
+            max_channels=kernels.max_channels or max_channels,
+            kernel_size=kernel_size,
+            initial_state=kernels.initial_state,
+            seed=kernels.pattern_seed,
+            scale=kernels.scale,
+            kernels_from=kernels.kernels_from,
+        )
+
+
+def make_puppet(config: PuppetCNN, num_classes: int, image_shape: tuple[int, int, int]) -> Network:
+    """The network that a configuration describes.
+
+    Raises:
+        ValueError: if there is no such network.
     """
+    rule: dict[str, Any]
+    if isinstance(config.depth, ByComplexity):
+        rule = {"depth_rule": config.depth.rule, "stem": config.depth.stem}
+    else:
+        rule = {"layers": config.depth.layers}
+    puppet = pj.Puppet(
+        channels=config.channels,
+        num_classes=num_classes,
+        in_channels=image_shape[-1],
+        kernel_size=config.kernel_size,
+        residual=config.residual,
+        dropout=config.dropout,
+        mirror=config.mirror,
+        affine=config.affine,
+        classifier=config.classifier,
+        **rule,
+    )
+    common: dict[str, Any] = {"puppet": puppet, "image_size": image_shape[:2], "dtype": config.dtype}
+    kernels = config.kernels
+    if isinstance(kernels, Ordinary | FrozenBasis):
+        assert isinstance(config.depth, OneDepth)
+        if isinstance(kernels, Ordinary):
+            return ControlNetwork(kernels="ordinary", num_coefficients=None, seed=0, **common)
+        c = kernels.max_channels or puppet.max_channels
+        floats = jax.eval_shape(lambda: pj.init_puppeteer(jax.random.key(0), c, config.kernel_size))
+        return ControlNetwork(
+            kernels="frozen_basis", num_coefficients=pj.num_floats(floats), seed=kernels.pattern_seed, **common
+        )
+    settings = PuppeteerSettings.of(kernels, puppet.max_channels, config.kernel_size)
+    if isinstance(config.depth, ByConfidence):
+        from experiments.networks.early_exit import EarlyExitNetwork
+
+        exit_at: dict[str, Any] = {"exit_layer": config.depth.exit_layer, "exit_fraction": config.depth.fraction}
+        return EarlyExitNetwork(puppeteer=settings, **exit_at, **common)
+    return PuppetNetwork(puppeteer=settings, **common)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PuppetLike(Network):
+    """What a puppet does whatever its kernels come from; `params.puppeteer` is the source that they come from."""
 
     puppet: pj.Puppet
-    generator: Generator
     image_size: tuple[int, int]
-    kernels: str = "generated"
-    exits: tuple[int, int] | None = None
+    dtype: str = dataclasses.field(default="float32", metadata={"stored": False})
 
     @property
     def num_classes(self) -> int:  # type: ignore[override]
@@ -37,71 +100,107 @@ class PuppetNetwork(Network):
     def image_shape(self) -> tuple[int, int, int]:  # type: ignore[override]
         return (*self.image_size, self.puppet.in_channels)
 
+    @property
+    def depth(self) -> int | None:  # type: ignore[override]
+        return None if self.puppet.layers is None else sum(self.puppet.layers)
+
+    @abc.abstractmethod
+    def init_source(self, key: Array, shapes: Sequence[tuple[int, ...]]) -> Any:
+        """The trainable floats that kernels of HWIO `shapes` come from."""
+
+    @property
+    @abc.abstractmethod
+    def generate(self) -> Any:
+        """From (source, h, shapes) to the kernels, float32."""
+
+    @abc.abstractmethod
+    def source_macs(self, source: Any, shapes: Sequence[tuple[int, ...]]) -> int:
+        """Multiply-accumulates of making the kernels once."""
+
     def init(self, seed: int, depths: Sequence[int]) -> pj.PuppetParams:
-        puppeteer_key, puppet_key = jax.random.split(jax.random.key(seed))
-        settings = fitting_settings(self.puppet, dataclasses.asdict(self.generator))
-        puppeteer = pj.init_puppeteer(puppeteer_key, **settings)
-        params = pj.init_puppet(puppet_key, self.puppet, puppeteer, max_depth=max(depths))
-        if self.kernels not in CONTROLS:
-            return params
-        (depth,) = depths
-        shapes = self.puppet.kernel_shapes(depth)
-        source: Any
-        if self.kernels == "stored":
-            source = init_stored(puppeteer_key, shapes)
-        else:
-            source = init_combined(puppeteer_key, shapes, pj.num_floats(puppeteer), self.generator.seed)
+        source_key, puppet_key = jax.random.split(jax.random.key(seed))
+        params = pj.init_puppet(
+            puppet_key, self.puppet, pj.init_puppeteer(source_key, 1, self.puppet.kernel_size), max_depth=max(depths)
+        )
+        source = self.init_source(source_key, self.puppet.kernel_shapes(max(depths)))
         return dataclasses.replace(params, puppeteer=source)
 
     def init_stats(self, depth: int) -> tuple[pj.BatchStats, ...]:
         return pj.init_batch_stats(self.puppet, depth)
 
-    def forward(self, params, stats, images, h, depth, dtype, key=None):
-        kernels = self._generate(params, h, depth)
-        return pj.apply_puppet(self.puppet, params, stats, kernels, images, depth, dtype, key)
+    def apply(self, params, stats, images, h, depth, key=None):
+        kernels = generate_sets(self.generate, params.puppeteer, h, self.puppet.kernel_shapes(depth))
+        return pj.apply_puppet(self.puppet, params, stats, kernels, images, depth, jnp.dtype(self.dtype), key)
 
-    def forward_together(self, params, images, h, depth, dtype, key=None, detach=False):
-        if self.exits is None:
-            return super().forward_together(params, images, h, depth, dtype, key)
-        kernels = self._generate(params, h, depth)
-        return pj.apply_exits(self.puppet, params, None, kernels, images, self.exits, dtype, key, detach)
+    def matrices(self, params):
+        return puppet_matrices(params)
 
-    def _generate(self, params, h, depth):
-        shapes, generate = self.puppet.kernel_shapes(depth), GENERATE[self.kernels]
-        if len(h) == 1:
-            return generate(params.puppeteer, h[0], shapes)
-        return jax.vmap(lambda level: generate(params.puppeteer, level, shapes))(h)
-
-    def decays(self, params):
-        return pj.puppet_matrices(params)
-
-    def depths(self, h: np.ndarray) -> np.ndarray:
-        return np.asarray(pj.depth(h))
-
-    def interval(self, depth: int) -> tuple[float, float]:
-        return pj.depth_interval(self.puppet.max_depth or depth)
-
-    def check(self) -> None:
-        self.puppet.check_image_size(*self.image_size)
-
-    def predictor(self, params, stats, threshold=None, **settings) -> pj.Predictor | pj.EarlyExitPredictor:
-        generate = GENERATE[self.kernels]
-        if self.exits is None:
-            return pj.Predictor(self.puppet, params, stats, generate=generate, **settings)
-        known = {name: settings[name] for name in ("adaptation", "dtype") if name in settings}
-        h = settings["complexity"].offset  # the one complexity of all images
-        return pj.EarlyExitPredictor(self.puppet, params, stats, h=h, threshold=threshold, generate=generate, **known)
+    def predictor(self, params, stats, **settings) -> pj.Predictor:
+        settings = {"dtype": jnp.dtype(self.dtype)} | settings
+        return pj.Predictor(self.puppet, params, stats, generate=self.generate, **settings)
 
     def macs(self, params, depth):
-        generator = source_macs(params.puppeteer, self.puppet.kernel_shapes(depth))
-        if self.exits is None or depth == self.exits[0]:
-            return generator, pj.puppet_macs(self.puppet, depth, self.image_size)
-        shallow = pj.puppet_macs(self.puppet, self.exits[0], self.image_size)
-        shared = self.puppet.shared_layers(*self.exits)
-        return generator, shallow + pj.puppet_macs(self.puppet, depth, self.image_size, first=shared)
+        made = self.source_macs(params.puppeteer, self.puppet.kernel_shapes(depth))
+        return made, pj.puppet_macs(self.puppet, depth, self.image_size)
 
-    def generator_params(self, params):
-        return None if self.kernels == "stored" else params.puppeteer
 
-    def describe(self) -> dict[str, Any]:
-        return {"kind": "puppet", **dataclasses.asdict(self)}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PuppetNetwork(PuppetLike):
+    """The puppet whose kernels a puppeteer generates."""
+
+    puppeteer: PuppeteerSettings
+
+    def init_source(self, key, shapes):
+        return init_puppeteer(self.puppeteer, key)
+
+    @property
+    def generate(self):
+        return pj.generate_kernels
+
+    def source_macs(self, source, shapes):
+        return pj.generator_macs(source, pj.num_steps(shapes, source.max_channels))
+
+    def generator(self, params):
+        return params.puppeteer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ControlNetwork(PuppetLike):
+    """The puppet's layers with ordinary kernels, or with sums of frozen random ones, in place of the puppeteer.
+
+    Attributes:
+        kernels: which.
+        num_coefficients: of the frozen random basis; None for ordinary kernels.
+        seed: of the frozen random basis.
+    """
+
+    kernels: Literal["ordinary", "frozen_basis"]
+    num_coefficients: int | None
+    seed: int
+
+    def init_source(self, key, shapes):
+        if self.num_coefficients is None:
+            return controls.init_ordinary(key, shapes)
+        return controls.init_frozen(key, shapes, self.num_coefficients, self.seed)
+
+    @property
+    def generate(self):
+        return controls.ordinary_kernels if self.kernels == "ordinary" else controls.frozen_kernels
+
+    def source_macs(self, source, shapes):
+        return 0 if self.kernels == "ordinary" else controls.frozen_macs(shapes)
+
+    def generator(self, params):
+        return None if self.kernels == "ordinary" else params.puppeteer
+
+
+def init_puppeteer(settings: PuppeteerSettings, key: Array) -> pj.Puppeteer:
+    """A puppeteer of these settings."""
+    return pj.init_puppeteer(key, **dataclasses.asdict(settings))
+
+
+def generate_sets(generate: Any, source: Any, h: Array | np.ndarray, shapes: Sequence[Any]) -> tuple[Array, ...]:
+    """Kernels at one complexity, or with a leading axis of sets at several."""
+    if len(h) == 1:
+        return generate(source, h[0], shapes)
+    return jax.vmap(lambda level: generate(source, level, shapes))(h)

@@ -12,13 +12,7 @@
 | sizes | every network that is built here; no training | params of v1 tables 1 to 3 |
 | depths | stored size against depth of VGG and ResNet; no training | v1 figure 4 |
 | ablation | initial state, scale, depth rule, adaptation | none |
-| ring64, ring128, ring512 | puppet and networks of stored weights of as many bytes, at three sizes | none |
-| narrow512, narrow_full512 | the largest puppeteer in a puppet that a CPU core trains in an hour, in four | none |
-| full64, full128 | `ring64` and `ring128` on the full training set, with crops | none |
-| full512 | the largest of them on full training sets | none |
-| controls64 | what each idea behind preset best is worth | none |
-| exits64, exits128 | input-adaptive depth by doubt against single depths, at two sizes | none |
-| exits64_last | the same with further layers in the last stage alone and an exit that is trained alone | none |
+| equal_bytes | puppets and networks of as many stored bytes, at three sizes | none |
 
 Trains what is missing, reads what is finished, goes on where a run or the table itself was interrupted. Without
 --budget it is a smoke run on a small share of the protocol, and says so; --budget 1 is the full protocol. With
@@ -35,7 +29,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from experiments.cli import run_command
+from experiments.cli import leave, run_command
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,18 +46,7 @@ class Command:
             "sizes",
             "depths",
             "ablation",
-            "ring64",
-            "ring128",
-            "ring512",
-            "narrow512",
-            "narrow_full512",
-            "full64",
-            "full128",
-            "full512",
-            "controls64",
-            "exits64",
-            "exits128",
-            "exits64_last",
+            "equal_bytes",
         ],
         tyro.conf.Positional,
     ]
@@ -97,14 +80,14 @@ class Command:
 
 def make(command: Command) -> None:
     """Carries out the command."""
-    from experiments import run_folder
+    from experiments.runs.files import write_json
 
     with contextlib.redirect_stdout(sys.stderr):
         described, text, figure = _trained(command) if _needs_training(command.name) else _computed(command.name)
     command.out.mkdir(parents=True, exist_ok=True)
     path = command.out / command.name
     path.with_suffix(".md").write_text(text)
-    run_folder.write_json(path.with_suffix(".json"), described)
+    write_json(path.with_suffix(".json"), described)
     figure.savefig(path.with_suffix(".png"))
     print(json.dumps(described) if command.json else text)
     print(f"written: {path}.md, {path}.json, {path}.png", file=sys.stderr)
@@ -177,4 +160,4 @@ def _computed(name: str) -> tuple[dict[str, Any], str, Any]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_command(Command, make, "experiments.tables", __doc__))
+    leave(run_command(Command, make, "experiments.tables", __doc__))

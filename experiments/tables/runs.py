@@ -1,18 +1,20 @@
 """The runs behind a table: read where finished, resumed where interrupted, trained where missing."""
 
-import dataclasses
 import hashlib
 import json
 import statistics
 from pathlib import Path
 from typing import Any
 
-from experiments import run_folder
-from experiments.config import Config, Options
+from experiments.cli import Options
+from experiments.config import Config
 from experiments.data import Dataset, load_dataset
 from experiments.errors import DataError, Interrupted, RunError
-from experiments.run import train
-from experiments.tables.definitions import Row, Table, differences, scaled
+from experiments.evaluation.summary import Summary, read_summary
+from experiments.fields import as_json, flat
+from experiments.runs import folder as run_folder
+from experiments.tables.definitions import Row, Table, scaled
+from experiments.training.run import train
 
 
 class Runs:
@@ -64,19 +66,19 @@ class Runs:
             "ours": {name: _spread([one[name] for one in measured]) for name in measured[0]},
             "seeds": [config.seed for config in configs],
             "runs": [str(self._path(row, config)) for config in configs],
-            "seconds": sum(summary["train_seconds"] for summary in summaries),
-            "images": configs[0].num_images,
-            "epochs": configs[0].epochs,
-            "device": summaries[0]["device"],
-            "versions": summaries[0]["versions"],
+            "seconds": sum(summary.train_seconds for summary in summaries),
+            "images": configs[0].data.num_images,
+            "epochs": configs[0].optim.epochs,
+            "device": summaries[0].device,
+            "versions": summaries[0].versions,
         }
 
     def _path(self, row: Row, config: Config) -> Path:
-        described = json.dumps([row.experiment, dict(differences(config))], sort_keys=True)
-        digest = hashlib.sha256(described.encode()).hexdigest()[:10]
-        return self.folder / f"{row.experiment}-{config.network}-seed{config.seed}-{digest}"
+        digest = hashlib.sha256(json.dumps(as_json(config), sort_keys=True).encode()).hexdigest()[:10]
+        network = getattr(config.network, "name", "puppet")
+        return self.folder / f"{row.experiment}-{network}-seed{config.seed}-{digest}"
 
-    def summary(self, label: str, experiment: str, config: Config, folder: Path) -> dict[str, Any]:
+    def summary(self, label: str, experiment: str, config: Config, folder: Path) -> Summary:
         """The summary of the run in `folder`, which is trained first where it is not finished.
 
         Raises:
@@ -86,7 +88,7 @@ class Runs:
         """
         if (folder / run_folder.SUMMARY).is_file():
             return _finished(folder, config)
-        print(f"== {label}, seed {config.seed}: {config.epochs} epochs", flush=True)
+        print(f"== {label}, seed {config.seed}: {config.optim.epochs} epochs", flush=True)
         data_dir = self.data_dirs.get(experiment)
         try:
             options = Options(data_dir=data_dir, workdir=folder, resume=True)
@@ -107,39 +109,30 @@ def _flag(experiment: str) -> str:
     return "--data-dir" if experiment == "cifar10" else f"--{experiment.replace('_', '-')}-dir"
 
 
-def _finished(folder: Path, config: Config) -> dict[str, Any]:
+def _finished(folder: Path, config: Config) -> Summary:
     """The summary of a finished run.
 
     Raises:
-        RunError: if it is damaged, or of another configuration: the folder's name does not tell when a default changes.
+        RunError: if it is damaged, or of another configuration.
     """
     found = run_folder.read_config(folder)["config"]
-    wanted = json.loads(json.dumps(dataclasses.asdict(config)))
-    changed = [
-        f"{name}: {found[name]!r} there, {value!r} now"
-        for name, value in wanted.items()
-        if name in found and found[name] != value
-    ]
-    if changed:
-        raise RunError(f"{folder} holds a run of another configuration ({'; '.join(changed)}); give another --runs.")
-    return run_folder.read_summary(
-        folder, lambda found: (_measured(found), found["train_seconds"], found["device"], found["versions"])
-    )
+    if differing := run_folder.differences(flat(found), flat(as_json(config))):
+        raise RunError(f"{folder} holds a run of another configuration ({differing}); give another --runs.")
+    return read_summary(folder)
 
 
-def _measured(summary: dict[str, Any]) -> dict[str, float]:
+def _measured(summary: Summary) -> dict[str, float]:
     """Figures of a run under the names that tables use."""
-    stored = summary["puppeteer_bytes"] or summary["trainable_bytes"]
     return {
-        "top1": summary["top1"],
-        "top5": summary["top5"],
-        "mb": stored / 1e6,
-        "trainable_mb": summary["trainable_bytes"] / 1e6,
-        "generator_gmacs": summary["generator_macs"] / 1e9,
-        "network_gmacs": summary["puppet_macs"] / 1e9,
-        "s_per_image": summary["latency_s"],
-        "s_per_image_generating": summary["latency_generating_s"],
-        "depth": summary["depth_mean"],
+        "top1": summary.top1,
+        "top5": summary.top5,
+        "mb": (summary.puppeteer_bytes or summary.trainable_bytes) / 1e6,
+        "trainable_mb": summary.trainable_bytes / 1e6,
+        "generator_gmacs": summary.generator_macs / 1e9,
+        "network_gmacs": summary.puppet_macs / 1e9,
+        "s_per_image": summary.latency_s,
+        "s_per_image_generating": summary.latency_generating_s,
+        "depth": summary.depth_mean,
     }
 
 

@@ -6,7 +6,7 @@ import jax
 from flax import nnx
 
 import puppet_jax as pj
-from experiments.backbones import BACKBONES, make_backbone
+from experiments.networks.backbones import BACKBONES, make_backbone
 from experiments.tables import papers
 
 LAYERS = {"vgg": (11, 29, 47, 65, 83, 101), "resnet": (12, 30, 48, 66, 84, 102)}

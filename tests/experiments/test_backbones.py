@@ -1,8 +1,10 @@
 """The papers' networks: sizes to the digit, shapes, growth with depth, refusals."""
 
 import functools
+import inspect
 import itertools
 import math
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +12,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments.backbones import BACKBONES, VGG, AlexNet, MobileNetV2, ResNet, ResNet20, make_backbone
-from experiments.macs import count_macs
+from experiments.backbones import RECORDS
+from experiments.config import DeepBackbone
+from experiments.evaluation.macs import count_macs
+from experiments.networks.backbones import BACKBONES, VGG, AlexNet, MobileNetV2, ResNet, ResNet20, make_backbone
 
 # For 10 and for 100 classes. The first three, MobileNet-v1 and SqueezeNet are the sizes that the papers print.
 SIZES = {
@@ -64,11 +68,11 @@ def filled(model, seed=0):
     return model
 
 
-def small(name, **options):
+def small(name):
     """A network with values that is quick to compute."""
-    if name == "resnet20":
-        return filled(nnx.eval_shape(lambda: ResNet20(3, num_layers=8, max_channels=8, rngs=nnx.Rngs(0))))
-    return filled(nnx.clone(abstract(name, 3, max_channels=64 if name == "squeezenet" else 16)))
+    width = {"resnet20": 8, "squeezenet": 64}.get(name, 16)
+    layers = {"resnet20": 8, "vgg": 8, "resnet": 10}
+    return filled(nnx.clone(abstract(name, 3, max_channels=width, num_layers=layers.get(name))))
 
 
 X = np.random.default_rng(1).normal(0, 1, (4, 32, 32, 3)).astype(np.float32)
@@ -261,6 +265,16 @@ class TestMacs:
         convs = [27 * 64 * 1024, 576 * 128 * 256, 1152 * 256 * 64, 2304 * 256 * 64, 2304 * 512 * 16]
         convs += [4608 * 512 * 16, 2 * 4608 * 512 * 4]
         assert count_macs(function, state, images(1)) == sum(convs) + 2 * 512 * 512 + 512 * 10
+
+
+class TestOptions:
+    def test_every_network_has_a_record_of_its_options(self):
+        """`DeepBackbone` has the option --num-layers; nothing else has."""
+        assert RECORDS.keys() == BACKBONES.keys()
+        deep = {name for name, network in BACKBONES.items() if "num_layers" in inspect.signature(network).parameters}
+        assert {name for name, record in RECORDS.items() if record is DeepBackbone} == deep
+        for name, record in RECORDS.items():
+            assert record(name=name).name in typing.get_args(typing.get_type_hints(record)["name"])
 
 
 class TestRefusals:

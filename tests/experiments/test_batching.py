@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.batching import epoch_batches, make_buckets, steps_per_epoch
+from experiments.training.batching import epoch_batches, make_buckets, steps_per_epoch
 
 BATCH = 8
 # Depth 3 holds 40 images, depth 4 holds 24, depth 5 two: complexities in no order.
@@ -99,17 +99,3 @@ def test_batches_are_a_function_of_seed_and_epoch_alone(buckets):
     assert flat(epoch_batches(buckets, H, BATCH, 3, 6)) != first
     assert flat(epoch_batches(buckets, H, BATCH, 4, 5)) != first
     assert flat(epoch_batches(buckets, H, BATCH, 5, 3)) != first
-
-
-@pytest.mark.parametrize("epoch", range(3))
-def test_mixed_depths_see_all_images(buckets, epoch):
-    """As many batches of each depth, but of images by lot; two epochs deal them differently."""
-    plain, mixed = (epoch_batches(buckets, H, BATCH, 0, epoch, mix) for mix in (False, True))
-    assert [depth for depth, _ in mixed] == [depth for depth, _ in plain]
-    seen = np.concatenate([indices for _, indices in mixed])
-    assert seen.dtype == np.int32
-    assert np.bincount(seen, minlength=len(H)).max() <= 2 and len(np.unique(seen)) == len(H)
-    deep = np.concatenate([indices for depth, indices in mixed if depth == 4])
-    assert (DEPTHS[deep] == 3).any()
-    again = epoch_batches(buckets, H, BATCH, 0, epoch + 1, True)
-    assert not np.array_equal(np.concatenate([indices for _, indices in again]), seen)

@@ -5,27 +5,19 @@ import shutil
 
 import pytest
 
-from experiments import evaluation
-from experiments.benchmark import Command, benchmark, table, time_rounds
+from experiments.benchmark import Command, benchmark
 from experiments.cli import run_command
-from experiments.config import Config, Options
-from experiments.run import train
-
-CONFIG = Config(channels=(4,), spread=(1, 1), num_images=64, num_validation=64, epochs=1, batch_size=32, num_levels=1)
+from experiments.evaluation.rounds import table, time_rounds
+from experiments.runs.folder import versions
 
 
 def command_line(*argv):
     return run_command(Command, benchmark, "experiments.benchmark", "Times.", [str(arg) for arg in argv])
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "one"
-    with pytest.MonkeyPatch.context() as patch:
-        names = ("latency_s", "latency_generating_s", "images_per_s")
-        patch.setattr(evaluation, "speed", lambda *_, **__: dict.fromkeys(names, 1.0))
-        train("digits", CONFIG, Options(workdir=folder))
-    return folder
+@pytest.fixture
+def run(straight):
+    return straight.folder
 
 
 class TestTimeRounds:
@@ -67,7 +59,11 @@ class TestCommand:
             low, high = second["speed_range"]
             assert 0 < low <= second["speed"] <= high
             assert first["images_per_s"] > 0
-        assert table(found["rows"]) in capsys.readouterr().out
+        assert {row["run"] for row in found["rows"]} == {str(run)}
+        assert (found["rounds"], found["versions"]) == (3, versions())
+        out = capsys.readouterr().out
+        assert table(found["rows"]) in out
+        assert out.endswith(f"device: {found['device']}\n")
 
     def test_refuses_runs_on_other_data(self, run, tmp_path, capsys):
         other = shutil.copytree(run, tmp_path / "other")

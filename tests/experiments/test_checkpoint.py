@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from experiments.checkpoint import Checkpoints
+from experiments.training.checkpoint import Checkpoints
 
 
 class TestCheckpoints:

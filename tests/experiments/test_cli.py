@@ -9,40 +9,53 @@ from pathlib import Path
 
 import pytest
 
-from experiments.cli import run_command, run_experiment
-from experiments.config import PRESETS, Config, Options
+from experiments.cifar10 import PRESETS
+from experiments.cli import Options, run_command, run_experiment
+from experiments.config import (
+    Adaptive,
+    ByComplexity,
+    ByConfidence,
+    Config,
+    FrozenBasis,
+    Generated,
+    OneDepth,
+    Ordinary,
+    PuppetCNN,
+)
 from experiments.errors import DataError, Interrupted
+from experiments.fields import as_json, flat, replace
 
 ROOT = Path(__file__).parents[2]
-PROGRAMS = {
-    "cifar10": ["--epochs", "--preset {small,best,paper,full}", "--data-dir", "--resume"],
-    "cifar100": ["--epochs", "--preset {small,best,paper,full}", "--data-dir", "--network", "--adapt"],
-    "mini_imagenet": ["--epochs", "--data-dir DIR", "--resume"],
-    "digits": ["--epochs", "--workdir", "--learning-rate"],
-    "evaluate": ["--data-dir", "--adaptation"],
-    "predict": ["IMAGE"],
-    "quantize": ["--bits", "--workdir"],
+RUN = ["--epochs", "--data-dir", "--data-source", "--workdir", "--resume"]
+CASES = {
+    "cifar10": [*RUN, "--preset", "Presets: small, best, adaptive, early-exit, paper, full, ", "--depths", "--sharing"],
+    "cifar10 --preset best": ["those of preset best", "--layers", "--mirror"],
+    "cifar10 --preset early-exit": ["those of preset early-exit", "--exit-layer", "--fraction"],
+    "cifar10 --preset vgg-fixed": ["those of preset vgg-fixed", "--num-layers", "--width"],
+    "cifar10 --preset alexnet-puppet": ["those of preset alexnet-puppet", "--kernels-from"],
+    "cifar10 --preset resnet-adaptive": ["those of preset resnet-adaptive", "--levels-per-batch"],
+    "cifar100": [*RUN, "--preset", "Presets: small, best, paper, full, "],
+    "mini_imagenet": [*RUN, "DIR/CLASS/*.png"],
+    "digits": [*RUN, "--learning-rate"],
+    "evaluate": ["--data-dir", "--adaptation", "--shifted-views", "--with", "--fraction"],
+    "predict": ["IMAGE", "--pretrained", "--model"],
+    "quantize": ["--bits", "--workdir", "--epochs", "--learning-rate"],
     "frontier": ["--out"],
     "benchmark": ["--batch-sizes", "--rounds", "--data-dir"],
-    "measures": ["--data-dir"],
+    "record": ["--check"],
     "tables": [
-        "--budget",
-        "--seeds",
-        "--data-dir",
-        "--cifar100-dir",
-        "--mini-imagenet-dir",
-        "--runs",
-        "--out",
-        "--json",
+        *("--budget", "--seeds", "--data-dir", "--cifar100-dir", "--mini-imagenet-dir", "--runs", "--out", "--json"),
+        *("--finished", "equal_bytes"),
     ],
 }
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_help_answers_at_once_and_needs_no_jax(name):
+@pytest.mark.parametrize("case", CASES)
+def test_help_answers_at_once_and_needs_no_jax(case):
+    name, *flags = case.split()
     code = (
         "import runpy, sys\n"
-        f"sys.argv = ['{name}', '--help']\n"
+        f"sys.argv = {[name, *flags, '--help']}\n"
         "try:\n"
         f"    runpy.run_module('experiments.{name}', run_name='__main__')\n"
         "except SystemExit as exit:\n"
@@ -51,13 +64,13 @@ def test_help_answers_at_once_and_needs_no_jax(name):
         "assert not loaded, loaded\n"
     )
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=200)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0, done.stderr
     assert f"python -m experiments.{name}" in done.stdout
-    text = " ".join(done.stdout.split())
-    for flag in PROGRAMS[name]:
-        assert flag.split()[0] in text
+    text = " ".join(done.stdout.replace("│", " ").split())
+    for word in CASES[case]:
+        assert word in text
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime  # not those of other processes
     assert seconds < 3
 
@@ -65,11 +78,19 @@ def test_help_answers_at_once_and_needs_no_jax(name):
 @pytest.fixture
 def taken(monkeypatch):
     """The arguments that `train` would have got."""
-    import experiments.run
+    import experiments.training.run
 
     calls = []
-    monkeypatch.setattr(experiments.run, "train", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(experiments.training.run, "train", lambda *arguments: calls.append(arguments))
     return calls
+
+
+def complaint(capsys):
+    """What was said on standard error, and nothing elsewhere."""
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Traceback" not in err
+    return " ".join(err.replace("│", " ").split())  # tyro draws a box
 
 
 class TestFlags:
@@ -82,36 +103,42 @@ class TestFlags:
         argv = [*argv, "--epochs", "3", "--channels", "4", "8", "--seed", "5", "--data-dir", "here", "--resume"]
         assert run_experiment("cifar10", PRESETS, "Trains.", argv) == 0
         name, config, options = taken[0]
-        assert config == dataclasses.replace(PRESETS["paper"], epochs=3, channels=(4, 8), seed=5)
+        assert config == replace(PRESETS["paper"], epochs=3, channels=(4, 8), seed=5)
         assert options == Options(workdir=Path("runs/cifar10-paper-seed5"), data_dir=Path("here"), resume=True)
 
     def test_workdir_and_flags_of_every_type(self, taken):
         argv = [
-            *["--workdir", "w", "--spread", "2", "3", "--affine", "--classifier", "generated", "--num-images", "100"],
+            *["--workdir", "w", "--depths", "2", "3", "--affine", "--classifier", "generated", "--num-images", "100"],
             *["--learning-rate", "0.5", "--dtype", "bfloat16", "--augment", "crop", "--max-channels", "600"],
-            *["--kernels-from", "velocity"],
+            *["--kernels-from", "velocity", "--rule", "total", "--start-from", "there", "--bits", "4"],
         ]
-        assert run_experiment("x", {"only": Config()}, None, argv) == 0
-        expected = Config(
-            spread=(2, 3), affine=True, classifier="generated", num_images=100, learning_rate=0.5, dtype="bfloat16",
-            augment="crop", max_channels=600, kernels_from="velocity",
+        config = Config(network=PuppetCNN())
+        assert run_experiment("x", {"only": config}, None, argv) == 0
+        expected = replace(
+            config, depths=(2, 3), affine=True, classifier="generated", num_images=100, learning_rate=0.5,
+            dtype="bfloat16", augment="crop", max_channels=600, kernels_from="velocity", rule="total",
+            start_from="there", bits=4,
         )  # fmt: skip
         assert taken == [("x", expected, Options(workdir=Path("w")))]
 
     @pytest.mark.parametrize(
-        ("argv", "complaint"),
+        ("argv", "words"),
         [
-            (["--epoch-count", "3"], "--epoch-count"),
-            (["--epochs", "many"], "many"),
-            (["--classifier", "psychic"], "psychic"),
-            (["stray"], "stray"),
-            (["--preset", "huge"], "--preset must be one of small, best, paper, full, got 'huge'"),
+            (["--epoch-count", "3"], ["--epoch-count"]),
+            (["--epochs", "many"], ["many"]),
+            (["--classifier", "psychic"], ["psychic"]),
+            (["stray"], ["stray"]),
+            (["--preset", "huge"], ["--preset must be one of small, best, adaptive, early-exit, paper,", "got 'huge'"]),
+            (["--preset"], ["--preset: expected one argument"]),
+            (["--epochs", "3", "--preset"], ["--preset: expected one argument"]),
         ],
+        ids=str,
     )
-    def test_unknown(self, taken, capsys, argv, complaint):
+    def test_unknown(self, taken, capsys, argv, words):
         assert run_experiment("cifar10", PRESETS, "Trains.", argv) == 2
-        out, err = capsys.readouterr()
-        assert complaint in out + err
+        found = complaint(capsys)
+        for word in words:
+            assert word in found
         assert not taken
 
     @pytest.mark.parametrize(
@@ -130,72 +157,125 @@ class TestFlags:
             "--label-smoothing -0.1",
             "--weight-decay nan",
             "--weight-decay -1",
-            "--spread 3 2",
-            "--spread 0 2",
-            "--num-levels 3",
+            "--depths 3 2",
+            "--depths 0 2",
+            "--levels-per-batch 3",
+            "--levels-per-batch 0",
             "--num-levels 0",
-            "--num-slices 0",
             "--num-images 0",
             "--num-validation 0",
             "--num-test 0",
+            "--cutout -1",
             "--dropout 1",
             "--kernel-size 2",
             "--kernel-size -1",
             "--max-channels 0",
             "--channels 4 0",
             "--scale 0",
+            "--scale inf",
             "--seed -1",
             f"--seed {2**32}",
             "--pattern-seed -1",
-            "--num-layers 18",  # from here on: what does not go together
-            "--kernels stored --adapt depth",
-            "--network vgg --kernels combined",
-            "--network resnet20 --dropout 0.1",
-            "--network vgg --adapt both",
-            "--network vgg --adapt depth",
-            "--network resnet --kernels stored --adapt parameters",
-            "--network alexnet --dtype bfloat16",
+            "--preset early-exit --exit-layer 0",
+            "--preset early-exit --exit-layer 8",
+            "--preset early-exit --fraction 0",
+            "--preset early-exit --fraction 1",
+            "--preset vgg-fixed --width 0",
+            "--preset resnet-adaptive --levels-per-batch 3",
         ],
     )
     def test_absurd_values(self, taken, capsys, argv):
         """Wrong usage; the message names the flag and the value."""
         flag, *values = argv[argv.rindex("--") :].split()
         assert run_experiment("cifar10", PRESETS, "Trains.", argv.split()) == 2
-        out, err = capsys.readouterr()
-        message = " ".join(err.replace("│", " ").split())  # tyro draws a box
-        assert f"{flag} must be" in message or f"{flag}s must be" in message
+        message = complaint(capsys)
+        assert f"{flag} must be" in message
         assert f"got ({', '.join(values)})" in message or any(f"got {value}" in message for value in values)
-        assert out == ""
-        assert "Traceback" not in err
         assert not taken
 
 
-class TestNetworks:
-    """Which network a configuration names, and what of it follows complexity."""
+OPTIONS = {name: set(flat(as_json(preset))) for name, preset in PRESETS.items()}
+KINDS = {"network", "depth", "kernels", "name"}  # which preset it is, no choice of its options
 
-    @pytest.mark.parametrize(
-        ("given", "adapts"),
-        [
-            ({}, "both"),
-            ({"adapt": "depth"}, "depth"),
-            ({"adapt": "none"}, "none"),
-            ({"network": "vgg"}, "parameters"),
-            ({"network": "vgg", "adapt": "none"}, "none"),
-            ({"network": "vgg", "kernels": "stored"}, "none"),
-        ],
-        ids=str,
-    )
-    def test_what_follows_complexity(self, given, adapts):
-        assert Config(**given).adapts == adapts
+
+class TestNetworks:
+    """What a preset is decides which options there are; those of others are wrong usage, and named."""
+
+    def test_kinds(self):
+        kinds = {
+            "small": (ByComplexity, Adaptive),
+            "best": (OneDepth, Generated),
+            "adaptive": (ByComplexity, Adaptive),
+            "early-exit": (ByConfidence, Generated),
+            "paper": (ByComplexity, Adaptive),
+            "full": (OneDepth, Generated),
+        }
+        networks = {name: preset.network for name, preset in PRESETS.items()}
+        puppets = {name: one for name, one in networks.items() if isinstance(one, PuppetCNN)}
+        assert {name: (type(one.depth), type(one.kernels)) for name, one in puppets.items()} == kinds
+        regimes = {"fixed": Ordinary, "puppet": Generated, "adaptive": Adaptive}
+        assert len(networks) == len(kinds) + 7 * len(regimes)
+        for name in networks.keys() - puppets.keys():
+            backbone, regime = name.rsplit("-", 1)
+            assert (networks[name].name, type(networks[name].kernels)) == (backbone, regimes[regime])
 
     def test_flags(self, taken):
-        argv = ["--network", "resnet", "--kernels", "stored", "--num-layers", "10", "--max-channels", "16"]
-        assert run_experiment("cifar10", PRESETS, "Trains.", ["--preset", "paper", *argv]) == 0
-        expected = dataclasses.replace(
-            PRESETS["paper"], network="resnet", kernels="stored", num_layers=10, max_channels=16
-        )
-        assert taken[0][1] == expected
-        assert (expected.channels, expected.adapts) == ((64, 128, 256, 512), "none")
+        argv = ["--preset", "resnet-fixed", "--num-layers", "10", "--width", "16"]
+        assert run_experiment("cifar10", PRESETS, "Trains.", argv) == 0
+        assert taken[0][1] == replace(PRESETS["resnet-fixed"], num_layers=10, width=16)
+
+    @pytest.mark.parametrize(
+        "argv",
+        [
+            *(
+                "vgg-fixed --mirror",
+                "vgg-fixed --dropout 0.1",
+                "alexnet-fixed --dtype bfloat16",
+                "resnet20-puppet --affine",
+            ),
+            *("vgg-fixed --max-channels 8", "resnet-fixed --scale 0.1", "mobilenet_v1-fixed --pattern-seed 1"),
+            *(
+                "squeezenet-fixed --kernels-from state",
+                "vgg-fixed --initial-state seeded",
+                "alexnet-puppet --num-layers 8",
+            ),
+            *("resnet-puppet --num-levels 4", "vgg-adaptive --depths 1 2", "best --depths 1 2", "best --num-levels 4"),
+            *(
+                "best --width 8",
+                "small --layers 1 3 3",
+                "small --num-layers 18",
+                "full --exit-layer 3",
+                "small --kernels x",
+            ),
+        ],
+    )
+    def test_one_option_of_another_preset(self, taken, capsys, argv):
+        preset, flag, *_ = argv.split()
+        assert run_experiment("cifar10", PRESETS, "Trains.", ["--preset", *argv.split()]) == 2
+        assert flag in complaint(capsys)
+        assert not taken
+
+    @pytest.mark.parametrize("preset", PRESETS)
+    def test_no_option_of_another_preset(self, taken, capsys, preset):
+        foreign = set().union(*OPTIONS.values()) - OPTIONS[preset] - KINDS
+        assert foreign
+        flags = [f"--{name.replace('_', '-')}" for name in sorted(foreign)]
+        argv = ["--preset", preset, *(f"{flag}=1" for flag in flags)]
+        assert run_experiment("cifar10", PRESETS, "Trains.", argv) == 2
+        found = complaint(capsys)
+        for flag in flags:
+            assert f"{flag}=1" in found
+        assert not taken
+
+    @pytest.mark.parametrize("kernels", [Ordinary(), FrozenBasis()])
+    def test_kernels_that_are_stored_have_one_depth(self, kernels):
+        with pytest.raises(ValueError, match="--kernels must be of another kind with ByComplexity"):
+            PuppetCNN(kernels=kernels)
+        PuppetCNN(kernels=kernels, depth=OneDepth(layers=(1, 1, 1, 1)))
+
+    def test_an_early_exit_has_one_set_of_kernels(self):
+        with pytest.raises(ValueError, match="--kernels must be of another kind with ByConfidence"):
+            PuppetCNN(depth=ByConfidence(layers=(1, 1, 1, 1), exit_layer=2))
 
 
 class TestExitCodes:
@@ -277,14 +357,17 @@ class TestMissingThings:
 
     @pytest.mark.parametrize(
         "flags",
-        [["--batch-size", 128, "--num-images", 64], ["--channels", 4, 5, 6, 7, 8, "--num-images", 64]],
-        ids=["batch too large", "images too small"],
+        [
+            *("--batch-size 128 --num-images 64", "--channels 4 5 6 7 8 --num-images 64"),
+            *("--preset best --layers 1 3", "--preset best --layers 0 3 3", "--preset vgg-fixed --num-layers 3"),
+        ],
+        ids=["batch too large", "images too small", "layers of another stage", "no layer", "no such depth"],
     )
     def test_what_the_data_does_not_allow_leaves_no_run(self, tmp_path, capsys, flags):
         """So that the same command with a better value starts at once."""
         workdir = tmp_path / "run"
-        assert self.run("digits", *flags, "--num-validation", 32, "--workdir", workdir) == 1
-        self.one_line(capsys)
+        assert self.run("digits", *flags.split(), "--num-validation", 32, "--workdir", workdir) == 1
+        assert "Traceback" not in self.one_line(capsys)
         assert not (workdir / "config.json").exists()
 
     @pytest.mark.parametrize("program", ["evaluate", "predict"])
@@ -298,45 +381,49 @@ class TestMissingThings:
 class TestPresets:
     def test_paper_is_the_papers_protocol(self):
         paper = PRESETS["paper"]
-        assert (paper.num_images, paper.num_validation) == (8_000, 2_000)
-        assert (paper.batch_size, paper.epochs) == (64, 800)
-        assert (paper.augment, paper.weight_decay, paper.label_smoothing) == ("none", 0, 0)
-        assert max(paper.channels) == 512
-        assert (paper.classifier, paper.affine, paper.residual, paper.spread) == ("generated", False, False, None)
+        assert (paper.data.num_images, paper.data.num_validation) == (8_000, 2_000)
+        assert (paper.optim.batch_size, paper.optim.epochs) == (64, 800)
+        assert (paper.data.augment, paper.optim.weight_decay, paper.optim.label_smoothing) == ("none", 0, 0)
+        assert max(paper.network.channels) == 512
+        assert paper.network.depth == ByComplexity(rule="per_stage")
+        assert (paper.network.classifier, paper.network.affine, paper.network.residual) == ("generated", False, False)
 
     def test_full_takes_all_images(self):
         full = PRESETS["full"]
-        assert full.num_images is None
-        assert full.augment == "crop_flip"
-        assert max(full.channels) <= 512
+        assert full.data.num_images is None
+        assert full.data.augment == "crop_flip"
+        assert max(full.network.channels) <= 512
 
-    @pytest.mark.parametrize("name", ["small", "best"])
+    @pytest.mark.parametrize("name", ["small", "best", "adaptive", "early-exit"])
     def test_small_takes_the_papers_images(self, name):
         small = PRESETS[name]
-        assert (small.num_images, small.num_validation, small.batch_size) == (8_000, 2_000, 64)
-        assert small.augment == "none"
-        assert max(small.channels) <= 512
+        assert (small.data.num_images, small.data.num_validation, small.optim.batch_size) == (8_000, 2_000, 64)
+        assert small.data.augment == "none"
+        assert max(small.network.channels) <= 512
 
     @pytest.mark.parametrize(("name", "validation"), [("cifar100", 10_000), ("mini_imagenet", 6_000)])
     def test_of_other_data(self, name, validation):
         """The papers' splits: whatever is not for validation is trained on."""
         module = importlib.import_module(f"experiments.{name}")
-        assert list(module.PRESETS) == ["small", "best", "paper", "full"]
+        assert list(module.PRESETS)[:4] == ["small", "best", "paper", "full"]
+        assert list(module.PRESETS)[4:] == list(PRESETS)[6:]
         for preset in module.PRESETS.values():
-            assert (preset.num_images, preset.num_validation) == (None, validation)
-        assert dataclasses.replace(module.PRESETS["paper"], num_images=8_000, num_validation=2_000) == PRESETS["paper"]
+            assert (preset.data.num_images, preset.data.num_validation) == (None, validation)
+        assert replace(module.PRESETS["paper"], num_images=8_000, num_validation=2_000) == PRESETS["paper"]
 
     def test_full_of_cifar100_augments_nothing(self):
         """As the papers train there (v1 Sec. 4.1), and otherwise the network that is full on CIFAR-10."""
         full = importlib.import_module("experiments.cifar100").PRESETS["full"]
-        assert (full.augment, full.cutout) == ("none", 0)
-        assert (full.channels, full.spread) == (PRESETS["full"].channels, PRESETS["full"].spread)
+        assert (full.data.augment, full.data.cutout) == ("none", 0)
+        assert (full.network.channels, full.network.depth) == (
+            PRESETS["full"].network.channels,
+            PRESETS["full"].network.depth,
+        )
 
     def test_small_comes_first(self):
-        assert list(PRESETS) == ["small", "best", "paper", "full"]
+        assert list(PRESETS)[:6] == ["small", "best", "adaptive", "early-exit", "paper", "full"]
 
-    @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+    @pytest.mark.parametrize("preset", list(PRESETS)[:6])
     def test_fits_the_images(self, preset):
-        import puppet_jax as pj
-
-        pj.Puppet(channels=preset.channels).check_image_size(32, 32)
+        network = PRESETS[preset].network.make(10, (32, 32, 3))
+        network.puppet.check_image_size(32, 32)

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from shared_programs import stand_still
 
+from experiments.config import PuppetCNN
 from experiments.data import load_dataset, split_indices, spread_indices
 from experiments.errors import DataError, ExperimentError
 
 TINY = [
-    *["--epochs", "1", "--channels", "4", "8", "--spread", "1", "1", "--num-images", "32", "--num-validation", "8"],
-    *["--batch-size", "16", "--num-levels", "1", "--num-slices", "2"],
+    *["--epochs", "1", "--channels", "8", "--depths", "1", "1", "--num-images", "32", "--num-validation", "8"],
+    *["--batch-size", "16", "--levels-per-batch", "1", "--num-levels", "2"],
 ]
 
 
@@ -174,23 +176,28 @@ class TestPresets:
         ("experiment", "num_available", "split"),
         [("cifar100", 50_000, (40_000, 10_000)), ("mini_imagenet", 54_000, (48_000, 6_000))],
     )
-    @pytest.mark.parametrize("preset", ["small", "paper", "full"])
+    @pytest.mark.parametrize("preset", ["small", "best", "paper", "full", "vgg-fixed", "resnet-adaptive"])
     def test_split(self, experiment, num_available, split, preset):
         config = presets(experiment)[preset]
-        train, validation = split_indices(num_available, config.num_images, config.num_validation, config.seed)
+        train, validation = split_indices(
+            num_available, config.data.num_images, config.data.num_validation, config.seed
+        )
         assert (len(train), len(validation)) == split
 
     @pytest.mark.parametrize("experiment", ["cifar100", "mini_imagenet"])
     def test_a_generated_classifier_fits_the_state(self, experiment):
-        for config in presets(experiment).values():
-            assert config.classifier == "linear" or max(config.channels) >= 100
+        networks = [config.network for config in presets(experiment).values()]
+        puppets = [network for network in networks if isinstance(network, PuppetCNN)]
+        assert {puppet.classifier for puppet in puppets} == {"linear", "generated"}
+        for puppet in puppets:
+            assert puppet.classifier == "linear" or max(puppet.channels) >= 100
 
     @pytest.mark.parametrize("experiment", ["cifar100", "mini_imagenet"])
     def test_small_takes_about_as_many_steps_as_on_cifar10(self, experiment):
         steps = 28 * 8_000
         small = presets(experiment)["small"]
         assert list(presets(experiment))[0] == "small"
-        assert steps <= small.epochs * {"cifar100": 40_000, "mini_imagenet": 48_000}[experiment] < 1.5 * steps
+        assert steps <= small.optim.epochs * {"cifar100": 40_000, "mini_imagenet": 48_000}[experiment] < 1.5 * steps
 
 
 class TestCommandLine:
@@ -207,6 +214,7 @@ class TestCommandLine:
             return exit.value.code
 
         monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
+        stand_still(monkeypatch)
         return run
 
     def test_cifar100(self, run, tmp_path):
@@ -225,7 +233,7 @@ class TestCommandLine:
         summary = json.loads((tmp_path / "run" / "summary.json").read_text())
         assert (summary["experiment"], summary["test_images"], summary["steps"]) == ("mini_imagenet", 4, 2)
         assert summary["puppeteer_bytes"] == 4 * (8**2 + 15 * 8)
-        assert summary["puppet_macs"] == 9 * 3 * 4 * 64**2 + 9 * 4 * 8 * 32**2 + 8 * 2
+        assert summary["puppet_macs"] == 9 * 3 * 8 * 64**2 + 8 * 2
 
     def test_damaged_files(self, run, tmp_path, capsys):
         folder = write_cifar100(tmp_path / "data")

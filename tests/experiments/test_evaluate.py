@@ -8,12 +8,21 @@ import numpy as np
 import pytest
 from tiny_run import SUMMARY, TIMED
 
-import puppet_jax as pj
-from experiments import run
 from experiments.cli import run_command
+from experiments.config import Generated
+from experiments.data import load_dataset
 from experiments.evaluate import Command as EvaluateCommand, evaluate
-from experiments.model_file import load_model
+from experiments.evaluation.summary import read_summary
+from experiments.fields import as_json
+from experiments.model import load_model
 from experiments.predict import Command as PredictCommand, predict
+from puppet_jax import extras
+
+
+@pytest.fixture(autouse=True)
+def speed(monkeypatch):
+    """Is not measured again; `straight` has."""
+    monkeypatch.setattr("experiments.evaluation.accuracy.speed", lambda *_, **__: dict.fromkeys(TIMED, 1.0))
 
 
 class TestEvaluate:
@@ -24,22 +33,35 @@ class TestEvaluate:
         folder = shutil.copytree(straight.folder, tmp_path / "moved")
         (folder / "summary.json").unlink()
         assert self.evaluate(folder) == 0
-        assert f"top-1          {straight.summary['top1']:.2%} of 360 test images" in capsys.readouterr().out
-        summary = json.loads((folder / "summary.json").read_text())
-        assert set(summary) >= SUMMARY
-        for name in SUMMARY - TIMED:
-            assert summary[name] == straight.summary[name] or name == "config"
+        assert f"top-1          {straight.summary.top1:.2%} of 360 test images" in capsys.readouterr().out
+        assert set(json.loads((folder / "summary.json").read_text())) == SUMMARY
+        summary = read_summary(folder)
+        for name in SUMMARY - TIMED - {"host_peak_bytes"}:
+            assert getattr(summary, name) == getattr(straight.summary, name)
+        assert summary.host_peak_bytes >= straight.summary.host_peak_bytes
 
-    def test_evaluate_takes_as_many_test_images_as_the_run_asked_for(self, straight, tmp_path):
+    def test_evaluate_takes_as_many_test_images_as_the_run_asked_for(self, straight, tmp_path, capsys):
         folder = shutil.copytree(straight.folder, tmp_path / "moved")
         config = json.loads((folder / "config.json").read_text())
-        config["config"]["num_test"] = 90
+        config["config"]["data"]["num_test"] = 90
         (folder / "config.json").write_text(json.dumps(config))
-        assert self.evaluate(folder) == 0
+        assert self.evaluate(folder, "--num-levels", 2, "--agreement", 8) == 0
+        assert re.search(r"level = sample \d+\.\d\d% of 8 test images", capsys.readouterr().out)
         summary = json.loads((folder / "summary.json").read_text())
-        model, dataset = load_model(folder / "model.safetensors"), run.load_dataset("digits", None, "auto")
-        correct = model.predictor()(dataset.test_images[::4]).argmax(1) == dataset.test_labels[::4]
-        assert (summary["test_images"], summary["top1"]) == (90, correct.mean())
+        model, dataset = load_model(folder / "model.safetensors"), load_dataset("digits")
+        correct = model.predictor(num_slices=2)(dataset.test_images[::4]).argmax(1) == dataset.test_labels[::4]
+        assert (summary["test_images"], summary["num_levels"], summary["top1"]) == (90, 2, correct.mean())
+
+    def test_adaptation_has_no_meaning_for_kernels_that_do_not_follow_the_image(self, straight, tmp_path, capsys):
+        folder = shutil.copytree(straight.folder, tmp_path / "moved")
+        config = json.loads((folder / "config.json").read_text())
+        kernels = Generated(**{name: config["config"]["network"]["kernels"][name] for name in as_json(Generated())})
+        config["config"]["network"]["kernels"] = {"kind": "Generated"} | as_json(kernels)
+        (folder / "config.json").write_text(json.dumps(config))
+        for flags in (["--adaptation", "sample"], ["--num-levels", 4], ["--agreement", 8]):
+            assert self.evaluate(folder, *flags) == 1
+            error = " ".join(capsys.readouterr().err.split())
+            assert f"do not follow the image; leave out {flags[0]}." in error
 
     def test_evaluate_refuses_other_data(self, straight, tmp_path, capsys):
         folder = shutil.copytree(straight.folder, tmp_path / "moved")
@@ -52,48 +74,53 @@ class TestEvaluate:
     def test_evaluate_of_a_run_without_a_model(self, straight, tmp_path, capsys):
         shutil.copy(straight.folder / "config.json", tmp_path)
         assert self.evaluate(tmp_path) == 1
+        assert "split.npz is missing or damaged" in capsys.readouterr().err
+        shutil.copy(straight.folder / "split.npz", tmp_path)
+        assert self.evaluate(tmp_path) == 1
         assert "model.safetensors does not exist" in capsys.readouterr().err
 
     def test_views_are_added_to_the_summary(self, straight, tmp_path, capsys):
         folder = shutil.copytree(straight.folder, tmp_path / "moved")
-        model, dataset = load_model(folder / "model.safetensors"), run.load_dataset("digits", None, "auto")
+        model, dataset = load_model(folder / "model.safetensors"), load_dataset("digits")
         predict = model.predictor()
         held_out = np.load(folder / "split.npz")["validation"]
-        threshold = pj.exit_threshold(pj.doubt(predict(dataset.train_images[held_out])), 0.4)
-        logits, num = pj.average_answers([predict, *pj.moved_views(predict)], dataset.test_images, threshold)
-        top1, share = float((logits.argmax(1) == dataset.test_labels).mean()), float((num > 1).mean())
+        threshold = extras.exit_threshold(extras.confidence(predict(dataset.train_images[held_out])), 0.4)
+        predictors = [predict, *extras.shifted_views(predict)]
+        logits, num = extras.ensemble(predictors, dataset.test_images, threshold)
+        top1, fraction = float((logits.argmax(1) == dataset.test_labels).mean()), float((num > 1).mean())
         before = json.loads((folder / "summary.json").read_text())
         for _ in range(2):  # the second replaces the first
-            assert self.evaluate(folder, "--views", "--share", 0.4) == 0
+            assert self.evaluate(folder, "--shifted-views", "--fraction", 0.4) == 0
         output = capsys.readouterr().out
-        assert f"top-1          {top1:.2%} with further answers to {share:.1%} of the test images" in output
+        assert f"top-1          {top1:.2%}, an ensemble answers {fraction:.1%} of the test images" in output
         after = json.loads((folder / "summary.json").read_text())
-        (answers,) = after.pop("answers")
+        (found,) = after.pop("ensembles")
+        assert before.pop("ensembles") == []
         assert after == before
-        assert (answers["top1"], answers["test_share"], answers["share"]) == (top1, share, 0.4)
-        assert answers["threshold"] == pytest.approx(threshold)
-        assert answers["puppet_macs"] == round(before["puppet_macs"] * (1 + 4 * share))
-        assert answers["trainable_bytes"] == before["trainable_bytes"]
+        assert (found["top1"], found["test_fraction"], found["fraction"]) == (top1, fraction, 0.4)
+        assert found["threshold"] == pytest.approx(threshold)
+        assert found["puppet_macs"] == round(before["puppet_macs"] * (1 + 4 * fraction))
+        assert found["trainable_bytes"] == before["trainable_bytes"]
 
     def test_answers_of_another_run(self, straight, tmp_path, capsys):
         """Twice the same network: what it answers by itself, for twice the bytes and the multiply-accumulates."""
         folder = shutil.copytree(straight.folder, tmp_path / "moved")
-        assert self.evaluate(folder, "--others", straight.folder) == 0
-        assert self.evaluate(folder, "--others", straight.folder, "--views", "--share", 0.4) == 0
+        assert self.evaluate(folder, "--with", straight.folder) == 0
+        assert self.evaluate(folder, "--with", straight.folder, "--shifted-views", "--fraction", 0.4) == 0
         summary = json.loads((folder / "summary.json").read_text())
-        plain, views = summary["answers"]
+        plain, views = summary["ensembles"]
         assert plain["top1"] == summary["top1"]
-        assert (plain["test_share"], plain["threshold"]) == (1, -1)
+        assert (plain["test_fraction"], plain["threshold"]) == (1, 2)
         assert plain["trainable_bytes"] == 2 * summary["trainable_bytes"]
         assert plain["puppet_macs"] == 2 * summary["puppet_macs"]
-        assert views["puppet_macs"] == round(summary["puppet_macs"] * (1 + 9 * views["test_share"]))
+        assert views["puppet_macs"] == round(summary["puppet_macs"] * (1 + 9 * views["test_fraction"]))
         assert plain["runs"] == ["moved", straight.folder.name]
 
     def test_other_runs_must_not_have_seen_the_validation_images(self, straight, tmp_path, capsys):
         folders = [shutil.copytree(straight.folder, tmp_path / name) for name in ("one", "two")]
         split = np.load(straight.folder / "split.npz")
         np.savez(folders[1] / "split.npz", train=split["validation"][:7], validation=split["train"])
-        assert self.evaluate(folders[0], "--others", folders[1]) == 1
+        assert self.evaluate(folders[0], "--with", folders[1]) == 1
         error = " ".join(capsys.readouterr().err.split())
         assert "two was trained on 7 of the" in error and "runs of the same split" in error
 
@@ -102,23 +129,26 @@ class TestEvaluate:
         config = json.loads((folders[1] / "config.json").read_text())
         config["data"]["sha256"] = "0" * 64
         (folders[1] / "config.json").write_text(json.dumps(config))
-        assert self.evaluate(folders[0], "--others", folders[1]) == 1
+        assert self.evaluate(folders[0], "--with", folders[1]) == 1
         assert "two was trained on other data than" in " ".join(capsys.readouterr().err.split())
-        assert self.evaluate(folders[0], "--others", tmp_path / "three") == 1
+        assert self.evaluate(folders[0], "--with", tmp_path / "three") == 1
         assert "three does not exist" in " ".join(capsys.readouterr().err.split())
 
     def test_further_answers_want_finished_runs(self, straight, tmp_path, capsys):
         folder = shutil.copytree(straight.folder, tmp_path / "moved")
         (folder / "summary.json").unlink()
-        assert self.evaluate(folder, "--views") == 1
+        assert self.evaluate(folder, "--shifted-views") == 1
         assert "holds no summary.json; `python -m experiments.evaluate" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
         ("argv", "message"),
         [
-            (["--share", "0.5"], "--share needs --views or --others"),
-            (["--views", "--share", "0"], r"--share must be in \(0, 1\]"),
-            (["--views", "--agreement", "4"], "--views and --others go with --share and --data-dir alone"),
+            (["--fraction", "0.5"], "--fraction needs --shifted-views or --with"),
+            (["--shifted-views", "--fraction", "0"], r"--fraction must be in \(0, 1\]"),
+            (
+                ["--shifted-views", "--agreement", "4"],
+                "--shifted-views and --with go with --fraction and --data-dir alone",
+            ),
         ],
     )
     def test_further_answers_refuse_what_has_no_meaning(self, straight, argv, message, capsys):
@@ -127,7 +157,7 @@ class TestEvaluate:
 
 
 def test_predict_says_what_evaluation_counts(straight, tmp_path, capsys):
-    dataset = run.load_dataset("digits", None, "auto")
+    dataset = load_dataset("digits")
     model = load_model(straight.folder / "model.safetensors")
     paths = tuple(tmp_path / f"{i}.npy" for i in range(4))
     for path, image in zip(paths, dataset.test_images, strict=False):
@@ -136,4 +166,4 @@ def test_predict_says_what_evaluation_counts(straight, tmp_path, capsys):
     expected = model.predictor()(dataset.test_images[:4]).argmax(1)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(": ")[1].split()[0] for line in lines] == [str(label) for label in expected]
-    assert all(line.endswith("depth 1") for line in lines)
+    assert all(line.endswith("depth 1 (the same for all images)") for line in lines)

@@ -1,39 +1,40 @@
 """Accuracy against stored bytes: which runs are one point, which are one line, and what is on the frontier."""
 
-import dataclasses
 import json
 
 import pytest
+from made_up import make_summary
 
+from experiments.cifar10 import BEST, EARLY_EXIT, PRESETS, SMALL
 from experiments.cli import run_command
-from experiments.config import BEST, SMALL, Config
-from experiments.frontier import Command, Point, collect, lines, make, on_frontier, table
+from experiments.config import Config, DeepBackbone, FrozenBasis, OneDepth, Ordinary
+from experiments.evaluation.frontier import Point, collect, lines, on_frontier, table
+from experiments.evaluation.summary import write_summary
+from experiments.fields import as_json, flat, replace
+from experiments.frontier import Command, make
 from experiments.names import distinct_names
 
-RESIDUAL = Config(network="resnet20", kernels="stored", num_layers=8, max_channels=18)
+RESIDUAL = Config(network=DeepBackbone(name="resnet20", num_layers=8, width=18))
 
 
 def summary(config, trainable_bytes, top1, **others):
-    described = json.loads(json.dumps(dataclasses.asdict(config)))
-    return {
-        "config": described, "trainable_bytes": trainable_bytes, "top1": top1, "experiment": "cifar10",
-        "test_images": 100,
-    } | others  # fmt: skip
+    figures = {"trainable_bytes": trainable_bytes, "top1": top1, "experiment": "cifar10", "test_images": 100}
+    return make_summary(config, **figures | others)
 
 
-def seeded(config, seed, **changes):
-    return dataclasses.replace(config, seed=seed, **changes)
+def described(config):
+    return flat(as_json(config))
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Three seeds of a puppet, the same in 4 bits, and a network of stored weights."""
-    summaries = [summary(seeded(BEST, seed), 1000, 0.6 + seed / 100) for seed in range(3)]
-    summaries += [summary(seeded(BEST, seed, bits=4), 200, 0.59 + seed / 100) for seed in range(3)]
+    """Three seeds of a puppet, the same in 4 bits, and a network of ordinary weights."""
+    summaries = [summary(replace(BEST, seed=seed), 1000, 0.6 + seed / 100) for seed in range(3)]
+    summaries += [summary(replace(BEST, seed=seed, bits=4), 200, 0.59 + seed / 100) for seed in range(3)]
     summaries.append(summary(RESIDUAL, 800, 0.55))
     for n, one in enumerate(summaries):
         (tmp_path / f"run{n}").mkdir()
-        (tmp_path / f"run{n}" / "summary.json").write_text(json.dumps(one))
+        write_summary(tmp_path / f"run{n}", one)
     (tmp_path / "unfinished").mkdir()
     return tmp_path
 
@@ -45,64 +46,60 @@ def complaint(capsys, *argv):
 
 class TestCollect:
     def test_seeds_are_one_point_in_their_order(self):
-        (point,) = collect([summary(seeded(BEST, seed), 1000, top1) for seed, top1 in ((2, 0.5), (0, 0.7))])
+        (point,) = collect([summary(replace(BEST, seed=seed), 1000, top1) for seed, top1 in ((2, 0.5), (0, 0.7))])
         assert (point.seeds, point.top1, point.bytes) == ((0, 2), (0.7, 0.5), 1000)
         assert point.mean == pytest.approx(0.6)
 
     def test_bits_are_points_of_one_network(self):
-        points = collect([summary(seeded(BEST, 0, bits=bits), 100 * bits, 0.6) for bits in (32, 4, 8)])
+        points = collect([summary(replace(BEST, bits=bits), 100 * bits, 0.6) for bits in (32, 4, 8)])
         assert [point.bits for point in points] == [4, 8, 32]
         assert len({point.network for point in points}) == 1
         assert lines(points) == {points[0].network: ([400, 800, 3200], [0.6, 0.6, 0.6])}
 
-    def test_a_run_of_before_a_field_was_there(self):
-        old = summary(seeded(BEST, 0), 1000, 0.6)
-        del old["config"]["mix_depths"]
-        (point,) = collect([old, summary(seeded(BEST, 1), 1000, 0.7)])
-        assert point.seeds == (0, 1)
-
     def test_runs_that_each_went_on_from_their_own_are_one_point(self):
-        tuned = [seeded(BEST, seed, bits=4, epochs=6, start_from=f"runs/seed{seed}") for seed in range(2)]
-        rounded = [seeded(BEST, seed, bits=4) for seed in range(2)]
+        tuned = [replace(BEST, seed=seed, bits=4, epochs=6, start_from=f"runs/seed{seed}") for seed in range(2)]
+        rounded = [replace(BEST, seed=seed, bits=4) for seed in range(2)]
         points = collect([summary(config, 100, 0.6) for config in tuned + rounded])
         assert [(point.network.count(", tuned"), point.seeds) for point in points] == [(0, (0, 1)), (1, (0, 1))]
 
 
 class TestNames:
     def test_what_a_network_is(self):
+        depth = OneDepth(layers=(1, 3))
         configs = [
-            dataclasses.replace(BEST, kernels_from="state"),
-            dataclasses.replace(BEST, kernels_from="state", channels=(64, 128), max_channels=512, mirror=False),
+            replace(BEST, kernels_from="state"),
+            replace(BEST, kernels_from="state", channels=(64, 128), depth=depth, max_channels=512, mirror=False),
             BEST,
-            dataclasses.replace(BEST, kernels="stored"),
-            dataclasses.replace(BEST, kernels="combined"),
+            replace(BEST, kernels=Ordinary()),
+            replace(BEST, kernels=FrozenBasis()),
             RESIDUAL,
-            Config(network="vgg"),
+            PRESETS["vgg-puppet"],
+            SMALL,
         ]
-        assert distinct_names([dataclasses.asdict(config) for config in configs]) == [
+        assert distinct_names([described(config) for config in configs]) == [
             "puppet 64-64-64, C = 64, mirrored",
             "puppet 64-128, C = 512",
             "puppet 64-64-64, C = 64, from the velocity, mirrored",
-            "stored kernels 64-64-64, mirrored",
-            "combined frozen kernels 64-64-64, C = 64, mirrored",
+            "ordinary kernels 64-64-64, mirrored",
+            "frozen random basis 64-64-64, C = 64, mirrored",
             "resnet20, 8 layers, 18 wide",
             "puppet-vgg",
+            "puppet, kernels by complexity 16-32-64, C = 64",
         ]
 
-    def test_fields_tell_apart_what_would_be_called_the_same(self):
-        configs = [summary(config, 1, 0)["config"] for config in (BEST, seeded(BEST, 0, dropout=0.3), SMALL)]
-        names = distinct_names(configs)
+    def test_options_tell_apart_what_would_be_called_the_same(self):
+        names = distinct_names([described(config) for config in (BEST, replace(BEST, dropout=0.3), SMALL)])
         assert names[0] == "puppet 64-64-64, C = 64, from the velocity, mirrored, dropout 0.1"
         assert names[1] == "puppet 64-64-64, C = 64, from the velocity, mirrored, dropout 0.3"
-        assert names[2] == "puppet 16-32-64, C = 64"
+        assert names[2] == "puppet, kernels by complexity 16-32-64, C = 64"
 
-    def test_fields_without_effect_do_not(self):
-        changes = ({}, {"adapt": "doubt", "spread": (5, 7), "deep_share": 0.36, "shallow_weight": 0.3})
-        names = distinct_names([summary(dataclasses.replace(BEST, **change), 1, 0)["config"] for change in changes])
-        same = "puppet 64-64-64, C = 64, from the velocity, mirrored, adapt"
+    def test_only_options_that_differ_do(self):
+        changes = {"learning_rate": BEST.optim.learning_rate, "layers": (1, 1, 6)}
+        names = distinct_names([described(BEST), described(replace(EARLY_EXIT, **changes))])
+        same = "puppet 64-64-64, C = 64, from the velocity, mirrored, depth"
         assert names == [
-            f"{same} none, spread 7 7",
-            f"{same} doubt, spread 5 7, deep_share 0.36, shallow_weight 0.3",
+            f"{same} OneDepth, layers 1 3 3",
+            f"{same} ByConfidence, layers 1 1 6, exit_layer 5, fraction 0.4",
         ]
 
 
@@ -138,7 +135,7 @@ class TestCommand:
         assert "run6/summary.json is damaged" in complaint(capsys, folder)
 
     def test_refuses_other_test_images(self, folder, capsys):
-        (folder / "run6" / "summary.json").write_text(json.dumps(summary(RESIDUAL, 800, 0.55, test_images=50)))
+        write_summary(folder / "run6", summary(RESIDUAL, 800, 0.55, test_images=50))
         assert "got 50 of cifar10, 100 of cifar10" in complaint(capsys, folder)
 
     def test_refuses_the_same_seed_twice(self, folder, capsys):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
-from experiments.macs import count_macs
+from experiments.evaluation.macs import count_macs
 
 
 def array(*shape):

@@ -13,28 +13,39 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 import puppet_jax as pj
-from experiments.backbones import make_backbone
-from experiments.config import Config
+from experiments.backbones import RECORDS
+from experiments.config import (
+    Adaptive,
+    ByComplexity,
+    ByConfidence,
+    Config,
+    FrozenBasis,
+    Generated,
+    OneDepth,
+    Ordinary,
+    PuppetCNN,
+)
 from experiments.errors import RunError
-from experiments.macs import count_macs
-from experiments.model_file import Model, load_model, pattern_hash, save_model
-from experiments.networks import make_network, read_network
+from experiments.evaluation.macs import count_macs
+from experiments.model import Model, load_model, pattern_hash, save_model
+from experiments.networks import describe_network, read_network
+from experiments.networks.backbones import make_backbone
+from experiments.training.complexity import measure_complexities
+from experiments.training.run import check_apply
+from puppet_jax.puppet import centred
 
-REGIMES = {
-    "fixed": {"kernels": "stored"},
-    "puppet": {"adapt": "none"},
-    "adaptive": {"adapt": "parameters"},
-}
+REGIMES = {"fixed": Ordinary(), "puppet": Generated(), "adaptive": Adaptive()}
 SHAPE = (32, 32, 3)
 
 
-def network_of(name, regime="adaptive", num_classes=10, shape=SHAPE, **changes):
-    return make_network(Config(network=name, **REGIMES[regime], **changes), num_classes, shape)
+def network_of(name, regime="adaptive", num_classes=10, shape=SHAPE, kernels=None, **options):
+    record = RECORDS[name](name=name, kernels=kernels or REGIMES[regime], **options)
+    return record.make(num_classes, shape)
 
 
 def small_vgg(regime):
     """Five convolutions of 1, 2, 4, 8 and 8 channels."""
-    return network_of("vgg", regime, num_layers=8, max_channels=8)
+    return network_of("vgg", regime, num_layers=8, width=8)
 
 
 @functools.cache
@@ -54,7 +65,7 @@ def random_images(count, shape=SHAPE):
 
 @functools.cache
 def forward(network):
-    return jax.jit(lambda params, stats, images, h: network.forward(params, stats, images, h, 0, jnp.float32))
+    return jax.jit(lambda params, stats, images, h: network.apply(params, stats, images, h, 0))
 
 
 def own_stats(network, params, images):
@@ -101,11 +112,11 @@ class TestFloats:
     )
     def test_initial_states(self, initial_state, more):
         base = pj.num_floats(abstract(small_vgg("adaptive")))
-        network = network_of("vgg", num_layers=8, max_channels=8, initial_state=initial_state)
+        network = network_of("vgg", num_layers=8, width=8, kernels=Adaptive(initial_state=initial_state))
         assert pj.num_floats(abstract(network)) == base + more
 
     def test_puppet(self):
-        network = make_network(Config(classifier="generated"), 10, SHAPE)
+        network = PuppetCNN(classifier="generated").make(10, SHAPE)
         assert pj.num_floats(jax.eval_shape(lambda: network.init(0, (3, 5)))) == 512**2 + 15 * 512
 
     def test_options_of_a_backbone(self):
@@ -147,16 +158,16 @@ class TestForward:
         if regime == "fixed":
             (kernel,) = (leaf for name, leaf in params.items() if "stages.0.0.conv" in name)
         else:
-            (kernel,) = pj.generate_kernels(network.generator_params(params), h[0], [(3, 3, 3, 1)])
+            (kernel,) = pj.generate_kernels(network.generator(params), h[0], [(3, 3, 3, 1)])
         dimensions = ("NHWC", "HWIO", "NHWC")
-        x = jax.lax.conv_general_dilated(pj.centred(images), kernel, (1, 1), "SAME", dimension_numbers=dimensions)
+        x = jax.lax.conv_general_dilated(centred(images), kernel, (1, 1), "SAME", dimension_numbers=dimensions)
         first = own[min(own)]
         np.testing.assert_allclose(first.mean, x.mean(axis=(0, 1, 2)), rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(first.variance, x.var(axis=(0, 1, 2)), rtol=1e-4)
 
     def test_without_batch_norm(self):
         """AlexNet has no statistics, and computes the same in training and in evaluation."""
-        network = network_of("alexnet", "fixed", max_channels=8)
+        network = network_of("alexnet", "fixed", width=8)
         params, images, h = random_params(network), random_images(2), np.float32([1])
         assert network.init_stats(5) == {}
         training, none = forward(network)(params, None, images, h)
@@ -169,7 +180,7 @@ class TestForward:
 class TestParts:
     def test_the_puppeteer_generates_the_kernels(self, vgg):
         network, params, _ = vgg
-        puppeteer = network.generator_params(params)
+        puppeteer = network.generator(params)
         mine = {name: leaf for name, leaf in params.items() if name.startswith("puppeteer.")}
         assert sorted(map(jnp.shape, jax.tree.leaves(puppeteer))) == sorted(map(jnp.shape, mine.values()))
         np.testing.assert_array_equal(puppeteer.pointwise_kernel, params["puppeteer.pointwise_kernel"])
@@ -177,27 +188,35 @@ class TestParts:
         in_order = pj.generate_kernels(puppeteer, 4.5, [kernel.shape for kernel in kernels])
         for one, other in zip(kernels, in_order, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
-        assert small_vgg("fixed").generator_params({}) is None
+        assert small_vgg("fixed").generator({}) is None
 
-    def test_decays(self, vgg):
+    def test_matrices(self, vgg):
         network, params, _ = vgg
-        decaying = {name.split(".", 1)[1] for name, decays in network.decays(params).items() if decays}
+        decaying = {name.split(".", 1)[1] for name, matrix in network.matrices(params).items() if matrix}
         heads = {name.split(".", 1)[1] for name in params if name.endswith("kernel") and "head" in name}
         assert len(heads) == 3
         assert decaying == {"depthwise_kernel", "pointwise_kernel"} | heads
 
-    def test_decays_of_a_puppet(self):
-        network = make_network(Config(channels=(4, 8), affine=True), 10, SHAPE)
-        decays = network.decays(jax.eval_shape(lambda: network.init(0, (2,))))
-        assert decays.puppeteer.pointwise_kernel
-        assert decays.classifier_kernel
-        assert not decays.classifier_bias
-        assert not any(jax.tree.leaves((decays.norm_scale, decays.norm_bias)))
+    def test_matrices_of_a_puppet(self):
+        network = PuppetCNN(channels=(4, 8), affine=True).make(10, SHAPE)
+        matrices = network.matrices(jax.eval_shape(lambda: network.init(0, (2,))))
+        assert matrices.puppeteer.pointwise_kernel
+        assert matrices.classifier_kernel
+        assert not matrices.classifier_bias
+        assert not any(jax.tree.leaves((matrices.norm_scale, matrices.norm_bias)))
+
+    def test_matrices_of_an_early_exit(self):
+        network = CONFIGS["early exit"].make(10, SHAPE)
+        matrices = network.matrices(jax.eval_shape(lambda: network.init(0, (3,))))
+        assert matrices.puppet.puppeteer.pointwise_kernel
+        assert matrices.exit.kernel
+        assert not matrices.exit.bias
+        assert not matrices.puppet.classifier_bias
 
     @pytest.mark.parametrize("regime", ["fixed", "puppet"])
     def test_macs(self, regime):
         """AlexNet of 1, 3, 6, 4, 4 channels, by hand; five steps of a state of 8 channels."""
-        network = network_of("alexnet", regime, max_channels=8)
+        network = network_of("alexnet", regime, width=8)
         params = random_params(network)
         convs = 27 * 1 * 32**2 + 9 * 3 * 16**2 + (27 * 6 + 54 * 4 + 36 * 4) * 8**2
         generator, own = network.macs(params, network.depth)
@@ -205,16 +224,20 @@ class TestParts:
         assert generator == (0 if regime == "fixed" else 5 * (8**2 + 11 * 8) * 8 * 9)
         if regime == "puppet":
             kernels = jax.eval_shape(lambda: network.generate(params, jnp.float32(4)))
-            run = lambda kernels, image: network.forward_with(params, {}, kernels, image)  # noqa: E731
+            run = lambda kernels, image: network.apply_with(params, {}, kernels, image)  # noqa: E731
             assert count_macs(run, kernels, random_images(1)) == own
 
     def test_depth_is_the_number_of_convolutions(self):
         assert [network_of(name).depth for name in ("alexnet", "vgg", "resnet")] == [5, 8, 21]
-        np.testing.assert_array_equal(network_of("vgg").depths(np.float32([0.1, 5.5])), [8, 8])
-        assert network_of("vgg").interval(8) == (0, np.inf)
-        puppet = make_network(Config(), 10, SHAPE)
-        np.testing.assert_array_equal(puppet.depths(np.float32([3.5, 4.5])), [3, 4])
-        assert puppet.interval(4) == pj.depth_interval(4)
+        images = np.stack([np.zeros(SHAPE, np.uint8), random_images(1)[0]])
+        config = Config(network=RECORDS["vgg"](name="vgg", kernels=Adaptive()))
+        found = measure_complexities(config, network_of("vgg"), images)
+        assert found.depths.tolist() == [8, 8]
+        assert np.ptp(found.h) > 4
+
+    def test_depth_of_a_puppet(self):
+        assert PuppetCNN().make(10, SHAPE).depth is None
+        assert PuppetCNN(depth=OneDepth(layers=(1, 2, 3, 4))).make(10, SHAPE).depth == 10
 
 
 class TestCheck:
@@ -223,68 +246,101 @@ class TestCheck:
         [("vgg", "fixed", 31), ("vgg", "adaptive", 31), ("alexnet", "fixed", 7), ("resnet", "puppet", 1)],
     )
     def test_images_that_are_too_small(self, name, regime, pixels):
-        network_of(name, regime, max_channels=8, shape=(pixels + 1, pixels + 1, 3)).check()
-        with pytest.raises(ValueError, match="too small"):
-            network_of(name, regime, max_channels=8, shape=(pixels, pixels, 3)).check()
+        network = network_of(name, regime, width=8, shape=(pixels + 1, pixels + 1, 3))
+        check_apply(network, 0, (network.depth,))
+        network = network_of(name, regime, width=8, shape=(pixels, pixels, 3))
+        with pytest.raises((RunError, ValueError), match="too small"):
+            check_apply(network, 0, (network.depth,))
 
     def test_of_a_puppet(self):
-        make_network(Config(), 10, (8, 8, 3)).check()
-        with pytest.raises(ValueError, match="7"):
-            make_network(Config(), 10, (7, 7, 3)).check()
+        check_apply(PuppetCNN().make(10, (8, 8, 3)), 0, (1, 2))
+        with pytest.raises(RunError, match="7"):
+            check_apply(PuppetCNN().make(10, (7, 7, 3)), 0, (1, 2))
 
     @pytest.mark.parametrize(
-        ("name", "option", "message"),
-        [
-            ("alexnet", {"num_layers": 9}, "num_layers is no option of alexnet"),
-            ("mobilenet_v1", {"num_layers": 9}, "num_layers is no option of mobilenet_v1"),
-            ("resnet", {"num_layers": 11}, "even"),
-        ],
+        ("name", "num_layers", "message"), [("resnet", 11, "even"), ("vgg", 7, "at least 8"), ("resnet20", 9, "6 n")]
     )
     @pytest.mark.parametrize("regime", ["fixed", "adaptive"])
-    def test_options_that_a_network_lacks(self, name, option, message, regime):
-        with pytest.raises(ValueError, match=message):
-            network_of(name, regime, **option).check()
+    def test_numbers_of_layers_that_a_network_refuses(self, name, num_layers, message, regime):
+        with pytest.raises((RunError, ValueError), match=message):
+            check_apply(network_of(name, regime, num_layers=num_layers), 0, (5,))
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"depth": OneDepth(layers=(1, 2))}, "layers"),
+            ({"channels": (7, 8), "mirror": True, "depth": OneDepth(layers=(1, 2))}, "mirror"),
+            (
+                {"channels": (8,), "depth": OneDepth(layers=(4,)), "kernels": FrozenBasis(max_channels=1)},
+                "4 kernels need at least 64 coefficients",
+            ),
+        ],
+        ids=["layers", "mirror", "coefficients"],
+    )
+    def test_puppets_that_cannot_be(self, options, message):
+        with pytest.raises((RunError, ValueError), match=message):
+            network = PuppetCNN(**options).make(10, (8, 8, 3))
+            check_apply(network, 0, (network.depth,))
 
 
+PUPPET = {"channels": (4, 8), "depth": OneDepth(layers=(1, 2))}
 CONFIGS = {
-    "puppet": Config(channels=(4, 8), max_channels=9, kernel_size=5, affine=True, residual=True, depth_rule="total"),
-    "generated classifier": Config(channels=(4, 8), classifier="generated", initial_state="learned", scale=0.3),
-    "velocity": Config(channels=(4, 8), kernels_from="velocity"),
-    "fixed": Config(network="vgg", kernels="stored", max_channels=8, num_layers=8),
-    "adaptive": Config(network="vgg", max_channels=8, num_layers=8, pattern_seed=7, scale=0.3),
+    "puppet": PuppetCNN(
+        channels=(4, 8),
+        depth=ByComplexity(rule="total"),
+        kernels=Adaptive(max_channels=9),
+        kernel_size=5,
+        affine=True,
+        residual=True,
+    ),
+    "generated classifier": PuppetCNN(
+        channels=(4, 8), classifier="generated", kernels=Adaptive(initial_state="learned", scale=0.3)
+    ),
+    "velocity": PuppetCNN(**PUPPET, kernels=Generated(kernels_from="velocity")),
+    "early exit": PuppetCNN(
+        channels=(4, 8), depth=ByConfidence(layers=(1, 2), exit_layer=2, fraction=0.3), kernels=Generated()
+    ),
+    "ordinary": PuppetCNN(**PUPPET, kernels=Ordinary()),
+    "frozen basis": PuppetCNN(**PUPPET, kernels=FrozenBasis(pattern_seed=5)),
+    "fixed": RECORDS["vgg"](name="vgg", kernels=Ordinary(), width=8, num_layers=8),
+    "adaptive": RECORDS["vgg"](name="vgg", width=8, num_layers=8, kernels=Adaptive(pattern_seed=7, scale=0.3)),
 }
 
 
 class TestDescriptions:
     @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
     def test_round_trip(self, config):
-        network = make_network(config, 7, (32, 34, 3))
-        restored = read_network(json.loads(json.dumps(network.describe())))
-        assert restored == network
-        assert hash(restored) == hash(network)
+        """All that is stored; how a network is trained is not."""
+        network = config.make(7, (32, 34, 3))
+        restored = read_network(json.loads(json.dumps(describe_network(network))))
+        trained = {field.name for field in dataclasses.fields(network) if not field.metadata.get("stored", True)}
+        assert trained <= {"dtype", "exit_fraction"}
+        assert dataclasses.replace(restored, **{name: getattr(network, name) for name in trained}) == network
+        assert read_network(describe_network(restored)) == restored
+        assert hash(read_network(describe_network(restored))) == hash(restored)
         assert (restored.num_classes, restored.image_shape) == (7, (32, 34, 3))
 
     def test_regimes_share_a_network(self):
         """What follows complexity is a matter of training, not of the network."""
         assert small_vgg("puppet") == small_vgg("adaptive") != small_vgg("fixed")
 
-    @pytest.mark.parametrize("change", [{"kind": "transformer"}, {"name": None, "extra": 1}, {"generator": {"x": 1}}])
+    @pytest.mark.parametrize("change", [{"kind": "transformer"}, {"name": None, "extra": 1}, {"puppeteer": {"x": 1}}])
     def test_of_nothing(self, change):
-        with pytest.raises((KeyError, TypeError, ValueError)):
-            read_network(small_vgg("adaptive").describe() | change)
-        with pytest.raises(KeyError):
+        with pytest.raises((TypeError, ValueError)):
+            read_network(describe_network(small_vgg("adaptive")) | change)
+        with pytest.raises(ValueError, match="the kind of a network is one of puppet, early_exit, .*, got None"):
             read_network({})
 
 
 def make_model(regime, name="vgg"):
-    network = small_vgg(regime) if name == "vgg" else network_of(name, regime, max_channels=8)
+    network = small_vgg(regime) if name == "vgg" else network_of(name, regime, width=8)
     return Model(
         network=network,
         params=random_params(network),
         batch_stats={network.depth: jax.tree.map(lambda leaf: leaf + 0.25, network.init_stats(0))},
         class_names=tuple("0123456789"),
         adaptation="level",
-        num_slices=3,
+        num_levels=3,
         complexity=pj.CalibratedComplexity(0.0, 1.0) if regime == "fixed" else pj.CalibratedComplexity(),
         step=4,
     )
@@ -309,8 +365,9 @@ class TestModelFile:
             meta = json.loads(file.metadata()["puppet_jax"])
             stored = sum(file.get_tensor(key).size for key in file.keys())
         assert stored == pj.num_floats((model.params, model.batch_stats))
-        puppeteer = model.network.generator_params(model.params)
-        assert meta["pattern_sha256"] == (None if regime == "fixed" else pattern_hash(puppeteer))
+        puppeteer = model.network.generator(model.params)
+        assert meta["pattern_sha256"] == pattern_hash(puppeteer)
+        assert (puppeteer is None) == (regime == "fixed")
 
     def test_another_pattern(self, tmp_path):
         path = tmp_path / "model.safetensors"
@@ -319,11 +376,11 @@ class TestModelFile:
             arrays, meta = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()["puppet_jax"]
         meta = json.loads(meta)
         save_file(arrays, path, metadata={"puppet_jax": json.dumps(meta | {"pattern_sha256": None})})
-        with pytest.raises(RunError, match="another seeded pattern"):
+        with pytest.raises(RunError, match="another frozen pattern"):
             load_model(path)
         meta["network"]["num_layers"] = 7
         save_file(arrays, path, metadata={"puppet_jax": json.dumps(meta)})
-        with pytest.raises(RunError, match=r"damaged or no model.*at least 8"):
+        with pytest.raises(RunError, match="num_layers must be at least 8"):
             load_model(path)
 
 
@@ -355,7 +412,7 @@ class TestPredictor:
         np.testing.assert_array_equal(wide(random_images(6)), wide(random_images(6), np.full(6, 4.2, np.float32)))
 
     def test_stored_kernels_ignore_complexity(self):
-        network = network_of("alexnet", "fixed", max_channels=8)
+        network = network_of("alexnet", "fixed", width=8)
         images = random_images(3)
 
         def refuses(images):

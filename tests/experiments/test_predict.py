@@ -1,5 +1,6 @@
 """Reading image files, and what is printed of each."""
 
+import dataclasses
 import io
 import os
 import re
@@ -8,17 +9,20 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from made_up import graded_images, make_model
 from PIL import Image
 
 import puppet_jax as pj
-from experiments import run_folder
 from experiments.cli import run_command
-from experiments.config import Config
+from experiments.config import ByConfidence, Config, Generated, PuppetCNN
 from experiments.data import load_dataset
+from experiments.data.pictures import read_image
 from experiments.errors import DataError, RunError
-from experiments.model_file import Model, load_model, save_model
-from experiments.networks import Generator, PuppetNetwork
-from experiments.predict import Command, predict, read_image
+from experiments.model import load_model, save_model
+from experiments.predict import Command, predict
+from experiments.runs import folder as run_folder
+from puppet_jax import extras
+from puppet_jax.pretrained import pretrained_file
 
 RNG = np.random.Generator(np.random.PCG64(0))
 GREY = RNG.integers(0, 256, (8, 8), np.uint8)
@@ -127,27 +131,32 @@ class TestReadImage:
                 read_image(tmp_path / "a.npy", (*SIZE, 1))
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Of a run whose model has random floats."""
-    folder = tmp_path_factory.mktemp("run")
-    puppet = pj.Puppet(channels=(4,), num_classes=3, in_channels=1)
-    key = jax.random.key(0)
-    shapes = jax.eval_shape(lambda: pj.init_puppet(key, puppet, pj.init_puppeteer(key, max_channels=4), max_depth=1))
-    params = jax.tree.map(lambda leaf: RNG.standard_normal(leaf.shape, np.float32), shapes)
-    model = Model(
-        network=PuppetNetwork(puppet=puppet, generator=Generator(max_channels=4, kernel_size=3), image_size=SIZE),
-        params=params,
-        batch_stats={1: pj.init_batch_stats(puppet, 1)},
-        class_names=("zero", "one", "two"),
-        adaptation="sample",
-        num_slices=1,
-        complexity=pj.CalibratedComplexity(0.1),
-        step=1,
-    )
-    run_folder.open_run(folder, "digits", Config(), {"source": {}, "sha256": ""}, resume=False)
+SMALL = pj.Puppet(channels=(4,), num_classes=3, in_channels=1)
+NAMES = ("zero", "one", "two")
+REASONS = "the same for all images|by complexity|by confidence"
+
+
+def write_run(folder, model):
+    """The folder of a run, as far as it is looked at here."""
+    config, data = Config(network=PuppetCNN()), {"source": {}, "sha256": ""}
+    run_folder.open_run(folder, "digits", config, data, resume=False)
     save_model(folder / run_folder.MODEL, model)
     return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Of a run whose model has random floats, one depth, and kernels that follow the image."""
+    measure = pj.CalibratedComplexity(0.1)
+    model = make_model(SMALL, (1,), adaptation="sample", class_names=NAMES, complexity=measure)
+    return write_run(tmp_path_factory.mktemp("run"), model)
+
+
+@pytest.fixture(scope="module")
+def graded(tmp_path_factory):
+    """Images, and the files that hold them."""
+    folder, images = tmp_path_factory.mktemp("graded"), graded_images(12)[::3]
+    return images, tuple(saved(folder / f"{n}.npy", image) for n, image in enumerate(images))
 
 
 @pytest.fixture(autouse=True)
@@ -164,7 +173,7 @@ class TestPredict:
         )
         predict(Command(paths=(folder, *paths)))
         lines = capsys.readouterr().out.splitlines()
-        pattern = r"(zero|one|two) \(\d+\.\d%\), complexity \d\.\d{3} nats, depth 1"
+        pattern = r"(zero|one|two) \(\d+\.\d%\), complexity \d\.\d{3} nats, depth 1 \(the same for all images\)"
         for path, line in zip(paths, lines, strict=True):
             assert re.fullmatch(f"{re.escape(str(path))}: {pattern}", line)
 
@@ -177,15 +186,65 @@ class TestPredict:
     def test_probabilities_are_those_of_the_puppet(self, folder, tmp_path, capsys):
         model = load_model(folder / run_folder.MODEL)
         image = GREY[None, ..., None]
-        h = float(0.1 * pj.complexity(image)[0])
-        kernels = pj.generate_kernels(model.params.puppeteer, h, model.network.puppet.kernel_shapes(1))
-        apply = jax.jit(lambda *arguments: pj.apply_puppet(model.network.puppet, *arguments, depth=1))
-        logits, _ = apply(model.params, model.batch_stats[1], kernels, image)
+        h = float(pj.complexity(image)[0])
+        puppet = model.network.puppet
+
+        @jax.jit
+        def apply(params, stats, image):
+            kernels = pj.generate_kernels(params.puppeteer, 0.1 * h, puppet.kernel_shapes(1))
+            return pj.apply_puppet(puppet, params, stats, kernels, image, depth=1)
+
+        logits, _ = apply(model.params, model.batch_stats[1], image)
         best = int(logits.argmax())
         percent = float(jax.nn.softmax(logits).max())
         predict(Command(paths=(folder, *(saved(tmp_path / "a.png", GREY),) * 2)))
-        expected = f"a.png: {model.class_names[best]} ({percent:.1%}), complexity {h:.3f} nats, depth 1\n"
-        assert capsys.readouterr().out.endswith(expected)
+        expected = f"a.png: {model.class_names[best]} ({percent:.1%}), complexity {h:.3f} nats, depth 1 "
+        assert capsys.readouterr().out.splitlines()[1].endswith(f"{expected}(the same for all images)")
+
+    def lines(self, capsys):
+        pattern = rf"complexity (\d\.\d{{3}}) nats, depth (\d+) \(({REASONS})\)$"
+        found = [re.search(pattern, line).groups() for line in capsys.readouterr().out.splitlines()]
+        return [list(column) for column in zip(*found, strict=True)]
+
+    def test_one_depth(self, graded, tmp_path, capsys):
+        """Kernels are those of a constant; what is printed is the image's own complexity."""
+        images, paths = graded
+        constant = pj.CalibratedComplexity(scale=0.0, offset=2.5)
+        model = make_model(SMALL, (1,), adaptation="sample", class_names=NAMES, complexity=constant)
+        predict(Command(paths=(write_run(tmp_path / "run", model), *paths)))
+        printed, depths, reasons = self.lines(capsys)
+        assert printed == [f"{h:.3f}" for h in pj.complexities(images)]
+        assert len(set(printed)) == len(printed)
+        assert (set(depths), set(reasons)) == ({"1"}, {"the same for all images"})
+
+    def test_depth_by_complexity(self, graded, tmp_path, capsys):
+        images, paths = graded
+        complexity = pj.calibrate(pj.complexities(images), 1, 2)
+        model = make_model(SMALL, (1, 2), adaptation="sample", class_names=NAMES, complexity=complexity)
+        predict(Command(paths=(write_run(tmp_path / "run", model), *paths)))
+        printed, depths, reasons = self.lines(capsys)
+        assert printed == [f"{h:.3f}" for h in pj.complexities(images)]
+        assert depths == [str(depth) for depth in pj.depth(pj.complexities(images, complexity)).tolist()]
+        assert (set(depths), set(reasons)) == ({"1", "2"}, {"by complexity"})
+
+    def test_depth_by_confidence(self, graded, tmp_path, capsys):
+        """Image by image what the exit is sure of, of a model whose threshold lies between two confidences."""
+        images, paths = graded
+        config = PuppetCNN(channels=(4,), depth=ByConfidence(layers=(2,), exit_layer=1), kernels=Generated())
+        network = config.make(10, (8, 8, 1))
+        params = network.init(0, (2,))
+        params = params._replace(exit=jax.tree.map(lambda leaf: 9 * leaf, params.exit))
+        constant = pj.CalibratedComplexity(scale=0.0, offset=2.5)
+        settings = {"network": network, "params": params, "batch_stats": {2: network.init_stats(2)}}
+        model = dataclasses.replace(make_model(SMALL, (1,)), **settings, complexity=constant, threshold=0.5)
+        confidences = extras.confidence(model.predictor().exits(images)[0])
+        threshold = extras.exit_threshold(confidences, 0.5)
+        model = dataclasses.replace(model, threshold=threshold)
+        predict(Command(paths=(write_run(tmp_path / "run", model), *paths)))
+        printed, depths, reasons = self.lines(capsys)
+        assert printed == [f"{h:.3f}" for h in pj.complexities(images)]
+        assert depths == ["2" if confidence < threshold else "1" for confidence in confidences]
+        assert (set(depths), set(reasons)) == ({"1", "2"}, {"by confidence"})
 
     def test_no_image(self, folder):
         with pytest.raises(DataError, match="no image was named"):
@@ -217,22 +276,21 @@ class TestPredict:
 
 
 class TestPretrained:
-    def test_needs_no_run(self, tmp_path, capsys):
+    @pytest.mark.parametrize("name", [None, *pj.pretrained_models()])
+    def test_each_model_of_the_package_needs_no_run(self, tmp_path, capsys, name):
         paths = (saved(tmp_path / "a.png", COLOUR), saved(tmp_path / "b.npy", GREY / 255))
-        predict(Command(paths=paths, pretrained=True))
-        lines = capsys.readouterr().out.splitlines()
-        names = "|".join(pj.load_pretrained().class_names)
-        for path, line in zip(paths, lines, strict=True):
-            assert re.fullmatch(rf"{re.escape(str(path))}: ({names}) \(.*%\), complexity .* nats, depth \d+", line)
-
-    @pytest.mark.parametrize("name", pj.pretrained_models())
-    def test_each_model_of_the_package(self, tmp_path, capsys, name):
-        argv = ["--pretrained", "--model", name, str(saved(tmp_path / "a.png", COLOUR))]
+        argv = ["--pretrained", *([] if name is None else ["--model", name]), *map(str, paths)]
         assert run_command(Command, predict, "experiments.predict", "Classifies.", argv) == 0
-        assert "a.png: " in capsys.readouterr().out
+        lines = capsys.readouterr().out.splitlines()
+        model = pj.load_pretrained() if name is None else pj.load_pretrained(name)
+        names = "|".join(map(re.escape, model.class_names))
+        reason = "the same for all images" if len(model.batch_stats) == 1 else "by complexity"
+        for path, line in zip(paths, lines, strict=True):
+            pattern = rf"({names}) \(\d+\.\d%\), complexity \d\.\d{{3}} nats, depth \d+ \({reason}\)"
+            assert re.fullmatch(f"{re.escape(str(path))}: {pattern}", line)
 
     def test_no_such_model(self):
-        with pytest.raises(DataError, match="--model must be one of .*cifar10-c128.*, got 'x'"):
+        with pytest.raises(DataError, match="--model must be one of .*cifar10-full.*, got 'x'"):
             predict(Command(paths=(Path("a.png"),), pretrained=True, model="x"))
         with pytest.raises(ValueError, match="give --pretrained too"):
             Command(paths=(Path("a.png"),), model="x")
@@ -251,7 +309,7 @@ class TestPretrained:
         cifar10, model = load_dataset("cifar10", Path(folder)), pj.load_pretrained(name)
         logits = model.predictor()(cifar10.test_images)
         top1 = (logits.argmax(axis=1) == cifar10.test_labels).mean()
-        stated = re.search(r"\*\*([\d.]+) %\*\* top-1", pj.pretrained_file(name).with_suffix(".md").read_text())
+        stated = re.search(r"\*\*([\d.]+) %\*\* top-1", pretrained_file(name).with_suffix(".md").read_text())
         assert stated is not None
         assert abs(100 * top1 - float(stated[1])) < 0.05  # other hardware rounds otherwise
         assert model.class_names == cifar10.class_names

@@ -1,48 +1,84 @@
-"""Whole runs of each network and regime: what follows complexity, and which kernels are stored."""
+"""Whole runs of each network and regime: what follows complexity, and which kernels are ordinary."""
 
-import dataclasses
 import json
 import signal
 
+import jax
 import numpy as np
 import pytest
 from tiny_run import CONFIG, SUMMARY, TIMED, command_line
 
 import puppet_jax as pj
-from experiments import evaluation, run, run_folder
 from experiments.cli import run_command, run_experiment
-from experiments.config import Config
+from experiments.config import (
+    Adaptive,
+    ByComplexity,
+    Config,
+    Data,
+    DeepBackbone,
+    Generated,
+    OneDepth,
+    Optim,
+    Ordinary,
+    PuppetCNN,
+)
+from experiments.data import load_dataset
 from experiments.evaluate import Command as EvaluateCommand, evaluate
-from experiments.model_file import load_model
+from experiments.evaluation import accuracy
+from experiments.fields import replace
+from experiments.model import load_model
 from experiments.predict import Command as PredictCommand, predict
+from experiments.training.complexity import measure_complexities
+from experiments.training.run import make_model
+from puppet_jax.routing import make_groups
+
+REGIMES = {
+    "none": (replace(CONFIG, depth=OneDepth(layers=(3,)), kernels=Generated()), 3),
+    "depth": (replace(CONFIG, depth=ByComplexity(depths=(1, 1)), kernels=Generated()), 1),
+    "parameters": (replace(CONFIG, depth=OneDepth(layers=(3,))), 3),
+}
 
 
 class TestAdaptation:
     """A puppet of which only a part follows complexity."""
 
-    @pytest.mark.usefixtures("quick")
-    @pytest.mark.parametrize(
-        ("adapt", "spread", "depth"),
-        [("none", None, 2), ("none", (3, 3), 3), ("depth", (1, 1), 1), ("parameters", (3, 3), 3)],
-    )
-    def test_run(self, recorder, tmp_path, capsys, adapt, spread, depth):
-        config = dataclasses.replace(CONFIG, channels=(4,), spread=spread, epochs=1, batch_size=32, augment="none")
-        assert command_line(tmp_path, "--adapt", adapt, config=config) == 0
-        assert {depth for _, depth, *_ in recorder.steps} == {depth}
-        model = load_model(tmp_path / "model.safetensors")
+    def check(self, model, depth, images, trained):
+        """What a model answers with, given the complexities that it was trained at."""
         assert list(model.batch_stats) == [depth]
-        assert model.num_slices == (1 if adapt == "depth" else config.num_slices)
-        dataset, split = run.load_dataset("digits", None, "auto"), np.load(tmp_path / "split.npz")
-        h = pj.complexities(dataset.test_images, model.complexity)
-        groups = {group.h for group in pj.make_groups(h, [depth], model.num_slices)}
-        if adapt == "parameters":
+        predictor = model.predictor()
+        groups = {group.h for group in make_groups(trained, [depth], predictor.num_slices)}
+        later = pj.complexities(images, model.complexity)
+        assert {group.h for group in make_groups(later, [depth], predictor.num_slices)} <= groups
+        if isinstance(model.complexity, pj.CalibratedComplexity) and model.num_levels > 1:
             assert len(groups) > 1
             return
-        (group,) = groups  # one set of kernels for all
-        trained, _ = run.measure_complexities(
-            dataclasses.replace(config, adapt=adapt), dataset.train_images[split["train"]]
-        )
-        np.testing.assert_allclose(trained, group, rtol=1e-6)
+        assert len(groups) == 1  # one set of kernels for all
+
+    @pytest.mark.parametrize("regime", REGIMES)
+    def test_model(self, regime):
+        config, depth = REGIMES[regime]
+        network = config.network.make(10, (8, 8, 1))
+        images = load_dataset("digits").train_images[:128]
+        complexities = measure_complexities(config, network, images)
+        params, stats = jax.eval_shape(lambda: (network.init(0, (depth,)), {depth: network.init_stats(depth)}))
+        model = make_model(config, network, params, stats, complexities, tuple("0123456789"), 1)
+        assert set(complexities.depths.tolist()) == {depth}
+        assert (model.num_levels, model.adaptation) == (4 if regime == "parameters" else 1, "level")
+        self.check(model, depth, images, complexities.h)
+
+    @pytest.mark.slow
+    @pytest.mark.usefixtures("quick")
+    @pytest.mark.parametrize("regime", REGIMES)
+    def test_run(self, recorder, tmp_path, regime):
+        config, depth = REGIMES[regime]
+        config = replace(config, channels=(4,), epochs=1, batch_size=32, augment="none")
+        assert command_line(tmp_path, config=config) == 0
+        assert {depth for _, depth, *_ in recorder.steps} == {depth}
+        model = load_model(tmp_path / "model.safetensors")
+        dataset, split = load_dataset("digits"), np.load(tmp_path / "split.npz")
+        images = dataset.train_images[split["train"]]
+        trained = measure_complexities(config, model.network, images).h
+        self.check(model, depth, images, trained)
 
 
 @pytest.fixture(scope="module")
@@ -61,36 +97,29 @@ def cifar100(tmp_path_factory):
 class TestBackbones:
     """A network with kernels of its own, with those of one complexity, and with those of each image's."""
 
-    FLAGS = (
-        *(
-            "--network",
-            "vgg",
-            "--num-layers",
-            "8",
-            "--max-channels",
-            "8",
-            "--num-images",
-            "32",
-            "--num-validation",
-            "8",
-        ),
-        *("--batch-size", "16", "--num-levels", "2", "--num-slices", "1", "--epochs", "1", "--learning-rate", "0.01"),
-    )
-    REGIMES = {
-        "fixed": ("--kernels", "stored"),
-        "puppet": ("--adapt", "none"),
-        "adaptive": ("--adapt", "parameters"),
+    PRESETS = {
+        regime: Config(
+            network=DeepBackbone(name="vgg", kernels=kernels),
+            data=Data(num_images=32, num_validation=8),
+            optim=Optim(batch_size=16, epochs=1, learning_rate=0.01),
+        )
+        for regime, kernels in {
+            "fixed": Ordinary(),
+            "puppet": Generated(),
+            "adaptive": Adaptive(levels_per_batch=2, num_levels=1),
+        }.items()
     }
 
-    def command_line(self, folder, data, *flags):
-        argv = ["--workdir", str(folder), "--data-dir", str(data), *self.FLAGS, *flags]
-        return run_experiment("cifar100", {"plain": Config()}, "Trains.", argv)
+    def command_line(self, folder, data, regime, *flags):
+        argv = ["--workdir", str(folder), "--data-dir", str(data), "--preset", regime]
+        argv += ["--num-layers", "8", "--width", "8", *flags]
+        return run_experiment("cifar100", self.PRESETS, "Trains.", argv)
 
     def check(self, folder, regime, steps):
         """What the folder of a finished run says."""
         assert [(number, depth) for number, depth, *_ in steps] == [(1, 5), (2, 5)]
         summary = json.loads((folder / "summary.json").read_text())
-        assert set(summary) >= SUMMARY
+        assert set(summary) == SUMMARY
         assert summary["depth_counts"] == {"5": 8}
         kernels = 9 * (3 * 1 + 1 * 2 + 2 * 4 + 4 * 8 + 8 * 8)
         others = 2 * (1 + 2 + 4 + 8 + 8) + 2 * (8 * 8 + 8) + 9 * 100
@@ -113,52 +142,56 @@ class TestBackbones:
     @pytest.fixture
     def untimed(self, monkeypatch):
         """To time a network takes programs of many sizes."""
-        monkeypatch.setattr(evaluation, "speed", lambda *_, **__: dict.fromkeys(TIMED, 1.0))
-
-    @pytest.mark.parametrize("regime", ["fixed", "puppet"])
-    def test_evaluate_refuses_kernels_of_each_image(self, tmp_path, regime, capsys):
-        flags = dict(zip([flag[2:] for flag in self.REGIMES[regime][::2]], self.REGIMES[regime][1::2], strict=True))
-        run_folder.open_run(tmp_path, "cifar100", Config(network="vgg", **flags), {}, resume=False)
-        argv = [str(tmp_path), "--num-slices", "4", "--agreement", "9"]
-        assert run_command(EvaluateCommand, evaluate, "experiments.evaluate", "", argv) == 1
-        error = capsys.readouterr().err
-        assert "one set of kernels a depth (--adapt none); leave out --num-slices and --agreement" in error
+        monkeypatch.setattr(accuracy, "speed", lambda *_, **__: dict.fromkeys(TIMED, 1.0))
 
     @pytest.mark.usefixtures("untimed")
     @pytest.mark.parametrize("regime", ["fixed", pytest.param("puppet", marks=pytest.mark.slow)])
     def test_run(self, recorder, cifar100, tmp_path, capsys, regime):
-        assert self.command_line(tmp_path, cifar100, *self.REGIMES[regime]) == 0
+        assert self.command_line(tmp_path, cifar100, regime) == 0
         self.check(tmp_path, regime, recorder.steps)
         line = self.predict(tmp_path, capsys)
-        assert line.endswith("depth 5\n")
-        assert ("complexity 1.000 nats" in line) == (regime == "fixed")
+        assert line.endswith("complexity 0.000 nats, depth 5 (the same for all images)\n")
 
-    def test_stopped_resumed_evaluated(self, recorder, cifar100, tmp_path, capsys, monkeypatch):
-        folder, flags = tmp_path / "run", self.REGIMES["adaptive"]
+        argv = [str(tmp_path), "--num-levels", "4", "--agreement", "9"]
+        assert run_command(EvaluateCommand, evaluate, "experiments.evaluate", "", argv) == 1
+        error = capsys.readouterr().err
+        assert f"the kernels of {tmp_path} do not follow the image; leave out --num-levels and --agreement" in error
+
+    @pytest.mark.usefixtures("untimed")
+    def test_stopped_resumed_evaluated(self, recorder, cifar100, tmp_path, capsys):
+        folder = tmp_path / "run"
         recorder.reset({1: signal.SIGINT})
-        assert self.command_line(folder, cifar100, *flags) == 130
+        assert self.command_line(folder, cifar100, "adaptive") == 130
         assert len(recorder.steps) == 1
-        assert self.command_line(folder, cifar100, *flags, "--resume") == 0
+        assert self.command_line(folder, cifar100, "adaptive", "--resume") == 0
         assert "resumed at step 1 of 2" in capsys.readouterr().out
         summary = self.check(folder, "adaptive", recorder.steps)
 
         (folder / "summary.json").unlink()
-        monkeypatch.setattr(evaluation, "speed", lambda *_, **__: dict.fromkeys(TIMED, 1.0))
         argv = [str(folder), "--agreement", "4"]
         assert run_command(EvaluateCommand, evaluate, "experiments.evaluate", "Measures.", argv) == 0
         again = json.loads((folder / "summary.json").read_text())
-        assert {name: again[name] for name in SUMMARY - TIMED} == {name: summary[name] for name in SUMMARY - TIMED}
+        varying = TIMED | {"host_peak_bytes"}
+        assert {name: again[name] for name in SUMMARY - varying} == {name: summary[name] for name in SUMMARY - varying}
         line = self.predict(folder, capsys)
-        assert "complexity 0.000 nats, depth 5\n" in line
+        assert "complexity 0.000 nats, depth 5 (the same for all images)\n" in line
 
-    def test_refusals_leave_no_run(self, recorder, tmp_path, capsys):
-        for flags, message in (
-            (("--network", "vgg"), "too small"),
-            (("--network", "alexnet", "--num-layers", "9"), "num_layers is no option of alexnet"),
+    def test_refusals_leave_no_run(self, tmp_path, capsys):
+        few = Data(num_images=64, num_validation=8)
+        presets = {
+            "small images": Config(network=DeepBackbone(name="vgg"), data=few),
+            "layers": Config(network=DeepBackbone(name="resnet", num_layers=9), data=few),
+            "stages": Config(network=PuppetCNN(depth=OneDepth(layers=(1, 2)), kernels=Generated()), data=few),
+            "pools": Config(network=PuppetCNN(channels=(8,) * 9), data=few),
+        }
+        for preset, message in (
+            ("small images", "too small"),
+            ("layers", "num_layers must be even and at least 10"),
+            ("stages", "layers must"),
+            ("pools", "8x8"),
         ):
-            flags = (*flags, "--num-levels", "1", "--num-images", "64", "--num-validation", "8")
-            argv = ["--workdir", str(tmp_path / "run"), *flags]
-            assert run_experiment("digits", {"plain": Config()}, "Trains.", argv) == 1
+            argv = ["--workdir", str(tmp_path / "run"), "--preset", preset]
+            assert run_experiment("digits", presets, "Trains.", argv) == 1
             err = capsys.readouterr().err
             assert message in err
             assert err.count("\n") == 1

@@ -8,7 +8,8 @@ import signal
 import pytest
 from tiny_run import PER_EPOCH, STEPS, assert_same_run, command_line, rows, without_times
 
-from experiments import run, run_folder
+from experiments.runs import folder as run_folder
+from experiments.training import run
 
 
 @pytest.mark.usefixtures("quick")
@@ -65,15 +66,15 @@ class TestResume:
 
     def test_stopped_while_an_epoch_is_validated(self, straight, recorder, tmp_path, monkeypatch):
         folder = tmp_path / "run"
-        validate = run._Run._validated
+        validated = run.validated
 
-        def interrupted(self, model):
+        def interrupted(model, *validation):
             if model.step == 8:
                 os.kill(os.getpid(), signal.SIGINT)
-            return validate(self, model)
+            return validated(model, *validation)
 
         with monkeypatch.context() as patch:
-            patch.setattr(run._Run, "_validated", interrupted)
+            patch.setattr(run, "validated", interrupted)
             assert command_line(folder) == 130
         assert [row["step"] for row in rows(folder)] == [4, 8]
         assert command_line(folder, "--resume") == 0
@@ -123,4 +124,4 @@ def test_a_finished_run_stays_as_it_is(straight, recorder, tmp_path):
     assert (folder / "metrics.jsonl").read_text() == (straight.folder / "metrics.jsonl").read_text()
     again = json.loads((folder / "summary.json").read_text())
     for name in ("top1", "top5", "loss", "step", "steps", "validation_top1", "depth_counts"):
-        assert again[name] == straight.summary[name]
+        assert again[name] == getattr(straight.summary, name)

@@ -1,6 +1,7 @@
 """What images count with, and a loss that is not finite."""
 
 import dataclasses
+import importlib
 import json
 import signal
 
@@ -11,10 +12,31 @@ import pytest
 from tiny_run import CONFIG, command_line, rows
 
 import puppet_jax as pj
-from experiments import run
-from experiments.config import Options
+from experiments.cli import Options
+from experiments.config import Adaptive, ByComplexity, Config, DeepBackbone, Generated, OneDepth, Ordinary
 from experiments.errors import RunError
-from experiments.model_file import load_model
+from experiments.fields import replace
+from experiments.model import load_model
+from experiments.training import loop, run
+from experiments.training.complexity import measure_complexities
+from experiments.training.step import kernel_levels
+from puppet_jax.routing import make_groups, slice_centre
+
+D = 3
+NONE, PARAMETERS, SQUEEZED, DEPTH, BOTH = (
+    replace(CONFIG, depth=depth, kernels=kernels)
+    for depth, kernels in (
+        (OneDepth(layers=(D,)), Generated()),
+        (OneDepth(layers=(D,)), Adaptive()),
+        (ByComplexity(depths=(D, D)), Adaptive()),
+        (ByComplexity(), Generated()),
+        (ByComplexity(), Adaptive()),
+    )
+)
+
+
+def backbone(kernels):
+    return Config(network=DeepBackbone(name="vgg", kernels=kernels), optim=CONFIG.optim)
 
 
 @pytest.fixture(scope="module")
@@ -29,86 +51,104 @@ def graded():
 class TestComplexities:
     """What images count with, and the measure that stays for images to come."""
 
-    def measure(self, images, **changes):
-        h, measure = run.measure_complexities(dataclasses.replace(CONFIG, spread=None, **changes), images)
-        assert (h.dtype, h.shape) == (np.float32, (len(images),))
-        return h, measure
+    def measure(self, config, images):
+        network = config.network.make(10, images.shape[1:])
+        found = measure_complexities(config, network, images)
+        assert (found.h.dtype, found.h.shape, found.depths.shape) == (np.float32, (len(images),), (len(images),))
+        assert network.depth is None or set(found.depths.tolist()) == {network.depth}
+        return found
 
     def test_both(self, graded):
         images, own = graded
-        h, measure = self.measure(images)
-        np.testing.assert_array_equal(h, own)
-        assert measure == pj.CalibratedComplexity()
-        assert len(set(np.asarray(pj.depth(h)).tolist())) > 2  # else this class shows nothing
+        found = self.measure(BOTH, images)
+        np.testing.assert_array_equal(found.h, own)
+        np.testing.assert_array_equal(found.depths, pj.depth(own))
+        assert found.measure == pj.CalibratedComplexity()
+        assert len(set(found.depths.tolist())) > 2  # else this class shows nothing
 
-    @pytest.mark.parametrize("adapt", ["none", "parameters", "depth", "both"])
-    def test_training_and_later_images_agree(self, graded, adapt):
-        """What the measure gives is what the images were trained at, or lies in the same slice."""
+    @pytest.mark.parametrize("config", [NONE, PARAMETERS, DEPTH, BOTH], ids=["none", "parameters", "depth", "both"])
+    def test_training_and_later_images_agree(self, graded, config):
+        """What the measure gives is what the images were trained at."""
         images, _ = graded
-        h, measure = self.measure(images, adapt=adapt)
-        later = np.asarray(pj.complexities(images, measure))
-        np.testing.assert_array_equal(pj.depth(later), pj.depth(h))
-        if adapt == "depth":
-            later = [pj.slice_centre(one, int(pj.depth(one)), 1) for one in later]
-            np.testing.assert_allclose(later, h, rtol=1e-6)
-        else:
-            np.testing.assert_array_equal(later, h)
+        found = self.measure(config, images)
+        later = np.asarray(pj.complexities(images, found.measure))
+        np.testing.assert_array_equal(later, found.h)
+        np.testing.assert_array_equal(pj.depth(later), found.depths)
 
-    @pytest.mark.parametrize("network", ["puppet", "vgg"])
-    def test_none(self, graded, network):
-        """One complexity for all, the centre of a slice: shared kernels are those that were trained."""
-        images, own = graded
-        h, measure = self.measure(images, adapt="none", network=network)
-        middle = int(pj.depth(own.mean()))
-        assert len(set(h.tolist())) == 1
-        np.testing.assert_array_equal(pj.depth(h), middle)
-        assert h[0] == np.float32(pj.slice_centre(h[:1], middle, CONFIG.num_slices)[0])
-        low, high = pj.depth_interval(middle)
-        assert abs(h[0] - own.mean()) <= (high - low) / CONFIG.num_slices / 2 + 1e-5
-        assert measure(images[:2]).tolist() == h[:2].tolist()
+    @pytest.mark.parametrize("config", [NONE, DEPTH], ids=["none", "depth"])
+    def test_shared_kernels_are_those_that_were_trained(self, graded, config):
+        """One set a depth: of training batches, and of the images of a depth that are answered."""
+        images, _ = graded
+        network, found = config.network.make(10, images.shape[1:]), self.measure(config, images)
+        groups = make_groups(found.h, sorted(set(found.depths.tolist())), num_slices=1)
+        assert len({group.depth for group in groups}) == len(groups)
+        for group in groups:
+            trained = kernel_levels(config, network, found.h[group.indices], group.depth)
+            np.testing.assert_allclose(trained, [group.h], rtol=1e-6)
 
-    def test_parameters(self, graded):
-        """In the order of the images' own, all at the depth of their mean."""
+    def test_none(self, graded):
+        """One complexity for all, the middle of the depth's interval."""
+        images, _ = graded
+        found = self.measure(NONE, images)
+        assert set(found.h.tolist()) == {np.float32(np.mean(pj.depth_interval(D)))}
+        assert found.h[0] == np.float32(slice_centre(found.h[:1], D, 1)[0])
+        assert found.measure(images[:2]).tolist() == found.h[:2].tolist()
+
+    def test_none_of_a_backbone(self, graded):
+        """One complexity for all, the mean of the images."""
         images, own = graded
-        h, measure = self.measure(images, adapt="parameters")
-        np.testing.assert_array_equal(pj.depth(h), int(pj.depth(own.mean())))
+        found = self.measure(backbone(Generated()), images)
+        np.testing.assert_allclose(found.h, own.mean(), rtol=1e-6)
+        assert len(set(found.h.tolist())) == 1
+        assert found.measure(images[:2]).tolist() == found.h[:2].tolist()
+
+    @pytest.mark.parametrize("config", [PARAMETERS, SQUEEZED], ids=["one depth", "depths alike"])
+    def test_parameters(self, graded, config):
+        """In the order of the images' own, all at the one depth."""
+        images, own = graded
+        h = self.measure(config, images).h
+        np.testing.assert_array_equal(pj.depth(h), D)
         np.testing.assert_array_equal(np.argsort(h, kind="stable"), np.argsort(own, kind="stable"))
-        low, high = pj.depth_interval(int(pj.depth(own.mean())))
+        low, high = pj.depth_interval(D)
         assert np.ptp(h) > 0.9 * (high - low)
 
     def test_parameters_of_a_backbone(self, graded):
         """A backbone has one depth, so that nothing need be squeezed."""
         images, own = graded
-        h, measure = self.measure(images, network="vgg")
-        np.testing.assert_array_equal(h, own)
-        assert measure == pj.CalibratedComplexity()
+        found = self.measure(backbone(Adaptive()), images)
+        np.testing.assert_array_equal(found.h, own)
+        assert found.measure == pj.CalibratedComplexity()
 
     def test_depth(self, graded):
-        """One complexity a depth, the middle of its interval."""
+        """The kernels of a depth are those of the middle of its interval, also for images that it borrows."""
         images, own = graded
-        h, measure = self.measure(images, adapt="depth")
-        np.testing.assert_array_equal(pj.depth(h), pj.depth(own))
-        for depth in set(np.asarray(pj.depth(own)).tolist()):
-            np.testing.assert_allclose(h[np.asarray(pj.depth(own)) == depth], np.mean(pj.depth_interval(depth)))
-        assert measure == pj.CalibratedComplexity()
+        found = self.measure(DEPTH, images)
+        np.testing.assert_array_equal(found.depths, pj.depth(own))
+        network = DEPTH.network.make(10, images.shape[1:])
+        for depth in set(found.depths.tolist()):
+            levels = kernel_levels(DEPTH, network, found.h, depth)
+            np.testing.assert_allclose(levels, [np.mean(pj.depth_interval(depth))], rtol=1e-6)
+        assert found.measure == pj.CalibratedComplexity()
 
-    def test_stored_kernels(self, graded, monkeypatch):
+    def test_ordinary_kernels(self, graded, monkeypatch):
         images, _ = graded
 
         def refuses(*_):
             raise AssertionError("complexity was measured")
 
-        monkeypatch.setattr(pj, "complexities", refuses)
-        h, measure = self.measure(images, network="vgg", kernels="stored")
-        assert h.tolist() == [1] * len(images) == measure(images).tolist()
-        assert measure.scale == 0
+        monkeypatch.setattr(importlib.import_module("puppet_jax.complexity"), "complexity", refuses)
+        found = self.measure(backbone(Ordinary()), images)
+        assert found.h.tolist() == [1] * len(images) == found.measure(images).tolist()
+        assert found.measure.scale == 0
+        found = self.measure(replace(NONE, kernels=Ordinary()), images)
+        assert set(found.h.tolist()) == {np.float32(np.mean(pj.depth_interval(D)))}
 
     def test_images_of_one_complexity(self):
-        """Nothing to squeeze, which a person can mend; one complexity for all is no matter."""
-        images = np.zeros((4, 8, 8, 1), np.uint8)
+        """Nothing to spread, which a person can mend; one complexity for all is no matter."""
+        images = np.zeros((4, 16, 16, 1), np.uint8)
         with pytest.raises(RunError, match="cannot be spread"):
-            self.measure(images, adapt="parameters")
-        assert len(set(self.measure(images, adapt="none")[0].tolist())) == 1
+            self.measure(PARAMETERS, images)
+        assert len(set(self.measure(NONE, images).h.tolist())) == 1
 
 
 @pytest.mark.usefixtures("quick")
@@ -131,7 +171,7 @@ class TestLossIsNotFinite:
         assert "at step 1; no checkpoint was saved yet" in capsys.readouterr().err
 
     def test_is_noticed_within_an_epoch(self, recorder, tmp_path, monkeypatch):
-        monkeypatch.setattr(run, "CHECK_EVERY", 1)
+        monkeypatch.setattr(loop, "CHECK_EVERY", 1)
         recorder.reset(spoilt={2: np.nan})
         with pytest.raises(RunError, match="became nan at step 2"):
             run.train("digits", CONFIG, Options(workdir=tmp_path / "run"))
@@ -145,15 +185,15 @@ class TestLossIsNotFinite:
 
     def test_of_validation(self, recorder, tmp_path, monkeypatch):
         """The last update of an epoch may spoil the parameters; such a model is never the best."""
-        validate = run._Run._validated
+        validated = run.validated
 
-        def spoilt(self, model):
+        def spoilt(model, *validation):
             if model.step == 8:
                 nan = jax.tree.map(lambda leaf: leaf * jnp.nan, model.params)
                 model = dataclasses.replace(model, params=nan)
-            return validate(self, model)
+            return validated(model, *validation)
 
-        monkeypatch.setattr(run._Run, "_validated", spoilt)
+        monkeypatch.setattr(run, "validated", spoilt)
         try:
             run.train("digits", CONFIG, Options(workdir=tmp_path / "run"))
         except RunError as error:

@@ -10,9 +10,8 @@ import threading
 import numpy as np
 import pytest
 
-from experiments import sources
-from experiments.cifar_binary import LAYOUTS, Archive
-from experiments.data import load_dataset
+from experiments.data import load_dataset, sources
+from experiments.data.cifar_binary import LAYOUTS, Archive
 from experiments.errors import DataError
 
 TRAIN_LABELS, TEST_LABELS = [3, 1, 4, 1, 5], [9, 2]

@@ -1,42 +1,42 @@
 """What the tables are made of, and what the papers print."""
 
-import dataclasses
-
 import jax
 import pytest
 
 import puppet_jax as pj
-from experiments.config import PAPER, SMALL, Config
-from experiments.networks import make_network
+from experiments.backbones import REGIMES
+from experiments.cifar10 import FULL, PAPER, SMALL
+from experiments.config import Adaptive, ByComplexity, PuppetCNN
+from experiments.fields import as_json, flat, replace
 from experiments.tables import papers
 from experiments.tables.__main__ import Command
-from experiments.tables.definitions import TRAINED, differences, scaled
+from experiments.tables.definitions import TRAINED, scaled
 
 
 class TestScaled:
     def test_the_whole_budget_is_the_protocol(self):
-        for config in (PAPER, SMALL, Config()):
+        for config in (PAPER, SMALL, FULL):
             assert scaled(config, 1, 0) == config
-            assert scaled(config, 1, 7) == dataclasses.replace(config, seed=7)
+            assert scaled(config, 1, 7) == replace(config, seed=7)
 
     @pytest.mark.parametrize(("budget", "epochs"), [(0.5, 400), (0.00125, 1), (0.002, 2)])
     def test_a_share_of_the_epochs(self, budget, epochs):
-        assert scaled(PAPER, budget, 3) == dataclasses.replace(PAPER, epochs=epochs, seed=3)
+        assert scaled(PAPER, budget, 3) == replace(PAPER, epochs=epochs, seed=3)
 
     def test_less_than_an_epoch_is_a_share_of_the_images(self):
-        expected = dataclasses.replace(PAPER, epochs=1, num_images=3_200, num_validation=800, num_test=1_000)
+        expected = replace(PAPER, epochs=1, num_images=3_200, num_validation=800, num_test=1_000)
         assert scaled(PAPER, 0.0005, 0) == expected
-        assert scaled(dataclasses.replace(PAPER, epochs=1), 0.5, 0).num_images == 4_000
+        assert scaled(replace(PAPER, epochs=1), 0.5, 0).data.num_images == 4_000
 
     def test_never_less_than_a_batch(self):
         config = scaled(PAPER, 1e-9, 0)
-        assert (config.num_images, config.num_validation, config.epochs) == (64, 64, 1)
+        assert (config.data.num_images, config.data.num_validation, config.optim.epochs) == (64, 64, 1)
 
     def test_is_never_more_than_the_protocol(self):
-        config = dataclasses.replace(PAPER, num_validation=10, num_images=70)
+        config = replace(PAPER, num_validation=10, num_images=70)
         small = scaled(config, 1e-9, 0)
-        assert small.num_validation <= 10
-        assert small.num_images == 64
+        assert small.data.num_validation <= 10
+        assert small.data.num_images == 64
 
 
 class TestDefinitions:
@@ -45,17 +45,15 @@ class TestDefinitions:
     AVAILABLE = {"cifar10": 50_000, "cifar100": 50_000, "mini_imagenet": 54_000}
 
     def test_every_row_has_a_network(self):
-        networks = {make_network(row.config, *self.CLASSES[row.experiment]) for _, row in self.ALL}
+        networks = {row.config.network.make(*self.CLASSES[row.experiment]) for _, row in self.ALL}
         assert len(networks) > 12
-        for network in networks:
-            network.check()
 
     def test_every_row_has_its_images(self):
         for name, row in self.ALL:
             for budget in (1, 0.5, TRAINED[name]().smoke):
                 config = scaled(row.config, budget, 0)
-                left = self.AVAILABLE[row.experiment] - config.num_validation
-                assert config.batch_size <= (config.num_images or left) <= left  # None: all that are left
+                left = self.AVAILABLE[row.experiment] - config.data.num_validation
+                assert config.optim.batch_size <= (config.data.num_images or left) <= left  # None: all that are left
 
     @pytest.mark.parametrize("name", TRAINED)
     def test_rows_differ(self, name):
@@ -71,26 +69,22 @@ class TestDefinitions:
         """Some tens of thousands of images a table of backbones; an epoch of the ablation is cheap."""
         for table in (TRAINED[name]() for name in ("backbones", "operations", "training_sets", "datasets")):
             configs = [scaled(row.config, table.smoke, 0) for row in table.rows]
-            assert all(config.epochs == 1 for config in configs)
-            assert sum(config.num_images for config in configs) < 60_000
+            assert all(config.optim.epochs == 1 for config in configs)
+            assert sum(config.data.num_images for config in configs) < 60_000
 
     def test_regimes(self):
         rows = {row.label: row.config for row in TRAINED["backbones"]().rows}
         assert len(rows) == 9
-        regimes = [(c.network, c.kernels, c.adapts) for c in rows.values()]
-        assert regimes[:3] == [
-            ("alexnet", "stored", "none"),
-            ("alexnet", "generated", "none"),
-            ("alexnet", "generated", "parameters"),
-        ]
+        regimes = [(config.network.name, config.network.kernels) for config in rows.values()]
+        assert regimes[:3] == [("alexnet", REGIMES[regime]) for regime in ("fixed", "puppet", "adaptive")]
         for config in rows.values():
-            assert (config.epochs, config.num_images, config.batch_size) == (800, 8_000, 64)
+            assert (config.optim.epochs, config.data.num_images, config.optim.batch_size) == (800, 8_000, 64)
 
     def test_full_training_sets(self):
         rows = {row.label: row.config for row in TRAINED["training_sets"]().rows}
         for label, config in rows.items():
             images = (8_000, 2_000) if label.endswith("partial") else (45_000, 5_000)
-            assert (config.num_images, config.num_validation) == images
+            assert (config.data.num_images, config.data.num_validation) == images
 
     def test_shared_rows_share_runs(self):
         """So that nothing is trained twice."""
@@ -98,25 +92,34 @@ class TestDefinitions:
         partial = {row.config for row in TRAINED["training_sets"]().rows if row.label.endswith("partial")}
         assert partial < backbones
 
-    @pytest.mark.parametrize(
-        "name", ["ring64", "ring128", "ring512", "narrow512", "narrow_full512", "full64", "full128"]
-    )
-    def test_a_ring_is_fair(self, name):
-        """As many floats within a tenth; the same images, as often, in the same batches."""
-        floats = []
-        for row in TRAINED[name]().rows:
-            network, depth = make_network(row.config, 10, (32, 32, 3)), (row.config.spread or (1, 1))[0]
-            floats.append(pj.num_floats(jax.eval_shape(lambda network=network, depth=depth: network.init(0, [depth]))))
-        assert max(floats) < 1.1 * min(floats)
-        protocol = ("num_images", "num_validation", "augment", "epochs", "batch_size", "label_smoothing")
-        assert len({tuple(getattr(row.config, field) for field in protocol) for row in TRAINED[name]().rows}) == 1
+    def test_equal_bytes_is_fair(self):
+        """As many floats within a tenth at each size; the same images, as often, in the same batches."""
+        rows = TRAINED["equal_bytes"]().rows
+        for sizes in (rows[:5], rows[5:9], rows[9:]):
+            floats = []
+            for row in sizes:
+                network = row.config.network.make(10, (32, 32, 3))
+                params = jax.eval_shape(lambda network=network: network.init(0, [network.depth]))
+                floats.append(pj.num_floats(params))
+            assert max(floats) < 1.1 * min(floats)
+            assert len({(row.config.data, row.config.optim.epochs, row.config.optim.batch_size) for row in sizes}) == 1
+            assert len({row.config.optim.label_smoothing for row in sizes}) == 1
 
     def test_ablation_changes_one_thing(self):
+        """Of what adapts, kernels or depth or both; else one option."""
         first, *others = TRAINED["ablation"]().rows
         for row in others:
-            names = [field.name for field in dataclasses.fields(Config)]
-            changed = [name for name in names if getattr(row.config, name) != getattr(first.config, name)]
-            assert len(changed) == 1
+            before, after = (flat(as_json(one.config)) for one in (first, row))
+            changed = {name for name in before if name in after and before[name] != after[name]}
+            if row.label.startswith("adaptation"):
+                network = row.config.network
+                assert isinstance(network, PuppetCNN) and isinstance(network.depth, ByComplexity)
+                adapts = (isinstance(network.kernels, Adaptive), network.depth.depths is None)
+                of = {"none": (False, False), "of parameters": (True, False), "of depth": (False, True)}
+                assert adapts == of[row.label.removeprefix("adaptation ")]
+                assert changed <= {"kernels", "depths"}
+            else:
+                assert len(changed) == 1 and before.keys() == after.keys()
 
     @pytest.mark.parametrize(
         ("table", "label", "printed"),
@@ -146,14 +149,6 @@ class TestDefinitions:
             "ResNet": (11.40, 0.0019),
             "Puppet-ResNet": (23.44, 0.0061),
             "Puppet-CNN": (12.34, 0.0039),
-        }
-
-    def test_differences(self):
-        assert dict(differences(Config())) == {}
-        assert dict(differences(Config(channels=(4, 8), spread=(1, 2), seed=3))) == {
-            "channels": [4, 8],
-            "spread": [1, 2],
-            "seed": 3,
         }
 
 

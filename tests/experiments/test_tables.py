@@ -8,23 +8,27 @@ import re
 import numpy as np
 import pytest
 
-from experiments import evaluation, run, run_folder
+from experiments.cifar10 import PRESETS
 from experiments.cli import run_command
-from experiments.config import Config
+from experiments.config import Adaptive, ByComplexity, Config, Data, Optim, Ordinary, PuppetCNN
 from experiments.errors import Interrupted, RunError
-from experiments.tables import definitions, runs, sizes
+from experiments.evaluation import accuracy
+from experiments.evaluation.summary import Summary, write_summary
+from experiments.fields import as_json, replace
+from experiments.runs import folder as run_folder
+from experiments.tables import runs, sizes
 from experiments.tables.__main__ import Command, make
 from experiments.tables.definitions import TRAINED, Row, Table, scaled
+from experiments.training import run
 
 CONFIG = Config(
-    channels=(8,),
-    spread=(1, 1),
-    num_levels=1,
-    num_slices=2,
-    num_images=64,
-    num_validation=32,
-    batch_size=16,
-    epochs=2,
+    network=PuppetCNN(
+        channels=(8,),
+        depth=ByComplexity(depths=(1, 1)),
+        kernels=Adaptive(levels_per_batch=1, num_levels=2),
+    ),
+    data=Data(num_images=64, num_validation=32),
+    optim=Optim(batch_size=16, epochs=2),
 )
 PRINTED = {"top1": 0.7251, "top5": 0.9685, "mb": 1.08}
 
@@ -42,11 +46,11 @@ def define(monkeypatch, *rows, **settings):
     monkeypatch.setitem(TRAINED, "ablation", lambda: table_of(*rows, **settings))
 
 
-REAL = dataclasses.replace(CONFIG, channels=(4,), spread=None)
-REAL_ROWS = (Row("one", "digits", REAL, PRINTED), Row("other", "digits", dataclasses.replace(REAL, num_validation=40)))
+REAL = replace(CONFIG, channels=(4,), depths=None)
+REAL_ROWS = (Row("one", "digits", REAL, PRINTED), Row("other", "digits", replace(REAL, num_validation=40)))
 ROWS = (
     Row("eight channels", "digits", CONFIG, PRINTED),
-    Row("ten channels", "digits", dataclasses.replace(CONFIG, max_channels=10)),
+    Row("ten channels", "digits", replace(CONFIG, max_channels=10)),
 )
 
 
@@ -63,16 +67,18 @@ class Trainer:
         if config in self.fails:
             raise self.fails.pop(config)
         top1 = 0.5 + 0.01 * len(self.configs)
-        summary = {
+        figures = {
+            **dict.fromkeys([field.name for field in dataclasses.fields(Summary) if field.name != "ensembles"], 0),
             **dict.fromkeys(("top5", "validation_top1", "latency_s", "latency_generating_s", "depth_mean"), 0.75),
             **dict.fromkeys(("trainable_bytes", "generator_macs", "puppet_macs", "train_seconds"), 3_000_000),
-            "puppeteer_bytes": 0 if config.kernels == "stored" else 1_000_000,
+            "puppeteer_bytes": 0 if isinstance(config.network.kernels, Ordinary) else 1_000_000,
             "top1": top1,
+            "config": as_json(config),
             "device": "a device",
             "versions": run_folder.versions(),
         }
-        run_folder.write_json(options.workdir / run_folder.SUMMARY, summary)
-        return summary
+        write_summary(options.workdir, Summary(**figures))
+        return Summary(**figures)
 
 
 @pytest.fixture
@@ -159,12 +165,15 @@ def made(tmp_path_factory):
     def compiled_once(make):
         """The configurations differ in nothing that is compiled."""
         cached = functools.cache(make)
-        return lambda config, *others: cached(dataclasses.replace(config, seed=0, num_validation=32), *others)
+        same = {"seed": 0, "num_validation": 32}
+        return lambda config, *others: cached(
+            replace(config, **same) if isinstance(config, Config) else config, *others
+        )
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder / "compiled"))
         times = {"latency_s": 0.001, "latency_generating_s": 0.002, "images_per_s": 1000.0}
-        patch.setattr(evaluation, "speed", lambda *_, **__: times)
+        patch.setattr(accuracy, "speed", lambda *_, **__: times)
         for name in ("make_optimizer", "make_train_step", "make_stats_estimator"):
             patch.setattr(run, name, compiled_once(getattr(run, name)))
         define(patch, *REAL_ROWS)
@@ -183,8 +192,8 @@ class TestTrained:
         for folder, expected in zip(folders, [(0, 32), (1, 32), (0, 40), (1, 40)], strict=True):
             described = run_folder.read_config(made / "runs" / folder.split("/")[-1])
             config = described["config"]
-            assert (described["experiment"], config["epochs"]) == ("digits", 1)
-            assert (config["seed"], config["num_validation"]) == expected
+            assert (described["experiment"], config["optim"]["epochs"]) == ("digits", 1)
+            assert (config["seed"], config["data"]["num_validation"]) == expected
 
     def test_json(self, made):
         described = self.described(made)
@@ -250,9 +259,8 @@ class TestRuns:
         assert "every seed" not in text
         assert trainer.configs == [row.config for row in ROWS]
 
-    def test_stored_kernels_count_as_what_is_stored(self, trainer, tmp_path, monkeypatch):
-        fixed = Config(network="vgg", kernels="stored")
-        define(monkeypatch, Row("fixed", "digits", fixed), Row("generated", "digits", Config(network="vgg")))
+    def test_ordinary_kernels_count_as_what_is_stored(self, trainer, tmp_path, monkeypatch):
+        define(monkeypatch, *(Row(name, "digits", PRESETS[name]) for name in ("vgg-fixed", "vgg-adaptive")))
         assert command_line(tmp_path, "--seeds", 1) == 0
         rows = json.loads((tmp_path / "out" / "ablation.json").read_text())["rows"]
         assert [row["ours"]["mb"]["mean"] for row in rows] == [3, 1]
@@ -307,7 +315,7 @@ class TestRuns:
         folders = sorted((tmp_path / "runs").glob("*/summary.json"))
         seeds = [run_folder.read_config(path.parent)["config"] for path in folders]
         for path, config in zip(folders, seeds, strict=True):
-            if config["max_channels"] is None or config["seed"] == 0:
+            if config["network"]["kernels"]["max_channels"] is None or config["seed"] == 0:
                 path.unlink()
         assert command_line(tmp_path, "--finished") == 0
         assert len(trainer.configs) == 4  # nothing more
@@ -352,28 +360,13 @@ class TestRuns:
         assert command_line(tmp_path) == 1
         assert "the loss became nan." in one_line(capsys)
 
-    def test_a_new_field_changes_no_folder(self, trainer, tmp_path, monkeypatch):
-        """Runs that were made before a field was added are found again."""
-        define(monkeypatch, *ROWS)
-        assert command_line(tmp_path) == 0
-        Wider = dataclasses.make_dataclass("Wider", [("more", int, 3)], bases=(Config,), frozen=True, kw_only=True)
-        wider = [dataclasses.replace(row, config=Wider(**dataclasses.asdict(row.config))) for row in ROWS]
-        monkeypatch.setattr(definitions, "Config", Wider)
-        define(monkeypatch, *wider)
-        assert command_line(tmp_path) == 0
-        assert len(trainer.configs) == 4
-        changed = dataclasses.replace(wider[0], config=dataclasses.replace(wider[0].config, more=4))
-        define(monkeypatch, changed)
-        assert command_line(tmp_path) == 0
-        assert len(trainer.configs) == 6
-
     def test_a_changed_default_is_noticed(self, trainer, tmp_path, monkeypatch, capsys):
         """The folder's name does not tell; the configuration that lies in it does."""
         define(monkeypatch, ROWS[0])
         assert command_line(tmp_path) == 0
         (folder, _) = sorted((tmp_path / "runs").iterdir())
         stored = json.loads((folder / "config.json").read_text())
-        stored["config"]["scale"] = 0.5
+        stored["config"]["network"]["kernels"]["scale"] = 0.5
         (folder / "config.json").write_text(json.dumps(stored))
         capsys.readouterr()
         assert command_line(tmp_path) == 1

@@ -1,37 +1,40 @@
 """One training step, augmentation, batch-norm statistics, the optimiser."""
 
-import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from toy_network import Toy
 
 import puppet_jax as pj
-from experiments import training
-from experiments.config import Config
-from experiments.evaluation import accuracy
-from experiments.networks import make_network
-from experiments.training import (
-    GREY,
-    Data,
-    cut_out,
-    init_state,
-    make_optimizer,
-    make_stats_estimator,
-    make_train_step,
-    shift,
-)
+from experiments.config import Adaptive, ByComplexity, Config, DeepBackbone, Optim, PuppetCNN
+from experiments.evaluation.accuracy import accuracy
+from experiments.fields import replace
+from experiments.training import statistics
+from experiments.training.augment import GREY, cut_out, shift
+from experiments.training.optimizer import make_optimizer
+from experiments.training.statistics import make_stats_estimator
+from experiments.training.step import Data, apply_batch, init_state, kernel_levels, make_train_step, seed_of
 
 N = 16
-CONFIG = Config(channels=(8,), num_levels=1, batch_size=N, learning_rate=1e-2, weight_decay=0.01, affine=True)
+CONFIG = Config(
+    network=PuppetCNN(channels=(8,), depth=ByComplexity(), kernels=Adaptive(levels_per_batch=1), affine=True),
+    optim=Optim(batch_size=N, learning_rate=1e-2, weight_decay=0.01),
+)
+TOY = replace(CONFIG, network=Toy())  # compiles at once
 
 
 def setup(config, num_steps=20):
-    network = make_network(config, 10, (8, 8, 1))
-    tx = make_optimizer(config, network, num_steps)
+    network = config.network.make(10, (8, 8, 1))
+    tx = make_optimizer(config.optim, network, num_steps)
     return network, tx, init_state(config, network, (1,), tx)
+
+
+def shapes_of(config):
+    """Parameters of a network, as shapes."""
+    return jax.eval_shape(lambda: config.network.make(10, (8, 8, 1)).init(0, (1,)))
 
 
 @pytest.fixture(scope="module")
@@ -96,48 +99,69 @@ class TestTrainStep:
         assert losses[0] == pytest.approx(accuracy(np.asarray(logits), np.asarray(data.labels))["loss"], rel=1e-5)
 
     def test_bfloat16_is_of_activations_only(self, data, trained):
-        config = dataclasses.replace(CONFIG, dtype="bfloat16")
+        config = replace(CONFIG, dtype="bfloat16")
         network, tx, state = setup(config)
-        dtypes = jax.tree.map(lambda leaf: leaf.dtype, state)
-        state, metrics = make_train_step(config, network, tx)(state, data, np.arange(N, dtype=np.int32), depth=1)
-        assert jax.tree.map(lambda leaf: leaf.dtype, state) == dtypes
-        assert {leaf.dtype for leaf in floats(state)} == {jnp.dtype("float32")}
-        assert all(np.isfinite(leaf).all() for leaf in floats(state))
+        train_step, batch = make_train_step(config, network, tx), np.arange(N, dtype=np.int32)
+        after, metrics = jax.eval_shape(functools.partial(train_step, depth=1), state, data, batch)
+        assert jax.tree.map(lambda leaf: leaf.dtype, after) == jax.tree.map(lambda leaf: leaf.dtype, state)
+        assert {leaf.dtype for leaf in floats(after)} == {jnp.dtype("float32")}
         assert metrics["loss"].dtype == jnp.float32
-        loss = float(metrics["loss"])
-        assert loss != trained[2][0]  # it did compute otherwise
+        logits, _ = jax.jit(lambda params: apply_batch(config, network, params, data, 1))(state.params)
+        assert logits.dtype == jnp.float32
+        loss = accuracy(np.asarray(logits), np.asarray(data.labels))["loss"]
+        assert loss != pytest.approx(trained[2][0], rel=1e-6)  # it did compute otherwise
         assert loss == pytest.approx(trained[2][0], abs=0.1)
+
+    @pytest.mark.slow
+    def test_a_step_in_bfloat16_is_finite(self, data):
+        config = replace(CONFIG, dtype="bfloat16")
+        network, tx, state = setup(config)
+        state, metrics = make_train_step(config, network, tx)(state, data, np.arange(N, dtype=np.int32), depth=1)
+        assert all(np.isfinite(leaf).all() for leaf in floats((state, metrics)))
 
     def test_runs_of_all_seeds_share_a_program(self, data):
         """Shifts and dropout are drawn with the seed, which is an argument: no seed is compiled for."""
-        config = dataclasses.replace(CONFIG, channels=(4, 8), dropout=0.5, augment="crop")
+        config = replace(TOY, augment="crop")
         network, tx, state = setup(config)
         programs, losses = set(), set()
+        compiled = make_train_step(config, network, tx).func
         for seed in (0, 1):
-            train_step = make_train_step(dataclasses.replace(config, seed=seed), network, tx)
+            train_step = make_train_step(replace(config, seed=seed), network, tx)
             args, depth = (jax.tree.map(jnp.copy, state), data, np.arange(N, dtype=np.int32)), {"depth": 1}
             programs.add(train_step.func.lower(*args, **depth, **train_step.keywords).as_text())
-            losses.add(float(train_step(*args, **depth)[1]["loss"]))
+            losses.add(float(compiled(*args, **depth, **train_step.keywords)[1]["loss"]))
         assert len(programs) == 1
         assert len(losses) == 2
+
+    def test_a_program_of_a_puppet_has_no_seed(self, data):
+        config = replace(CONFIG, dropout=0.5, augment="crop")
+        network, tx, state = setup(config)
+        programs = {
+            make_train_step(replace(config, seed=seed), network, tx)
+            .func.lower(state, data, np.arange(N, dtype=np.int32), depth=1, seed=np.uint32(seed))
+            .as_text()
+            for seed in (0, 1)
+        }
+        assert len(programs) == 1
+        assert seed_of(replace(config, seed=7)) == np.uint32(7)
 
 
 class TestInitState:
     def test_is_a_function_of_the_configuration(self):
         first, second = setup(CONFIG)[2], setup(CONFIG)[2]
         jax.tree.map(np.testing.assert_array_equal, first, second)
-        other = setup(dataclasses.replace(CONFIG, seed=1))[2]
+        other = setup(replace(CONFIG, seed=1))[2]
         assert (other.params.puppeteer.pointwise_kernel != first.params.puppeteer.pointwise_kernel).any()
 
     def test_the_state_holds_the_widest_layer_or_what_was_asked_for(self):
         for asked, expected in ((None, 8), (12, 12), (4, 4)):
-            config = dataclasses.replace(CONFIG, max_channels=asked)
+            config = replace(CONFIG, max_channels=asked)
             state = jax.eval_shape(lambda config=config: setup(config)[2])
             assert state.params.puppeteer.max_channels == expected
 
     def test_affine_norms_suffice_for_the_deepest_bucket(self):
-        network = make_network(CONFIG, 10, (8, 8, 1))
-        tx = make_optimizer(CONFIG, network, 10)
+        network = CONFIG.network.make(10, (8, 8, 1))
+        tx = make_optimizer(CONFIG.optim, network, 10)
         state = jax.eval_shape(lambda: init_state(CONFIG, network, (1, 3), tx))
         assert [leaf.shape for leaf in state.params.norm_scale] == [(3, 8)]
 
@@ -145,16 +169,14 @@ class TestInitState:
 class TestOptimizer:
     def updates(self, config):
         """Of parameters that are one where the gradient is zero."""
-        tx = make_optimizer(config, make_network(config, 10, (8, 8, 1)), 10)
-        params = jax.tree.map(
-            lambda leaf: np.ones(leaf.shape, leaf.dtype), jax.eval_shape(lambda: setup(config)[2].params)
-        )
+        tx = make_optimizer(config.optim, config.network.make(10, (8, 8, 1)), 10)
+        params = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes_of(config))
         zeros = jax.tree.map(np.zeros_like, params)
         return jax.jit(lambda: tx.update(zeros, tx.init(params), params)[0])()
 
     def test_weight_decay_touches_matrices_only(self):
         """With no gradient a matrix moves by -learning rate x decay x itself; norms and biases stay."""
-        config = dataclasses.replace(CONFIG, weight_decay=0.5)
+        config = replace(CONFIG, weight_decay=0.5)
         updates = self.updates(config)
         matrices = {"puppeteer.depthwise_kernel", "puppeteer.pointwise_kernel", "classifier_kernel"}
         for path, update in jax.tree_util.tree_leaves_with_path(updates):
@@ -165,44 +187,43 @@ class TestOptimizer:
         assert not matrices
 
     def test_none_is_adam(self):
-        config = dataclasses.replace(CONFIG, weight_decay=0.0)
+        config = replace(CONFIG, weight_decay=0.0)
         assert all((np.asarray(update) == 0).all() for update in jax.tree.leaves(self.updates(config)))
 
     def test_muon_turns_all_directions_of_a_matrix_by_as_much(self):
         """Nearly orthogonal updates of the learning rate's root mean square, whatever the gradient; Adam elsewhere."""
-        config = dataclasses.replace(CONFIG, channels=(32,), optimizer="muon", weight_decay=0.0)
-        tx = make_optimizer(config, make_network(config, 10, (8, 8, 1)), 10)
-        shapes = jax.eval_shape(lambda: setup(config)[2].params)
+        config = replace(CONFIG, channels=(32,), optimizer="muon", weight_decay=0.0)
+        tx = make_optimizer(config.optim, config.network.make(10, (8, 8, 1)), 10)
         rng = np.random.default_rng(0)
-        params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
+        params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes_of(config))
         grads = jax.tree.map(lambda leaf: (10 ** rng.uniform(-3, 1) * leaf).astype(np.float32), params)
         updates, _ = jax.jit(tx.update)(grads, tx.init(params), params)
         for update in (updates.puppeteer.pointwise_kernel, updates.classifier_kernel):
             values = np.linalg.svd(update, compute_uv=False)
             assert values.max() < 4 * values.min()
-            assert np.sqrt(np.square(update).mean()) == pytest.approx(config.learning_rate, rel=0.3)
+            assert np.sqrt(np.square(update).mean()) == pytest.approx(config.optim.learning_rate, rel=0.3)
         for update in (updates.puppeteer.depthwise_kernel, updates.puppeteer.norm1_scale, updates.classifier_bias):
             np.testing.assert_allclose(np.abs(update), np.abs(update).max(), rtol=0.01)  # Adam's first is a sign
 
     def test_muon_of_a_backbone_takes_kernels_for_matrices(self):
-        config = Config(network="resnet20", num_layers=8, max_channels=16, kernels="stored", optimizer="muon")
-        network = make_network(config, 10, (8, 8, 3))
-        tx = make_optimizer(config, network, 10)
-        rng = np.random.default_rng(0)
+        network = DeepBackbone(name="resnet20", num_layers=8, width=16).make(10, (8, 8, 3))
+        tx = make_optimizer(Optim(optimizer="muon"), network, 10)
         shapes = jax.eval_shape(lambda: network.init(0, (7,)))
-        params = {name: rng.normal(size=leaf.shape).astype(np.float32) for name, leaf in shapes.items()}
-        updates, _ = jax.jit(tx.update)(params, tx.init(params), params)
-        kernels = {name: update for name, update in updates.items() if update.ndim == 4}
+        kernels = {name for name, leaf in shapes.items() if leaf.ndim == 4}
         assert len(kernels) == 7
-        for update in kernels.values():
-            values = np.linalg.svd(np.asarray(update).reshape(-1, update.shape[-1]), compute_uv=False)
+        assert kernels < {name for name, matrix in network.matrices(shapes).items() if matrix}
+        few = {"stem.conv.kernel", "stem.norm.scale", "blocks.2.first.conv.kernel", "head.classifier.kernel"}
+        rng = np.random.default_rng(0)
+        params = {name: rng.normal(size=shapes[name].shape).astype(np.float32) for name in few}
+        updates, _ = jax.jit(tx.update)(params, tx.init(params), params)
+        for name in few & kernels:
+            update = np.asarray(updates[name])
+            values = np.linalg.svd(update.reshape(-1, update.shape[-1]), compute_uv=False)
             assert values.max() < 4 * values.min()
 
     @pytest.mark.parametrize(("num_steps", "warmup"), [(1, 0), (10, 0), (1000, 50), (100_000, 500)])
     def test_schedule_warms_up_and_decays_to_zero(self, num_steps, warmup):
-        tx = make_optimizer(
-            dataclasses.replace(CONFIG, weight_decay=0.0), make_network(CONFIG, 10, (8, 8, 1)), num_steps
-        )
+        tx = make_optimizer(replace(CONFIG.optim, weight_decay=0.0), CONFIG.network.make(10, (8, 8, 1)), num_steps)
         params = pj.PuppetParams(puppeteer=jnp.ones(1))
         initial = tx.init(params)
 
@@ -237,12 +258,9 @@ class TestStatistics:
 
     def test_a_kernel_set_for_each_image_is_adaptation_by_sample(self, data, trained):
         network, state, _ = trained
-        batches = [(1, np.arange(N, dtype=np.int32))]
-        config = dataclasses.replace(CONFIG, adaptation="level", num_levels=N)
-        level = make_stats_estimator(config, network)(state.params, data, batches)
-        config = dataclasses.replace(CONFIG, adaptation="sample")
-        sample = make_stats_estimator(config, network)(state.params, data, batches)
-        jax.tree.map(np.testing.assert_array_equal, level, sample)
+        level, sample = replace(CONFIG, levels_per_batch=N), replace(CONFIG, sharing="sample")
+        np.testing.assert_array_equal(*(kernel_levels(one, network, data.h, 1) for one in (level, sample)))
+        sample = make_stats_estimator(sample, network)(state.params, data, [(1, np.arange(N, dtype=np.int32))])
         _, shared = forward(network, state.params, data.images, data.h.mean())
         assert np.abs(np.asarray(shared[0].mean - sample[1][0].mean)).max() > 1e-5
 
@@ -261,10 +279,10 @@ class TestStatistics:
         """Estimates with a forward pass whose batch statistics are given; `h` of a batch holds its indices."""
 
         def estimate(batches, mean, variance):
-            def forward(config, network, params, batch, depth):
-                return {depth: (None, (pj.BatchStats(mean(batch), jnp.full(1, variance)),))}
+            def apply_batch(config, network, params, batch, depth):
+                return None, (pj.BatchStats(mean(batch), jnp.full(1, variance)),)
 
-            monkeypatch.setattr(training, "_forward", forward)
+            monkeypatch.setattr(statistics, "apply_batch", apply_batch)
             indices = Data(data.images, jnp.arange(N), jnp.arange(N, dtype=jnp.float32))
             return make_stats_estimator(CONFIG, None)(None, indices, batches)
 
@@ -278,7 +296,7 @@ class TestStatistics:
         np.testing.assert_allclose(stats.variance, 1e-4, rtol=1e-2)
 
     def test_are_those_of_a_few_batches_of_each_depth(self, given, monkeypatch):
-        monkeypatch.setattr(training, "STATS_BATCHES", 2)
+        monkeypatch.setattr(statistics, "STATS_BATCHES", 2)
         batches = [(depth, np.full(N, i, np.int32)) for depth, i in ((1, 2), (3, 7), (1, 4), (1, 9))]
         stats = given(batches, lambda batch: batch.h[:1], 1.0)
         assert sorted(stats) == [1, 3]
@@ -352,18 +370,19 @@ class TestCutOut:
 
     def test_blanks_images_in_training_alone(self, data):
         """A square of twice the image leaves nothing: one loss. Statistics for evaluation are those of whole images."""
-        config = dataclasses.replace(CONFIG, cutout=16)
+        config = replace(TOY, cutout=16)
         network, tx, state = setup(config)
         batch = np.arange(N, dtype=np.int32)
-        logits, _ = forward(network, state.params, jnp.full_like(data.images, GREY), data.h.mean())
-        expected = make_stats_estimator(CONFIG, network)(state.params, data, [(1, batch)])
-        stats = make_stats_estimator(config, network)(state.params, data, [(1, batch)])
+        logits, _ = network.apply(state.params, None, jnp.full_like(data.images, GREY), data.h, 1)
+        stats, expected = (
+            make_stats_estimator(one, network)(state.params, data, [(1, batch)]) for one in (config, TOY)
+        )
         jax.tree.map(np.testing.assert_array_equal, stats, expected)
         loss = float(make_train_step(config, network, tx)(state, data, batch, depth=1)[1]["loss"])
         assert loss == pytest.approx(accuracy(np.asarray(logits), np.asarray(data.labels))["loss"], rel=1e-5)
 
     def test_squares_differ_between_steps(self, data):
-        config = dataclasses.replace(CONFIG, cutout=4, learning_rate=1e-30)
+        config = replace(TOY, cutout=4, learning_rate=1e-30)
         network, tx, state = setup(config)
         train_step, losses = make_train_step(config, network, tx), []
         for _ in range(2):

@@ -1,0 +1,126 @@
+"""`summary.json`: what is known of a finished run."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from experiments.errors import RunError
+from experiments.runs.files import write_json
+from experiments.runs.folder import SUMMARY
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Summary:
+    """A finished run in figures; JSON values.
+
+    Attributes:
+        experiment: name of the data set.
+        top1: fraction of the test images that are classified right.
+        top5: fraction whose class is among the five most probable.
+        loss: mean cross-entropy on the test images, nats.
+        test_images: their number.
+        depth_mean: mean depth of the test images.
+        depth_std: its standard deviation over the images.
+        depth_counts: images by depth.
+        depth_top1: `top1` of the images of each depth.
+        puppeteer_bytes: of the generator's floats as stored; 0 without one.
+        trainable_bytes: of all trainable floats as stored.
+        file_bytes: of the model file.
+        generator_macs: multiply-accumulates of making an image's kernels.
+        puppet_macs: those of the network itself, an image.
+        latency_s: seconds an image at batch 1, kernels kept where they can be.
+        latency_generating_s: the same with kernels generated for every image.
+        images_per_s: at batch 256.
+        adaptation: "level" or "sample".
+        num_levels: levels of complexity within a depth.
+        validation_top1: of the model that is kept.
+        train_seconds: of all epochs.
+        step: at which the model was taken.
+        steps: taken in all.
+        seed: of the run.
+        config: as in `config.json`.
+        versions: of what the result depends on.
+        device: that it was evaluated on.
+        host_peak_bytes: most memory held on the host.
+        device_peak_bytes: most memory held on the device, where JAX tells.
+        ensembles: what `experiments.evaluate --shifted-views --with` found.
+    """
+
+    experiment: str
+    top1: float
+    top5: float
+    loss: float
+    test_images: int
+    depth_mean: float
+    depth_std: float
+    depth_counts: dict[str, int]
+    depth_top1: dict[str, float]
+    puppeteer_bytes: int
+    trainable_bytes: int
+    file_bytes: int
+    generator_macs: int
+    puppet_macs: int
+    latency_s: float
+    latency_generating_s: float
+    images_per_s: float
+    adaptation: str
+    num_levels: int
+    validation_top1: float | None
+    train_seconds: float
+    step: int
+    steps: int
+    seed: int
+    config: dict[str, Any]
+    versions: dict[str, str]
+    device: str
+    host_peak_bytes: int | None
+    device_peak_bytes: int | None
+    ensembles: tuple[dict[str, Any], ...] = ()
+
+
+def write_summary(folder: Path, summary: Summary) -> None:
+    """Writes the `summary.json` of the run in `folder`."""
+    write_json(folder / SUMMARY, dataclasses.asdict(summary))
+
+
+def read_summary(folder: Path) -> Summary:
+    """The `summary.json` of the finished run in `folder`.
+
+    Raises:
+        RunError: if it is missing, damaged, or of another version of the project.
+    """
+    path, again = folder / SUMMARY, f"python -m experiments.evaluate {folder}"
+    if not path.is_file():
+        raise RunError(f"{folder} holds no {SUMMARY}; `{again}` writes it.")
+    try:
+        found = json.loads(path.read_text())
+        summary = Summary(**found | {"ensembles": tuple(found["ensembles"])})
+        float(summary.top1), float(summary.train_seconds), int(summary.trainable_bytes)
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path} is damaged or of another version ({error!r}); `{again}` writes it anew.") from None
+    return summary
+
+
+def describe(summary: Summary) -> str:
+    """The figures of a summary for a person, one a line."""
+    counts = ", ".join(f"depth {depth}: {number}" for depth, number in summary.depth_counts.items())
+    anew = f"{summary.latency_generating_s:.5f} s/img if kernels are generated for every image"
+    memory = summary.host_peak_bytes
+    return "\n".join(
+        [
+            f"top-1          {summary.top1:.2%} of {summary.test_images} test images",
+            f"top-5          {summary.top5:.2%}",
+            f"loss           {summary.loss:.4f}",
+            f"depth          {summary.depth_mean:.2f} ± {summary.depth_std:.2f} ({counts})",
+            f"puppeteer      {summary.puppeteer_bytes:,} bytes",
+            f"all trainable  {summary.trainable_bytes:,} bytes",
+            f"file           {summary.file_bytes:,} bytes, batch statistics included",
+            f"generator      {summary.generator_macs / 1e6:,.1f} M multiply-accumulates an image",
+            f"network        {summary.puppet_macs / 1e6:,.1f} M multiply-accumulates an image",
+            f"batch 1        {summary.latency_s:.5f} s/img; {anew}",
+            f"batch 256      {summary.images_per_s:,.0f} images/s",
+            *([] if memory is None else [f"peak memory    {memory / 1e9:.2f} GB on the host"]),
+            f"device         {summary.device}",
+        ]
+    )

@@ -1,0 +1,1 @@
+"""Folders of runs: what they hold, how they are opened."""

@@ -1,0 +1,216 @@
+"""What a run's folder holds, and how it is read and written."""
+
+import importlib.metadata
+import io
+import json
+import platform
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.config import Config
+from experiments.errors import RunError
+from experiments.fields import as_json, flat, from_json
+from experiments.runs.files import PARTIAL, write_bytes, write_json
+from experiments.runs.lock import LOCK
+
+CONFIG, METRICS, SPLIT = "config.json", "metrics.jsonl", "split.npz"
+SUMMARY, MODEL, CHECKPOINTS = "summary.json", "model.safetensors", "checkpoints"
+UNFINISHED = "unfinished.json"
+LAYOUT = 2
+"""Of the folder; `config.json` has it."""
+LAST_OF_LAYOUT_1 = "02d1016"
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    packages = ("puppet-jax", "jax", "jaxlib", "flax", "optax", "diffrax", "orbax-checkpoint", "numpy")
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def open_run(folder: Path, experiment: str, config: Config, data: dict[str, Any], resume: bool) -> None:
+    """Makes the folder of a new run, or checks that the run in it is the one to be resumed.
+
+    Args:
+        folder: of the run.
+        experiment: name of the data set.
+        config: what the run computes.
+        data: what identifies the data: JSON values; `data["source"]` is not compared.
+        resume: whether a run may be there already.
+
+    Raises:
+        RunError: if the folder holds something else, holds a run and `resume` is false, or holds a run of another
+            configuration: which field differs.
+    """
+    wanted = {"layout": LAYOUT, "experiment": experiment, "config": as_json(config), "data": data}
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is no folder; name another --workdir.")
+    if not folder.exists() or not any(_counts(path) for path in folder.iterdir()):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / CONFIG, wanted | {"versions": versions()})
+        return
+    found = read_config(folder)
+    if not resume:
+        raise RunError(f"{folder} holds a run already; go on with --resume, or name another --workdir.")
+    there = {"experiment": found["experiment"], "sha256": found["data"].get("sha256")} | flat(found["config"])
+    now = {"experiment": experiment, "sha256": data["sha256"]} | flat(as_json(config))
+    if differing := differences(there, now):
+        raise RunError(
+            f"{folder} holds a run of another configuration ({differing}); give the same flags, or another --workdir."
+        )
+
+
+def differences(there: dict[str, Any], now: dict[str, Any]) -> str:
+    """In which options two flat configurations differ, in words; empty if in none."""
+    names = [name for name in there | now if there.get(name) != now.get(name)]
+    return "; ".join(f"{name}: {there.get(name)!r} there, {now.get(name)!r} now" for name in names)
+
+
+def _counts(path: Path) -> bool:
+    """Whether a file in a folder says that there is a run: not what is left of one that was killed at its start."""
+    return path.name != LOCK and not path.name.endswith(PARTIAL)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The `config.json` of a run.
+
+    Raises:
+        RunError: if the folder is missing, holds no readable run, or holds one of another layout.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        what = "does not exist" if not folder.exists() else f"holds no {CONFIG}, so it is no folder of a run"
+        raise RunError(f"{folder} {what}; give the --workdir of a run.")
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} is damaged ({error}); restore it, or start anew in another --workdir.") from None
+    if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
+        raise RunError(f"{path} is damaged (no configuration); restore it, or start anew in another --workdir.")
+    layout = found.get("layout", 1)
+    if layout != LAYOUT:
+        reader = f"commit {LAST_OF_LAYOUT_1} reads it" if layout == 1 else "a later version of puppet-jax wrote it"
+        raise RunError(f"{folder} is a run of layout {layout}, this version reads layout {LAYOUT}; {reader}.")
+    missing = {"experiment", "data", "versions"} - found.keys()
+    if missing:
+        raise RunError(f"{path} is damaged (it lacks {', '.join(sorted(missing))}); restore it, or start anew.")
+    return found
+
+
+def config_of(found: dict[str, Any], folder: Path) -> Config:
+    """The configuration in what `read_config` found in `folder`.
+
+    Raises:
+        RunError: if it is of another version of the project.
+    """
+    try:
+        return from_json(Config, found["config"])
+    except (TypeError, ValueError) as error:
+        raise RunError(
+            f"the configuration of {folder} is of another version of the project ({error}); use the version that wrote "
+            "it, or train it again."
+        ) from None
+
+
+def write_split(folder: Path, train: np.ndarray, validation: np.ndarray) -> None:
+    """Writes which images of the training set a run trains and validates on: indices in the official order."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, train=train, validation=validation)
+    write_bytes(folder / SPLIT, buffer.getvalue())
+
+
+def read_split(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The images that a run trains and validates on, as `write_split` wrote them.
+
+    Raises:
+        RunError: if the file is missing or damaged.
+    """
+    path = folder / SPLIT
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as split:
+            return split["train"], split["validation"]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise RunError(f"{path} is missing or damaged ({error}); `--resume` with the run's flags writes it.") from None
+
+
+def append_metrics(folder: Path, row: dict[str, Any]) -> None:
+    """Adds one line to `metrics.jsonl`."""
+    _write_metrics(folder, [*read_metrics(folder), row])
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The rows of `metrics.jsonl`, none if there is no such file; a last line that was cut off is left out.
+
+    Raises:
+        RunError: if another line is no row.
+    """
+    path = folder / METRICS
+    if not path.exists():
+        return []
+    text = path.read_text(errors="replace")
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(lines := text.splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict) or not {"epoch", "step"} <= row.keys():
+                raise ValueError("no epoch and step")
+        except ValueError as error:
+            if number == len(lines) and not text.endswith("\n"):
+                break
+            raise RunError(f"{path}, line {number}, is damaged ({error}); restore it, or remove the run.") from None
+        rows.append(row)
+    return rows
+
+
+def drop_metrics_after(folder: Path, step: int) -> None:
+    """Drops the rows after `step`: epochs that a resumed run does again."""
+    rows = read_metrics(folder)
+    kept = [row for row in rows if row["step"] <= step]
+    if len(kept) < len(rows):
+        _write_metrics(folder, kept)
+
+
+def _write_metrics(folder: Path, rows: list[dict[str, Any]]) -> None:
+    write_bytes(folder / METRICS, "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+
+def write_unfinished(folder: Path, step: int, losses: list[float], correct: list[float]) -> None:
+    """Writes loss and accuracy of the steps of an epoch that was stopped at `step`, for its row later."""
+    write_json(folder / UNFINISHED, {"step": step, "losses": losses, "correct": correct})
+
+
+def read_unfinished(folder: Path, step: int) -> tuple[list[float], list[float]]:
+    """What `write_unfinished` wrote at `step`; nothing if it was written at another step or cannot be read."""
+    try:
+        found = json.loads((folder / UNFINISHED).read_text())
+        if found["step"] == step:
+            return list(map(float, found["losses"])), list(map(float, found["correct"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return [], []
+
+
+def check_resumable(folder: Path) -> bool:
+    """Whether a run has a checkpoint to go on from; without one it begins anew.
+
+    Raises:
+        RunError: if it has none though epochs of it were finished, whose results would be overwritten.
+    """
+    if any(path.name.isdigit() for path in (folder / CHECKPOINTS).glob("*")):
+        return True
+    rows = read_metrics(folder)
+    if len(rows) > 1 or (folder / SUMMARY).exists():
+        raise RunError(
+            f"{folder} holds {len(rows)} finished epochs but no checkpoint to go on from; restore {CHECKPOINTS}/, "
+            f"measure its model with `python -m experiments.evaluate {folder}`, or train anew in another --workdir."
+        )
+    return False

@@ -1,1 +1,0 @@
-"""The study behind preset `best`: questions, commands, results; the log is README.md."""

@@ -1,0 +1,1 @@
+"""Training: a run from start to end, and its parts."""

@@ -1,0 +1,210 @@
+"""The training loop: epochs of steps, what is saved after each, how a signal stops it."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.errors import Interrupted, RunError
+from experiments.model import Model, save_model
+from experiments.runs import folder as run_folder
+from experiments.training.batching import Bucket, epoch_batches, steps_per_epoch
+from experiments.training.checkpoint import Checkpoints
+from experiments.training.interrupts import Interrupts
+from experiments.training.progress import Progress
+from experiments.training.step import Data, TrainState
+
+CHECK_EVERY = 50
+"""Steps between two looks at the loss; each look fetches the losses of the window before the last."""
+RUN_AHEAD = 2
+"""Steps that may wait for the device: enough to keep it busy, few enough that Ctrl-C is answered soon."""
+ADVICE = "Lower --learning-rate, or train in float32, in a new --workdir."
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Which batches a run takes; all follows from the seed.
+
+    Attributes:
+        buckets: of the training images, by depth.
+        h: (images,) their complexities, nats.
+        batch_size: images a step.
+        epochs: of the run.
+        seed: of the run.
+    """
+
+    buckets: list[Bucket]
+    h: np.ndarray
+    batch_size: int
+    epochs: int
+    seed: int
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps an epoch."""
+        return steps_per_epoch(self.buckets, self.batch_size)
+
+    @property
+    def steps(self) -> int:
+        """Steps in all."""
+        return self.per_epoch * self.epochs
+
+    def batches(self, epoch: int) -> list[tuple[int, np.ndarray]]:
+        """Depth and indices of each batch of an epoch."""
+        return epoch_batches(self.buckets, self.h, self.batch_size, self.seed, epoch)
+
+
+def train_loop(
+    state: TrainState,
+    data: Data,
+    schedule: Schedule,
+    train_step: Callable[..., tuple[TrainState, dict[str, jax.Array]]],
+    validate: Callable[[TrainState, list[tuple[int, np.ndarray]]], tuple[Model, dict[str, float]]],
+    folder: Path,
+    checkpoints: Checkpoints,
+    num_validation: int,
+) -> None:
+    """Takes the steps of a schedule, from the newest checkpoint on if there is one.
+
+    Args:
+        state: before the first step.
+        data: the training set, on the device.
+        schedule: which batches, in which order.
+        train_step: from `make_train_step`.
+        validate: from a state and the batches of its epoch to the model, and its `accuracy` on validation images.
+        folder: of the run: rows of metrics, and the model of `chosen_epoch`, are written there.
+        checkpoints: of the run.
+        num_validation: number of validation images.
+
+    Raises:
+        RunError: if a loss is not finite.
+        Interrupted: after SIGINT or SIGTERM, once the state is saved.
+    """
+    if checkpoints.latest_step is not None:
+        state = checkpoints.restore(state)
+        print(f"resumed at step {int(state.step)} of {schedule.steps}", flush=True)
+    step = int(state.step)
+    run_folder.drop_metrics_after(folder, step)
+    rows = run_folder.read_metrics(folder)
+    finished = step // schedule.per_epoch
+    if [row["epoch"] for row in rows] != list(range(1, finished + 1)):
+        raise RunError(
+            f"{folder / run_folder.METRICS} must have one row for each of the {finished} epochs before the checkpoint "
+            f"of step {step}, got epochs {[row['epoch'] for row in rows]}; restore it, or train anew in another "
+            "--workdir."
+        )
+
+    def stop(signum: int, losses: Losses | None = None) -> None:
+        if losses is not None:
+            run_folder.write_unfinished(folder, step, *losses.fetched())
+        checkpoints.save(step, state)
+        raise Interrupted(
+            signum,
+            f"stopped after step {step} of {schedule.steps}; the state is saved. To go on, give the same command with "
+            f"--resume (its folder: --workdir {folder}).",
+        )
+
+    with Interrupts() as interrupts, Progress(schedule.steps, step) as bar:
+        for epoch in range(step // schedule.per_epoch, schedule.epochs):
+            started, first, last = time.perf_counter(), step, (epoch + 1) * schedule.per_epoch
+            batches = schedule.batches(epoch)
+            losses = Losses(first, checkpoints, run_folder.read_unfinished(folder, step))
+            for depth, indices in batches[step - epoch * schedule.per_epoch :]:
+                state, metrics = train_step(state, data, indices, depth=depth)
+                step += 1
+                losses.add(metrics)
+                bar.update()
+                if interrupts.received and step < last:  # else once the epoch is booked
+                    losses.check()
+                    stop(interrupts.received, losses)
+            train_loss, train_top1 = losses.check()
+            seconds = time.perf_counter() - started
+            model, validation = validate(state, batches)
+            row = {
+                "epoch": epoch + 1,
+                "step": step,
+                "train_loss": train_loss,
+                "train_top1": train_top1,
+                **{f"validation_{name}": value for name, value in validation.items()},
+                "images_per_s": (step - first) * schedule.batch_size / seconds,
+                "seconds": time.perf_counter() - started,
+            }
+            if not np.isfinite(row["validation_loss"]):
+                raise RunError(f"the validation loss became {row['validation_loss']} after step {step}. {ADVICE}")
+            rows.append(row)
+            checkpoints.wait()  # so that at most one row has no checkpoint yet
+            if chosen_epoch(rows, num_validation) is row:
+                save_model(folder / run_folder.MODEL, model)
+            run_folder.append_metrics(folder, row)
+            checkpoints.save(step, state, row["validation_top1"])
+            bar.report(row, schedule.epochs)
+            if interrupts.received:
+                stop(interrupts.received)
+
+
+def chosen_epoch(rows: Sequence[dict[str, Any]], num_images: int) -> dict[str, Any]:
+    """The epoch whose model is kept: the latest that is within one standard error of the best on validation images.
+
+    The best of many epochs is the luckiest as well, and as the rate decays a later one is more likely to be better.
+
+    Args:
+        rows: of `metrics.jsonl`, at least one.
+        num_images: validation images, of which the standard error is that of an accuracy.
+
+    References:
+        The one-standard-error rule of Breiman et al., Classification and regression trees, 1984, Sec. 3.4.3.
+    """
+    best = max(row["validation_top1"] for row in rows)
+    least = best - (best * (1 - best) / num_images) ** 0.5
+    return [row for row in rows if row["validation_top1"] >= least][-1]
+
+
+class Losses:
+    """Metrics of the steps of one epoch, left on the device; looked at late, so that the device is never idle.
+
+    Args:
+        first_step: the step before the first.
+        checkpoints: named where a loss is not finite.
+        before: losses and fractions of correct answers of the steps of this epoch that were taken before a stop.
+    """
+
+    def __init__(self, first_step: int, checkpoints: Checkpoints, before: tuple[list[float], list[float]] = ([], [])):
+        self.first_step = first_step
+        self.checkpoints = checkpoints
+        self.before = before
+        self.metrics: list[dict[str, jax.Array]] = []
+        self.checked = 0
+
+    def add(self, metrics: dict[str, jax.Array]) -> None:
+        """Takes the metrics of one more step."""
+        self.metrics.append(metrics)
+        if len(self.metrics) > RUN_AHEAD:
+            self.metrics[-1 - RUN_AHEAD]["loss"].block_until_ready()
+        if len(self.metrics) % CHECK_EVERY == 0:
+            self._look(len(self.metrics) - CHECK_EVERY)
+
+    def check(self) -> tuple[float, float]:
+        """Looks at all; returns mean loss and accuracy."""
+        self._look(len(self.metrics))
+        losses, correct = self.fetched()
+        return float(np.mean(losses)), float(np.mean(correct))
+
+    def fetched(self) -> tuple[list[float], list[float]]:
+        """Losses and fractions of correct answers of all steps of the epoch so far."""
+        found = jax.device_get(self.metrics)
+        losses, correct = ([float(row[name]) for row in found] for name in ("loss", "correct"))
+        return self.before[0] + losses, self.before[1] + correct
+
+    def _look(self, stop: int) -> None:
+        losses = np.array(jax.device_get([row["loss"] for row in self.metrics[self.checked : stop]]))
+        bad = np.flatnonzero(~np.isfinite(losses))
+        if len(bad):
+            latest = self.checkpoints.latest_step
+            kept = "no checkpoint was saved yet" if latest is None else f"the checkpoint of step {latest} is kept"
+            step = self.first_step + self.checked + int(bad[0]) + 1
+            raise RunError(f"the loss became {losses[bad[0]]} at step {step}; {kept}. {ADVICE}")
+        self.checked = max(self.checked, stop)

@@ -1,0 +1,205 @@
+"""A run from start to end: data, network, buckets, the loop, the summary."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import puppet_jax as pj
+from experiments import plots
+from experiments.cli import Options
+from experiments.config import Adaptive, Config
+from experiments.data import Dataset, fingerprint, load_dataset, split_indices
+from experiments.devices import use_compilation_cache
+from experiments.errors import RunError
+from experiments.evaluation.accuracy import accuracy
+from experiments.evaluation.report import summarise
+from experiments.evaluation.summary import Summary
+from experiments.model import Model, load_model
+from experiments.networks import Network
+from experiments.runs import folder as run_folder
+from experiments.runs.load import check_unseen, load_run, test_set
+from experiments.runs.lock import locked
+from experiments.training.batching import Bucket, make_buckets
+from experiments.training.checkpoint import Checkpoints
+from experiments.training.complexity import Complexities, measure_complexities
+from experiments.training.loop import Schedule, train_loop
+from experiments.training.optimizer import make_optimizer
+from experiments.training.statistics import make_stats_estimator
+from experiments.training.step import Data, init_state, make_train_step, rounded
+from puppet_jax import extras
+
+
+def train(experiment: str, config: Config, options: Options, dataset: Dataset | None = None) -> Summary:
+    """Trains, keeps a run's folder, evaluates the model of `chosen_epoch` on the test set.
+
+    Args:
+        experiment: name of the data set, see `experiments.data.DATASETS`.
+        config: what is computed.
+        options: where it is read and written; `options.workdir` must be set.
+        dataset: what `options` lead to, where it is loaded already.
+
+    Returns:
+        The summary, as in `summary.json`.
+
+    Raises:
+        ExperimentError: if the data, the folder or the configuration do not allow it, or the loss is not finite.
+        Interrupted: after SIGINT or SIGTERM, once the state is saved.
+    """
+    assert options.workdir is not None
+    folder = options.workdir
+    use_compilation_cache()
+    dataset = dataset or load_dataset(experiment, options.data_dir, options.data_source)
+    chosen, held_out = split_indices(
+        len(dataset.train_labels), config.data.num_images, config.data.num_validation, config.seed
+    )
+    images, labels = dataset.train_images[chosen], dataset.train_labels[chosen]
+    validation = (dataset.train_images[held_out], dataset.train_labels[held_out])
+    network = _fitting_network(config, dataset, len(chosen))
+    complexities = measure_complexities(config, network, images)
+    buckets = make_buckets(complexities.h, complexities.depths, config.optim.batch_size)
+    depths = tuple(bucket.depth for bucket in buckets)
+    check_apply(network, config.seed, depths)
+
+    identity = _identity(dataset, options)
+    saved = options.resume and run_folder.check_resumable(folder)
+    start = None if saved else _start(config, network, depths, identity, held_out)
+    run_folder.open_run(folder, experiment, config, identity, options.resume)
+    with locked(folder):
+        run_folder.write_split(folder, chosen, held_out)
+        print(f"data: {dataset.source}\nrun: {folder}\n{_describe_buckets(buckets)}", flush=True)
+        plots.plot_depths(images, complexities.h, complexities.depths).savefig(folder / "depths.png")
+
+        schedule = Schedule(
+            buckets=buckets,
+            h=complexities.h,
+            batch_size=config.optim.batch_size,
+            epochs=config.optim.epochs,
+            seed=config.seed,
+        )
+        tx = make_optimizer(config.optim, network, schedule.steps)
+        estimate_stats = make_stats_estimator(config, network)
+        data = Data(*map(jnp.asarray, (images, labels, complexities.h)))  # on the device, once
+        validation_h = pj.complexities(validation[0], complexities.measure)
+
+        def validate(state, batches):
+            params = rounded(config, network, state.params)
+            stats = estimate_stats(state.params, data, batches)
+            model = make_model(config, network, params, stats, complexities, dataset.class_names, int(state.step))
+            return validated(model, *validation, validation_h)
+
+        with Checkpoints(folder / run_folder.CHECKPOINTS) as checkpoints:
+            state = init_state(config, network, depths, tx, start)
+            train_step = make_train_step(config, network, tx)
+            train_loop(state, data, schedule, train_step, validate, folder, checkpoints, len(held_out))
+        plots.plot_curves(run_folder.read_metrics(folder)).savefig(folder / "curves.png")
+        return summarise(folder, experiment, config, load_model(folder / run_folder.MODEL), *test_set(config, dataset))
+
+
+def _fitting_network(config: Config, dataset: Dataset, num_images: int) -> Network:
+    """The network; refuses what the data does not allow, before a folder is made."""
+    if config.optim.batch_size > num_images:
+        given = config.optim.batch_size
+        raise RunError(f"--batch-size must be at most the {num_images} training images, got {given}.")
+    side = min(dataset.train_images.shape[1:3])
+    if config.data.cutout >= side:
+        raise RunError(f"--cutout must be less than the {side} pixels of the images, got {config.data.cutout}.")
+    try:
+        height, width, channels = dataset.train_images.shape[1:]
+        return config.network.make(len(dataset.class_names), (height, width, channels))
+    except ValueError as error:
+        raise RunError(str(error)) from None
+
+
+def check_apply(network: Network, seed: int, depths: tuple[int, ...]) -> None:
+    """Traces the network on one image, so that what does not fit is refused before a folder is made."""
+    image = jax.ShapeDtypeStruct((1, *network.image_shape), jnp.uint8)
+
+    def apply(image):
+        return network.apply(network.init(seed, depths), network.init_stats(depths[0]), image, jnp.ones(1), depths[0])
+
+    try:
+        jax.eval_shape(apply, image)
+    except ValueError as error:
+        raise RunError(str(error)) from None
+
+
+def _start(
+    config: Config, network: Network, depths: tuple[int, ...], data: dict[str, Any], validation: np.ndarray
+) -> Any:
+    """The parameters of the run that training goes on from, or None.
+
+    Raises:
+        RunError: if it is of another network, or was trained on images that this run validates on.
+    """
+    if config.start_from is None:
+        return None
+    run = load_run(Path(config.start_from))
+    wanted = jax.eval_shape(lambda: network.init(config.seed, depths))
+    theirs, ours = (jax.tree.flatten(jax.tree.map(jnp.shape, tree)) for tree in (run.model.params, wanted))
+    if theirs != ours:
+        raise RunError(
+            f"the network of --start-from {run.folder} has other parameters than the one that these flags describe; "
+            f"give the flags of its {run_folder.CONFIG}."
+        )
+    if run.data["sha256"] == data["sha256"]:
+        check_unseen(run.folder, run.train_indices, validation, "give its --seed, --num-images and --num-validation")
+    return run.model.params
+
+
+def make_model(
+    config: Config,
+    network: Network,
+    params: Any,
+    stats: dict[int, Any],
+    complexities: Complexities,
+    class_names: tuple[str, ...],
+    step: int,
+) -> Model:
+    """The model of a run at some step."""
+    kernels = getattr(config.network, "kernels", None)
+    adaptive = kernels if isinstance(kernels, Adaptive) else None
+    return Model(
+        network=network,
+        params=params,
+        batch_stats=stats,
+        class_names=class_names,
+        adaptation=adaptive.sharing if adaptive else "level",
+        num_levels=adaptive.num_levels if adaptive else 1,
+        complexity=complexities.measure,
+        step=step,
+        bits=config.bits,
+    )
+
+
+def validated(model: Model, images: np.ndarray, labels: np.ndarray, h: np.ndarray) -> tuple[Model, dict[str, float]]:
+    """The model, with the threshold of its early exit if it has one, and its accuracy on validation images."""
+    predictor: Any = model.predictor(max_sets=1)
+    if model.network.exit_fraction is None:
+        return model, accuracy(predictor(images, h), labels)
+    early, late = predictor.exits(images)
+    confidences = np.nan_to_num(extras.confidence(early), nan=0.0)  # the loss will tell
+    threshold = extras.exit_threshold(confidences, model.network.exit_fraction)
+    logits, _ = extras.combine_exits(early, late, threshold)
+    return dataclasses.replace(model, threshold=threshold), accuracy(logits, labels)
+
+
+def _identity(dataset: Dataset, options: Options) -> dict[str, Any]:
+    """What tells one data set from another, and where it was."""
+    source = {
+        "described": dataset.source,
+        "data_dir": None if options.data_dir is None else str(options.data_dir.resolve()),
+        "data_source": options.data_source,
+    }
+    return {"source": source, "sha256": fingerprint(dataset)}
+
+
+def _describe_buckets(buckets: list[Bucket]) -> str:
+    parts = [
+        f"depth {b.depth}: {len(b.indices) - b.borrowed} images" + (f" + {b.borrowed} borrowed" if b.borrowed else "")
+        for b in buckets
+    ]
+    return "buckets: " + ", ".join(parts)
