@@ -1,11 +1,12 @@
 # Everything from a fresh clone, with python3 and make alone:
 #   make run     sets up and trains on the bundled digits (minutes on two cores)
 #   make test    sets up and runs lint, types and tests
+#   make coverage  runs the tests and says which lines of the library they run
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint types install clean
+.PHONY: run test lint types coverage install clean
 
 run: $(VENV)/ready
 	$(BIN)/python -m experiments.digits --workdir runs/digits --resume
@@ -19,6 +20,9 @@ lint: $(VENV)/ready
 
 types: $(VENV)/ready
 	$(BIN)/mypy
+
+coverage: $(VENV)/ready
+	$(BIN)/python -m pytest -n 2 --dist worksteal --cov=puppet_jax --cov-report=term-missing:skip-covered
 
 install: $(VENV)/ready
 

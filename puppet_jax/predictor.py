@@ -15,7 +15,6 @@ from puppet_jax.architecture import Puppet
 from puppet_jax.checks import check_images
 from puppet_jax.complexity import complexity as entropy_complexity
 from puppet_jax.puppet import BatchStats, PuppetParams, apply_puppet
-from puppet_jax.puppeteer import Puppeteer
 from puppet_jax.routing import Adaptation, Group, check_adaptation, complexities, make_groups, run_groups
 from puppet_jax.trajectory import generate_kernels
 
@@ -27,7 +26,8 @@ class KernelBank:
 
     Args:
         puppet: the architecture.
-        puppeteer: the generator. A bank belongs to one set of parameters: make a new bank after an update.
+        puppeteer: the generator, of the kind that `generate` takes. A bank belongs to one set of parameters: make a
+            new bank after an update.
         max_sets: how many sets of kernels are kept, at least 1. A set of the papers' puppet takes 63 MB in float32.
         generate: from (puppeteer, h, shapes) to kernels; another function serves another kind of puppeteer.
     """
@@ -35,7 +35,7 @@ class KernelBank:
     def __init__(
         self,
         puppet: Puppet,
-        puppeteer: Puppeteer,
+        puppeteer: Any,
         max_sets: int = 128,
         generate: Callable[..., tuple[Array, ...]] = generate_kernels,
     ):

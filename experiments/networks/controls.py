@@ -117,7 +117,7 @@ def random_signs(shape: tuple[int, ...], seed: int, stream: int) -> Float[Array,
     size = math.prod(shape)
     counters = jnp.arange(2 * -(-size // 64), dtype=jnp.uint32)
     words = threefry_2x32(jnp.array([seed, stream], jnp.uint32), counters)
-    bits = (words[:, None] >> jnp.arange(32, dtype=jnp.uint32)) & 1
+    bits = (words[:, None] >> jnp.arange(32, dtype=jnp.uint32)[None]) & 1
     return bits.reshape(-1)[:size].reshape(shape).astype(jnp.float32) * 2 - 1
 
 

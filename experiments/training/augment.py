@@ -35,7 +35,7 @@ def cut_out(key: Array, images: Array, size: int) -> Array:
     first = centre - size // 2
 
     def inside(axis: int, length: int) -> Array:
-        place = jnp.arange(length) - first[:, axis, None]
+        place = jnp.arange(length)[None] - first[:, axis, None]
         return (place >= 0) & (place < size)
 
     square = inside(0, height)[:, :, None, None] & inside(1, width)[:, None, :, None]

@@ -15,7 +15,7 @@ from flax import nnx
 from experiments.backbones import RECORDS
 from experiments.config import DeepBackbone
 from experiments.evaluation.macs import count_macs
-from experiments.networks.backbones import BACKBONES, VGG, AlexNet, MobileNetV2, ResNet, ResNet20, make_backbone
+from experiments.networks.backbones import BACKBONES, VGG, AlexNet, MobileNetV2, ResNet, ResNet20, blocks, make_backbone
 
 # For 10 and for 100 classes. The first three, MobileNet-v1 and SqueezeNet are the sizes that the papers print.
 SIZES = {
@@ -34,7 +34,10 @@ WITH_NORM = [name for name in BACKBONES if name not in ("alexnet", "squeezenet")
 @functools.cache
 def abstract(name, num_classes=10, **options):
     """A network whose parameters have shapes but no values. Tests must not change it."""
-    return nnx.eval_shape(lambda: make_backbone(name, num_classes, rngs=nnx.Rngs(0), **options))
+    with pytest.MonkeyPatch.context() as patch:
+        for initializer in ("HE_NORMAL", "CLASSIFIER"):  # to trace the drawing of every kernel takes long
+            patch.setattr(blocks, initializer, nnx.initializers.zeros)
+        return nnx.eval_shape(lambda: make_backbone(name, num_classes, rngs=nnx.Rngs(0), **options))
 
 
 def size(model):
@@ -68,11 +71,23 @@ def filled(model, seed=0):
     return model
 
 
+REPEATED = {
+    "mobilenet_v1": ("layers", (0, 1, 2, 3, 4, 7, 8, 11, 12)),
+    "mobilenet_v2": ("blocks", (0, 1, 2, 3, 6, 10, 13, 16)),
+    "squeezenet": ("fires", (0, 2, 4, 6)),
+}
+"""Where a network repeats its blocks, and one of every shape with one that is added to its input."""
+
+
 def small(name):
-    """A network with values that is quick to compute."""
+    """A network with values that is quick to compile and to compute."""
     width = {"resnet20": 8, "squeezenet": 64}.get(name, 16)
     layers = {"resnet20": 8, "vgg": 8, "resnet": 10}
-    return filled(nnx.clone(abstract(name, 3, max_channels=width, num_layers=layers.get(name))))
+    model = nnx.clone(abstract(name, 3, max_channels=width, num_layers=layers.get(name)))
+    if name in REPEATED:
+        attribute, kept = REPEATED[name]
+        setattr(model, attribute, nnx.List([getattr(model, attribute)[place] for place in kept]))
+    return filled(model)
 
 
 X = np.random.default_rng(1).normal(0, 1, (4, 32, 32, 3)).astype(np.float32)
@@ -80,7 +95,7 @@ X = np.random.default_rng(1).normal(0, 1, (4, 32, 32, 3)).astype(np.float32)
 
 @nnx.jit
 def losses_and_gradients(model, x):
-    return nnx.value_and_grad(lambda model: jnp.square(model(x) - jnp.arange(3.0)).sum())(model)
+    return nnx.value_and_grad(lambda model: jnp.square(model(x) - jnp.arange(3.0)[None]).sum())(model)
 
 
 class TestSizes:
@@ -110,7 +125,7 @@ class TestSizes:
     @pytest.mark.parametrize("name", [name for name in BACKBONES if name != "resnet20"])
     def test_max_channels_scales_the_widths(self, name):
         """Halving the widths divides what is quadratic in them by four."""
-        sizes = [size(abstract(name, max_channels=channels)) for channels in (1024, 512, 1)]
+        sizes = [size(abstract(name, **width)) for width in ({"max_channels": 1024}, {}, {"max_channels": 1})]
         assert sizes == sorted(sizes, reverse=True)
         assert sizes[1] == SIZES[name][0]
         assert 3.3 < sizes[0] / sizes[1] <= 4
@@ -209,7 +224,7 @@ class TestDepth:
             (11, [1, 1, 2, 2, 2]),
             (13, [2, 2, 2, 2, 2]),
             (16, [2, 2, 3, 3, 3]),
-            (101, [19, 19, 20, 20, 20]),
+            pytest.param(101, [19, 19, 20, 20, 20], marks=pytest.mark.slow),
         ],
     )
     def test_vgg(self, num_layers, counts):
@@ -219,7 +234,13 @@ class TestDepth:
 
     @pytest.mark.parametrize(
         ("num_layers", "counts"),
-        [(10, [1, 1, 1, 1]), (12, [1, 1, 1, 2]), (18, [2, 2, 2, 2]), (34, [4, 4, 4, 4]), (102, [12, 12, 13, 13])],
+        [
+            (10, [1, 1, 1, 1]),
+            (12, [1, 1, 1, 2]),
+            (18, [2, 2, 2, 2]),
+            (34, [4, 4, 4, 4]),
+            pytest.param(102, [12, 12, 13, 13], marks=pytest.mark.slow),
+        ],
     )
     def test_resnet(self, num_layers, counts):
         blocks = abstract("resnet", num_layers=num_layers).blocks
@@ -229,18 +250,24 @@ class TestDepth:
         assert 2 * len(blocks) + 2 == num_layers
         assert sum(block.shortcut is not None for block in blocks) == 3
 
-    @pytest.mark.parametrize(("num_layers", "count"), [(20, 269_722), (32, 464_154), (56, 853_018), (110, 1_727_962)])
+    @pytest.mark.parametrize(
+        ("num_layers", "count"),
+        [(20, 269_722), (32, 464_154), (56, 853_018), pytest.param(110, 1_727_962, marks=pytest.mark.slow)],
+    )
     def test_resnet20(self, num_layers, count):
         """Published counts of the family."""
         assert size(abstract("resnet20", num_layers=num_layers)) == count
 
-    @pytest.mark.parametrize(("name", "layers"), [("vgg", range(8, 20)), ("resnet", range(10, 24, 2))])
+    @pytest.mark.parametrize(("name", "layers"), [("vgg", (8, 9, 11, 13, 16)), ("resnet", (10, 12, 14, 18, 34))])
     def test_deeper_is_larger(self, name, layers):
         sizes = [size(abstract(name, num_layers=n)) for n in layers]
         assert all(one < two for one, two in itertools.pairwise(sizes))
 
-    @pytest.mark.parametrize(("name", "num_layers"), [("vgg", 101), ("resnet", 100)])
-    def test_a_hundred_layers_take_images(self, name, num_layers):
+    @pytest.mark.parametrize(
+        ("name", "num_layers"),
+        [("vgg", 16), ("resnet", 34), *(pytest.param(name, 100, marks=pytest.mark.slow) for name in ("vgg", "resnet"))],
+    )
+    def test_many_layers_take_images(self, name, num_layers):
         function, state = forward(abstract(name, num_layers=num_layers))
         assert jax.eval_shape(function, state, images()).shape == (2, 10)
 
@@ -254,10 +281,11 @@ class TestMacs:
 
     @pytest.mark.parametrize("name", BACKBONES)
     def test_grow_with_the_batch_and_the_pixels(self, name):
-        function, state = forward(abstract(name))
+        model = small(name)
+        function, state = forward(model)
         one, three, large = (count_macs(function, state, images(*of)) for of in [(1, 32), (3, 32), (1, 64)])
         assert three == 3 * one
-        head = size(abstract(name).head)  # once an image, whatever its pixels
+        head = size(model.head)  # once an image, whatever its pixels
         assert 4 * (one - head) < large < 4 * one
 
     def test_vgg_by_hand(self):
@@ -271,7 +299,11 @@ class TestOptions:
     def test_every_network_has_a_record_of_its_options(self):
         """`DeepBackbone` has the option --num-layers; nothing else has."""
         assert RECORDS.keys() == BACKBONES.keys()
-        deep = {name for name, network in BACKBONES.items() if "num_layers" in inspect.signature(network).parameters}
+        deep = {
+            name
+            for name, network in BACKBONES.items()
+            if "num_layers" in inspect.signature(network.__init__).parameters
+        }
         assert {name for name, record in RECORDS.items() if record is DeepBackbone} == deep
         for name, record in RECORDS.items():
             assert record(name=name).name in typing.get_args(typing.get_type_hints(record)["name"])

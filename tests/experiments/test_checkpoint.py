@@ -17,6 +17,10 @@ class TestCheckpoints:
         assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["2", "7"]
         with Checkpoints(tmp_path / "c") as checkpoints:
             assert int(checkpoints.restore(state)["step"]) == 7
-            assert int(checkpoints.restore(state, 2)["step"]) == 2
+        for path in (tmp_path / "c" / "7").rglob("*"):
+            if path.is_file():
+                path.write_bytes(path.read_bytes()[:9])
+        with Checkpoints(tmp_path / "c") as checkpoints:
+            assert int(checkpoints.restore(state)["step"]) == 2  # the newest that can be read
             checkpoints.save(8, state, 0.4)  # still knows that 2 is better
         assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["2", "8"]

@@ -20,14 +20,14 @@ from experiments.evaluate import Command as EvaluateCommand, evaluate
 from experiments.evaluation import accuracy as evaluation
 from experiments.evaluation.accuracy import accuracy
 from experiments.fields import replace
-from experiments.model import load_model
+from experiments.model import load_model, save_model
 from experiments.networks import describe_network, read_network
 from experiments.predict import Command as PredictCommand, predict
 from experiments.quantize import Command as QuantizeCommand, quantize
 from experiments.runs import folder as run_folder
 from experiments.training.loop import chosen_epoch
 from experiments.training.run import train, validated
-from experiments.training.step import Data, init_state, make_train_step
+from experiments.training.step import Data, init_state, make_train_step, rounded
 from puppet_jax import extras
 
 CONFIG = Config(
@@ -75,26 +75,28 @@ def validation(folder, dataset):
     return dataset.train_images[held], dataset.train_labels[held]
 
 
+@pytest.fixture(scope="module")
+def batch(dataset):
+    h = jnp.full(N, np.mean(pj.depth_interval(2)), jnp.float32)
+    return Data(*map(jnp.asarray, (dataset.train_images[:N], dataset.train_labels[:N], h)))
+
+
+@pytest.fixture(scope="module")
+def steps(batch):
+    """For both: parameters before and after, and the loss."""
+    found = []
+    for config, rate in ((CONFIG, 0.2), (ALONE, 0.1)):  # the mean of two losses has half of the gradient
+        network = config.network.make(10, (8, 8, 1))
+        tx = optax.sgd(rate)
+        state = init_state(config, network, (2,), tx)
+        before = jax.tree.map(np.array, state.params)  # a step takes the state's memory
+        state, metrics = make_train_step(config, network, tx)(state, batch, jnp.arange(N), depth=2)
+        found.append((before, state.params, float(metrics["loss"])))
+    return found
+
+
 class TestTraining:
     """One step of a puppet with an exit, and one of the puppet alone."""
-
-    @pytest.fixture(scope="class")
-    def batch(self, dataset):
-        h = jnp.full(N, np.mean(pj.depth_interval(2)), jnp.float32)
-        return Data(*map(jnp.asarray, (dataset.train_images[:N], dataset.train_labels[:N], h)))
-
-    @pytest.fixture(scope="class")
-    def steps(self, batch):
-        """For both: parameters before and after, and the loss."""
-        found = []
-        for config, rate in ((CONFIG, 0.2), (ALONE, 0.1)):  # the mean of two losses has half of the gradient
-            network = config.network.make(10, (8, 8, 1))
-            tx = optax.sgd(rate)
-            state = init_state(config, network, (2,), tx)
-            before = jax.tree.map(np.array, state.params)  # a step takes the state's memory
-            state, metrics = make_train_step(config, network, tx)(state, batch, jnp.arange(N), depth=2)
-            found.append((before, state.params, float(metrics["loss"])))
-        return found
 
     def test_both_classifiers_learn_in_every_step(self, batch, steps):
         (before, after, loss), (_, _, alone) = steps
@@ -178,6 +180,14 @@ class TestRun:
             with pytest.raises(ValueError, match="threshold"):
                 extras.load_early_exit(path)
 
+    def test_a_file_of_few_bits_keeps_the_threshold(self, model, tmp_path):
+        params = rounded(replace(CONFIG, bits=8), model.network, model.params)
+        save_model(tmp_path / "few", dataclasses.replace(model, params=params, bits=8))
+        few = load_model(tmp_path / "few")
+        assert (few.threshold, few.bits, sorted(few.batch_stats)) == (model.threshold, 8, [2])
+        jax.tree.map(np.testing.assert_array_equal, few.params, params)
+
+    @pytest.mark.slow
     def test_few_bits_keep_the_threshold(self, folder, model, tmp_path):
         argv = [str(folder), "--bits", "8", "--workdir", str(tmp_path / "few")]
         assert run_command(QuantizeCommand, quantize, "experiments.quantize", "", argv) == 0
