@@ -1,6 +1,7 @@
 """Puppet-CNN in JAX: a small neural ODE generates every convolution kernel of a deep CNN.
 
-Everything named here is public; everything else may change at any time.
+The names here are public. Those in the modules may change at any time. What the papers do not have is in
+`puppet_jax.extras`, pictures are in `puppet_jax.plots`; neither is imported here.
 """
 
 from importlib.metadata import PackageNotFoundError as _PackageNotFoundError, version as _version
@@ -24,19 +25,13 @@ from puppet_jax.complexity import (
     complexity as complexity,
 )
 from puppet_jax.execution_order import execution_order as execution_order
-from puppet_jax.predictor import (
-    KernelBank as KernelBank,
-    Predictor as Predictor,
-)
+from puppet_jax.predictor import Predictor as Predictor
 from puppet_jax.pretrained import (
     PretrainedPuppet as PretrainedPuppet,
     load_pretrained as load_pretrained,
     pretrained_models as pretrained_models,
 )
-from puppet_jax.projection import (
-    adaptive_average_pool as adaptive_average_pool,
-    project as project,
-)
+from puppet_jax.projection import project as project
 from puppet_jax.puppet import (
     BatchStats as BatchStats,
     PuppetParams as PuppetParams,

@@ -25,8 +25,9 @@ def adaptive_average_pool(x: Float[Array, "..."], shape: tuple[int, ...]) -> Flo
         ValueError: if `shape` has another rank than `x`, or a length is out of range.
 
     Example:
-        >>> import jax.numpy as jnp, puppet_jax as pj
-        >>> pj.adaptive_average_pool(jnp.arange(6.0), (4,)).tolist()
+        >>> import jax.numpy as jnp
+        >>> from puppet_jax.projection import adaptive_average_pool
+        >>> adaptive_average_pool(jnp.arange(6.0), (4,)).tolist()
         [0.5, 1.5, 3.5, 4.5]
     """
     shape = tuple(shape)

@@ -28,7 +28,14 @@ def share_programs(patch: pytest.MonkeyPatch, same: Callable[[Config], Config]) 
 
         return make_train_step
 
-    estimator = shared(run.make_stats_estimator)
+    def placed_estimator(make):
+        def make_stats_estimator(*arguments):
+            estimate = make(*arguments)
+            return lambda params, *others: estimate(jax.device_put(params, jax.devices()[0]), *others)
+
+        return make_stats_estimator
+
+    estimator = placed_estimator(shared(run.make_stats_estimator))
     patch.setattr(run, "make_stats_estimator", estimator)
     patch.setattr(rounding, "make_stats_estimator", estimator)
     patch.setattr(run, "make_train_step", placed(shared(run.make_train_step)))

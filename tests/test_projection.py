@@ -8,6 +8,7 @@ import reference
 from hypothesis import given, settings, strategies as st
 
 import puppet_jax as pj
+from puppet_jax.projection import adaptive_average_pool
 
 # Every example of a new shape is traced, which takes longer than the default deadline.
 few_examples = settings(max_examples=8, deadline=None, derandomize=True, database=None)
@@ -35,7 +36,7 @@ def sizes_and_divisors(draw):
 def test_pool_matches_reference(shapes, seed):
     before, after = shapes
     x = normal(before, seed)
-    actual = pj.adaptive_average_pool(jnp.asarray(x), tuple(after))
+    actual = adaptive_average_pool(jnp.asarray(x), tuple(after))
     assert actual.dtype == jnp.float32
     np.testing.assert_allclose(actual, reference.adaptive_average_pool(x, after), rtol=1e-5, atol=1e-6)
 
@@ -45,7 +46,7 @@ def test_pool_matches_reference(shapes, seed):
 def test_pool_keeps_the_mean_where_sizes_divide(shapes):
     before, after = shapes
     x = normal(before)
-    pooled = pj.adaptive_average_pool(jnp.asarray(x), tuple(after))
+    pooled = adaptive_average_pool(jnp.asarray(x), tuple(after))
     np.testing.assert_allclose(pooled.mean(), x.mean(dtype=np.float64), rtol=1e-5, atol=1e-6)
 
 
@@ -53,7 +54,7 @@ def test_pool_keeps_the_mean_where_sizes_divide(shapes):
 @given(sizes_and_smaller(), st.floats(-100, 100, width=32))
 def test_pool_keeps_constants(shapes, value):
     before, after = shapes
-    pooled = pj.adaptive_average_pool(jnp.full(before, value, jnp.float32), tuple(after))
+    pooled = adaptive_average_pool(jnp.full(before, value, jnp.float32), tuple(after))
     np.testing.assert_allclose(pooled, np.full(after, value), rtol=1e-5, atol=1e-30)
 
 
@@ -61,12 +62,12 @@ def test_pool_keeps_constants(shapes, value):
 @given(sizes)
 def test_pool_to_the_same_shape_is_the_identity(shape):
     x = normal(shape)
-    np.testing.assert_array_equal(pj.adaptive_average_pool(jnp.asarray(x), tuple(shape)), x)
+    np.testing.assert_array_equal(adaptive_average_pool(jnp.asarray(x), tuple(shape)), x)
 
 
 def test_pool_by_hand():
     """Five to three: the bins [0, 2), [1, 4), [3, 5) overlap."""
-    pooled = pj.adaptive_average_pool(jnp.array([1.0, 2.0, 4.0, 8.0, 16.0]), (3,))
+    pooled = adaptive_average_pool(jnp.array([1.0, 2.0, 4.0, 8.0, 16.0]), (3,))
     np.testing.assert_allclose(pooled, [1.5, 14 / 3, 12.0], rtol=1e-6)
 
 
@@ -143,4 +144,4 @@ def test_project_refuses(shape, match):
 )
 def test_pool_refuses(shape, match):
     with pytest.raises(ValueError, match=match):
-        pj.adaptive_average_pool(jnp.zeros((4, 5, 6)), shape)
+        adaptive_average_pool(jnp.zeros((4, 5, 6)), shape)

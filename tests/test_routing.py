@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import puppet_jax as pj
+from puppet_jax.predictor import KernelBank
 from puppet_jax.routing import GROUP_SIZES, make_groups, nearest_depths, slice_centre
 
 PUPPET = pj.Puppet(channels=(4, 6), num_classes=5)
@@ -120,7 +121,7 @@ def test_bank_generates_each_set_once_and_forgets_the_oldest(model):
         calls.append(h)
         return pj.generate_kernels(puppeteer, h, shapes)
 
-    bank = pj.KernelBank(PUPPET, model[0].puppeteer, max_sets=2, generate=generate)
+    bank = KernelBank(PUPPET, model[0].puppeteer, max_sets=2, generate=generate)
     a = bank(1, 1.0)
     assert bank(1, 1.0) is a and len(calls) == 1
     bank(1, 1.5)
@@ -131,7 +132,7 @@ def test_bank_generates_each_set_once_and_forgets_the_oldest(model):
     bank(1, 1.5)
     assert calls[-1] == 1.5 and len(calls) == 4
     with pytest.raises(ValueError, match="max_sets"):
-        pj.KernelBank(PUPPET, model[0].puppeteer, max_sets=0)
+        KernelBank(PUPPET, model[0].puppeteer, max_sets=0)
 
 
 @pytest.mark.parametrize("adaptation", ["level", "sample"])

@@ -1,7 +1,7 @@
 """Pictures of accuracy against what it costs."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,11 @@ from matplotlib.ticker import EngFormatter, FixedLocator, NullLocator
 
 from puppet_jax.plots.canvas import finite_array, named_values, new_canvas, root_of, series_style
 
+Numbers = ArrayLike | Sequence[float]
+
 
 def plot_accuracy_compute(
-    series: Mapping[str, tuple[ArrayLike, ArrayLike]], *, figure: Figure | SubFigure | None = None
+    series: Mapping[str, tuple[Numbers, Numbers]], *, figure: Figure | SubFigure | None = None
 ) -> Figure:
     """Accuracy against multiply-accumulates an image, a logarithmic axis.
 
@@ -39,7 +41,7 @@ def plot_accuracy_compute(
 
 
 def plot_accuracy_bytes(
-    series: Mapping[str, tuple[ArrayLike, ArrayLike]], *, figure: Figure | SubFigure | None = None
+    series: Mapping[str, tuple[Numbers, Numbers]], *, figure: Figure | SubFigure | None = None
 ) -> Figure:
     """Accuracy against stored bytes, a logarithmic axis.
 

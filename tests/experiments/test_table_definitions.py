@@ -4,9 +4,8 @@ import jax
 import pytest
 
 import puppet_jax as pj
-from experiments.backbones import REGIMES
-from experiments.cifar10 import FULL, PAPER, SMALL
-from experiments.config import Adaptive, ByComplexity, PuppetCNN
+from experiments.cifar10 import BEST, PAPER, SMALL
+from experiments.config import Adaptive, FrozenBasis, Generated, Ordinary, PuppetCNN
 from experiments.fields import as_json, flat, replace
 from experiments.tables import papers
 from experiments.tables.__main__ import Command
@@ -15,7 +14,7 @@ from experiments.tables.definitions import TRAINED, scaled
 
 class TestScaled:
     def test_the_whole_budget_is_the_protocol(self):
-        for config in (PAPER, SMALL, FULL):
+        for config in (PAPER, SMALL, BEST):
             assert scaled(config, 1, 0) == config
             assert scaled(config, 1, 7) == replace(config, seed=7)
 
@@ -45,15 +44,22 @@ class TestDefinitions:
     AVAILABLE = {"cifar10": 50_000, "cifar100": 50_000, "mini_imagenet": 54_000}
 
     def test_every_row_has_a_network(self):
-        networks = {row.config.network.make(*self.CLASSES[row.experiment]) for _, row in self.ALL}
+        wanted = {(row.config.network, row.experiment) for _, row in self.ALL}
+        networks = {config.make(*self.CLASSES[experiment]) for config, experiment in wanted}
         assert len(networks) > 12
+        for network in networks:
+            height, width, _ = network.image_shape
+            if isinstance(puppet := getattr(network, "puppet", None), pj.Puppet):
+                puppet.check_image_size(height, width)
+            assert network.depth is None or network.depth > 0
 
     def test_every_row_has_its_images(self):
         for name, row in self.ALL:
             for budget in (1, 0.5, TRAINED[name]().smoke):
                 config = scaled(row.config, budget, 0)
                 left = self.AVAILABLE[row.experiment] - config.data.num_validation
-                assert config.optim.batch_size <= (config.data.num_images or left) <= left  # None: all that are left
+                images = config.data.num_images or left  # None: all that are left
+                assert config.optim.batch_size <= images <= left
 
     @pytest.mark.parametrize("name", TRAINED)
     def test_rows_differ(self, name):
@@ -75,8 +81,8 @@ class TestDefinitions:
     def test_regimes(self):
         rows = {row.label: row.config for row in TRAINED["backbones"]().rows}
         assert len(rows) == 9
-        regimes = [(config.network.name, config.network.kernels) for config in rows.values()]
-        assert regimes[:3] == [("alexnet", REGIMES[regime]) for regime in ("fixed", "puppet", "adaptive")]
+        regimes = [(config.network.name, type(config.network.kernels)) for config in rows.values()]
+        assert regimes[:3] == [("alexnet", Ordinary), ("alexnet", Generated), ("alexnet", Adaptive)]
         for config in rows.values():
             assert (config.optim.epochs, config.data.num_images, config.optim.batch_size) == (800, 8_000, 64)
 
@@ -92,34 +98,52 @@ class TestDefinitions:
         partial = {row.config for row in TRAINED["training_sets"]().rows if row.label.endswith("partial")}
         assert partial < backbones
 
-    def test_equal_bytes_is_fair(self):
-        """As many floats within a tenth at each size; the same images, as often, in the same batches."""
-        rows = TRAINED["equal_bytes"]().rows
-        for sizes in (rows[:5], rows[5:9], rows[9:]):
-            floats = []
-            for row in sizes:
-                network = row.config.network.make(10, (32, 32, 3))
-                params = jax.eval_shape(lambda network=network: network.init(0, [network.depth]))
-                floats.append(pj.num_floats(params))
-            assert max(floats) < 1.1 * min(floats)
-            assert len({(row.config.data, row.config.optim.epochs, row.config.optim.batch_size) for row in sizes}) == 1
-            assert len({row.config.optim.label_smoothing for row in sizes}) == 1
+    EQUAL = TRAINED["equal_bytes"]().rows
+    SIZES = {"C = 64": EQUAL[:5], "C = 128": EQUAL[5:9], "C = 512": EQUAL[9:]}
+
+    @pytest.mark.parametrize("size", SIZES)
+    def test_equal_bytes_is_fair(self, size):
+        """As many floats within a tenth; the same images, as often, in the same batches."""
+        rows = self.SIZES[size]
+        assert size in rows[0].label
+        floats = []
+        for row in rows:
+            network = row.config.network.make(10, (32, 32, 3))
+            params = jax.eval_shape(lambda network=network: network.init(0, [network.depth]))
+            floats.append(pj.num_floats(params))
+        assert max(floats) < 1.1 * min(floats)
+        assert len({(row.config.data, row.config.optim.epochs, row.config.optim.batch_size) for row in rows}) == 1
+        assert len({row.config.optim.label_smoothing for row in rows}) == 1
+
+    @pytest.mark.parametrize("size", SIZES)
+    def test_equal_bytes_compares_every_kind(self, size):
+        rows = self.SIZES[size]
+        puppets = [row.config.network for row in rows if isinstance(row.config.network, PuppetCNN)]
+        assert {type(puppet.kernels) for puppet in puppets} == {Generated, FrozenBasis, Ordinary}
+        assert len({puppet.depth for puppet in puppets}) == 1
+        (residual,) = (row.config.network for row in rows if not isinstance(row.config.network, PuppetCNN))
+        assert (residual.name, type(residual.kernels)) == ("resnet20", Ordinary)
 
     def test_ablation_changes_one_thing(self):
-        """Of what adapts, kernels or depth or both; else one option."""
+        """An option; or of what adapts, kernels or depth or both, with the options that go with them."""
         first, *others = TRAINED["ablation"]().rows
+        before = flat(as_json(first.config))
+        of_kernels = {"kernels", "sharing", "num_levels", "levels_per_batch"}
+        adaptations = {"none": {*of_kernels, "depths"}, "of parameters": {"depths"}, "of depth": of_kernels}
+        seen = set()
         for row in others:
-            before, after = (flat(as_json(one.config)) for one in (first, row))
-            changed = {name for name in before if name in after and before[name] != after[name]}
-            if row.label.startswith("adaptation"):
-                network = row.config.network
-                assert isinstance(network, PuppetCNN) and isinstance(network.depth, ByComplexity)
-                adapts = (isinstance(network.kernels, Adaptive), network.depth.depths is None)
-                of = {"none": (False, False), "of parameters": (True, False), "of depth": (False, True)}
-                assert adapts == of[row.label.removeprefix("adaptation ")]
-                assert changed <= {"kernels", "depths"}
+            after = flat(as_json(row.config))
+            changed = {name for name in before | after if before.get(name) != after.get(name)}
+            if row.label.startswith("adaptation "):
+                what = row.label.removeprefix("adaptation ")
+                assert changed == adaptations[what]
+                seen.add(what)
+                kernels, depths = type(row.config.network.kernels), row.config.network.depth.depths
+                assert kernels is (Adaptive if what == "of parameters" else Generated)
+                assert depths is None if what == "of depth" else depths[0] == depths[1]
             else:
-                assert len(changed) == 1 and before.keys() == after.keys()
+                assert len(changed) == 1
+        assert seen == adaptations.keys()
 
     @pytest.mark.parametrize(
         ("table", "label", "printed"),

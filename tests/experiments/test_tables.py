@@ -1,34 +1,31 @@
 """Tables: their sizes, the runs behind them, what is printed and written."""
 
 import dataclasses
-import functools
 import json
 import re
 
 import numpy as np
 import pytest
+from made_up import make_summary
+from shared_programs import share_programs, stand_still
 
 from experiments.cifar10 import PRESETS
 from experiments.cli import run_command
 from experiments.config import Adaptive, ByComplexity, Config, Data, Optim, Ordinary, PuppetCNN
 from experiments.errors import Interrupted, RunError
-from experiments.evaluation import accuracy
-from experiments.evaluation.summary import Summary, write_summary
-from experiments.fields import as_json, replace
+from experiments.evaluation.summary import read_summary, write_summary
+from experiments.fields import replace
 from experiments.runs import folder as run_folder
-from experiments.tables import runs, sizes
+from experiments.tables import __main__ as program, runs, sizes
 from experiments.tables.__main__ import Command, make
 from experiments.tables.definitions import TRAINED, Row, Table, scaled
-from experiments.training import run
 
 CONFIG = Config(
     network=PuppetCNN(
-        channels=(8,),
-        depth=ByComplexity(depths=(1, 1)),
-        kernels=Adaptive(levels_per_batch=1, num_levels=2),
+        channels=(8,), depth=ByComplexity(depths=(1, 1)), kernels=Adaptive(levels_per_batch=1, num_levels=2)
     ),
     data=Data(num_images=64, num_validation=32),
-    optim=Optim(batch_size=16, epochs=2),
+    optim=Optim(epochs=2, batch_size=16),
 )
 PRINTED = {"top1": 0.7251, "top5": 0.9685, "mb": 1.08}
 
@@ -46,7 +43,7 @@ def define(monkeypatch, *rows, **settings):
     monkeypatch.setitem(TRAINED, "ablation", lambda: table_of(*rows, **settings))
 
 
-REAL = replace(CONFIG, channels=(4,), depths=None)
+REAL = replace(CONFIG, channels=(4,))
 REAL_ROWS = (Row("one", "digits", REAL, PRINTED), Row("other", "digits", replace(REAL, num_validation=40)))
 ROWS = (
     Row("eight channels", "digits", CONFIG, PRINTED),
@@ -67,18 +64,10 @@ class Trainer:
         if config in self.fails:
             raise self.fails.pop(config)
         top1 = 0.5 + 0.01 * len(self.configs)
-        figures = {
-            **dict.fromkeys([field.name for field in dataclasses.fields(Summary) if field.name != "ensembles"], 0),
-            **dict.fromkeys(("top5", "validation_top1", "latency_s", "latency_generating_s", "depth_mean"), 0.75),
-            **dict.fromkeys(("trainable_bytes", "generator_macs", "puppet_macs", "train_seconds"), 3_000_000),
-            "puppeteer_bytes": 0 if isinstance(config.network.kernels, Ordinary) else 1_000_000,
-            "top1": top1,
-            "config": as_json(config),
-            "device": "a device",
-            "versions": run_folder.versions(),
-        }
-        write_summary(options.workdir, Summary(**figures))
-        return Summary(**figures)
+        stored = 0 if isinstance(config.network.kernels, Ordinary) else 1_000_000
+        summary = make_summary(config, top1=top1, puppeteer_bytes=stored)
+        write_summary(options.workdir, summary)
+        return summary
 
 
 @pytest.fixture
@@ -119,8 +108,16 @@ class TestSizes:
         text = (tmp_path / "out" / "channels.md").read_text()
         assert "| C = 512 | 269,824 | 1.0793 | 1.08 | -0.0007 | 2.63 | 2.63 |" in text
 
-    def test_networks(self):
-        rows = {row["label"]: row for row in sizes.networks()}
+    def test_networks(self, tmp_path, capsys):
+        """On standard output one JSON object, nothing else; and it is the one that is written."""
+        assert command_line(tmp_path, "--json", name="sizes") == 0
+        out, err = capsys.readouterr()
+        described = json.loads(out)
+        assert out.count("\n") == 1
+        assert err.startswith("written: ")
+        assert described == json.loads((tmp_path / "out" / "sizes.json").read_text())
+        assert described["name"] == "sizes"
+        rows = {row["label"]: row for row in described["rows"]}
         floats = {label: row["floats"] for label, row in rows.items()}
         assert floats["alexnet"] == 2_913_610
         assert floats["vgg, 100 classes"] == 9_799_844
@@ -140,11 +137,15 @@ class TestSizes:
 
     def test_depths(self, tmp_path, monkeypatch, capsys):
         """Generated kernels cost the same at any depth; kernels of one's own grow."""
-        monkeypatch.setattr(sizes, "LAYERS", {"vgg": (11, 101), "resnet": (12, 48)})
-        assert command_line(tmp_path, name="depths") == 0
-        text, rows = capsys.readouterr().out, json.loads((tmp_path / "out" / "depths.json").read_text())["rows"]
+        monkeypatch.setattr(sizes, "LAYERS", {"vgg": (11, 47), "resnet": (12, 48)})
+        assert command_line(tmp_path, "--json", name="depths") == 0
+        out = capsys.readouterr().out
+        described, text = json.loads(out), (tmp_path / "out" / "depths.md").read_text()
+        assert out.count("\n") == 1
+        assert described == json.loads((tmp_path / "out" / "depths.json").read_text())
+        rows = described["rows"]
         assert [(row["network"], row["layers"]) for row in rows] == [
-            *(("vgg", 11), ("vgg", 101)),
+            *(("vgg", 11), ("vgg", 47)),
             *(("resnet", 12), ("resnet", 48)),
         ]
         for shallow, deep in (rows[:2], rows[2:]):
@@ -159,23 +160,15 @@ class TestSizes:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A table of two rows and two seeds, really trained at half the protocol. Tests must not change its folder."""
+    """A table of two rows and two seeds at half the protocol, of whose runs all is real but the steps.
+
+    Tests must not change its folder.
+    """
     folder = tmp_path_factory.mktemp("table")
-
-    def compiled_once(make):
-        """The configurations differ in nothing that is compiled."""
-        cached = functools.cache(make)
-        same = {"seed": 0, "num_validation": 32}
-        return lambda config, *others: cached(
-            replace(config, **same) if isinstance(config, Config) else config, *others
-        )
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder / "compiled"))
-        times = {"latency_s": 0.001, "latency_generating_s": 0.002, "images_per_s": 1000.0}
-        patch.setattr(accuracy, "speed", lambda *_, **__: times)
-        for name in ("make_optimizer", "make_train_step", "make_stats_estimator"):
-            patch.setattr(run, name, compiled_once(getattr(run, name)))
+        share_programs(patch, lambda config: replace(config, seed=0, num_validation=32))
+        stand_still(patch)
         define(patch, *REAL_ROWS)
         assert command_line(folder) == 0
     return folder
@@ -201,12 +194,12 @@ class TestTrained:
         assert (described["name"], described["budget"], described["seeds"]) == ("ablation", 0.5, 2)
         for row, paper in zip(described["rows"], [PRINTED, {}], strict=True):
             assert (row["paper"], row["seeds"]) == (paper, [0, 1])
-            summaries = [json.loads((made / "runs" / one / "summary.json").read_text()) for one in row["runs"]]
-            top1 = [summary["top1"] for summary in summaries]
+            summaries = [read_summary(made / "runs" / one.split("/")[-1]) for one in row["runs"]]
+            top1 = [summary.top1 for summary in summaries]
             assert row["ours"]["top1"]["seeds"] == top1
             assert row["ours"]["top1"]["mean"] == pytest.approx(np.mean(top1))
             assert row["ours"]["top1"]["std"] == pytest.approx(np.std(top1, ddof=1))
-            assert row["seconds"] == pytest.approx(sum(summary["train_seconds"] for summary in summaries))
+            assert row["seconds"] == pytest.approx(sum(summary.train_seconds for summary in summaries))
             assert row["ours"]["mb"] == {"mean": 4 * (4**2 + 15 * 4) / 1e6, "std": 0, "seeds": [4 * 76 / 1e6] * 2}
 
     def test_markdown(self, made):
@@ -221,7 +214,7 @@ class TestTrained:
         ours = self.described(made)["rows"][0]["ours"]["top1"]
         assert cells["ours: top-1 (%)"] == f"{100 * ours['mean']:.2f} ± {100 * ours['std']:.2f}"
         assert cells["every seed"] == ", ".join(f"{100 * value:.2f}" for value in ours["seeds"])
-        assert cells["ours: mean depth"] == "2.00"
+        assert cells["ours: mean depth"] == "1.00"
         assert "2 seeds; budget 0.5, a small budget: not the protocol's result; " in text
         assert re.search(r"Python \d+\.\d+\.\d+, jax \d+", text)
 
@@ -259,8 +252,9 @@ class TestRuns:
         assert "every seed" not in text
         assert trainer.configs == [row.config for row in ROWS]
 
-    def test_ordinary_kernels_count_as_what_is_stored(self, trainer, tmp_path, monkeypatch):
-        define(monkeypatch, *(Row(name, "digits", PRESETS[name]) for name in ("vgg-fixed", "vgg-adaptive")))
+    def test_stored_kernels_count_as_what_is_stored(self, trainer, tmp_path, monkeypatch):
+        fixed, generated = PRESETS["vgg-fixed"], PRESETS["vgg-puppet"]
+        define(monkeypatch, Row("fixed", "digits", fixed), Row("generated", "digits", generated))
         assert command_line(tmp_path, "--seeds", 1) == 0
         rows = json.loads((tmp_path / "out" / "ablation.json").read_text())["rows"]
         assert [row["ours"]["mb"]["mean"] for row in rows] == [3, 1]
@@ -360,8 +354,8 @@ class TestRuns:
         assert command_line(tmp_path) == 1
         assert "the loss became nan." in one_line(capsys)
 
-    def test_a_changed_default_is_noticed(self, trainer, tmp_path, monkeypatch, capsys):
-        """The folder's name does not tell; the configuration that lies in it does."""
+    def test_a_changed_configuration_is_noticed(self, trainer, tmp_path, monkeypatch, capsys):
+        """Where the folder's name does not tell, the configuration that lies in it does; of unfinished runs as well."""
         define(monkeypatch, ROWS[0])
         assert command_line(tmp_path) == 0
         (folder, _) = sorted((tmp_path / "runs").iterdir())
@@ -369,6 +363,9 @@ class TestRuns:
         stored["config"]["network"]["kernels"]["scale"] = 0.5
         (folder / "config.json").write_text(json.dumps(stored))
         capsys.readouterr()
+        assert command_line(tmp_path) == 1
+        assert "scale: 0.5 there, 0.1 now" in one_line(capsys)
+        (folder / "summary.json").unlink()
         assert command_line(tmp_path) == 1
         assert "scale: 0.5 there, 0.1 now" in one_line(capsys)
 
@@ -379,6 +376,10 @@ class TestRuns:
 
 
 class TestUsage:
+    def test_every_table_is_described(self):
+        names = {*TRAINED, "channels", "sizes", "depths"}
+        assert set(re.findall(r"^\| (\w+) \|", program.__doc__, re.MULTILINE)) == names | {"NAME"}
+
     @pytest.mark.parametrize(
         "argv",
         [
