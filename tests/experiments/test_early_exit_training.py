@@ -101,7 +101,8 @@ class TestTraining:
     def test_both_classifiers_learn_in_every_step(self, batch, steps):
         (before, after, loss), (_, _, alone) = steps
         network = CONFIG.network.make(10, (8, 8, 1))
-        (early, _), _ = jax.jit(lambda: network.apply(before, None, batch.images, batch.h[:1], 2))()
+        apply = jax.jit(lambda params: network.apply(params, None, batch.images, batch.h[:1], 2))
+        (early, _), _ = apply(before)
         early = float(optax.softmax_cross_entropy_with_integer_labels(early, batch.labels).mean())
         assert loss == pytest.approx((early + alone) / 2, rel=1e-5)
         assert abs(early - alone) > 1e-3

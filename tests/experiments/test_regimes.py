@@ -188,7 +188,7 @@ class TestBackbones:
             ("small images", "too small"),
             ("layers", "num_layers must be even and at least 10"),
             ("stages", "layers must"),
-            ("pools", "8x8"),
+            ("pools", "8 x 8 pixels are too small"),
         ):
             argv = ["--workdir", str(tmp_path / "run"), "--preset", preset]
             assert run_experiment("digits", presets, "Trains.", argv) == 1
