@@ -31,7 +31,8 @@ def cut_out(key: Array, images: Array, size: int) -> Array:
         DeVries and Taylor, Improved regularization of convolutional neural networks with cutout, 2017.
     """
     batch, height, width, _ = images.shape
-    centre = jax.random.randint(key, (batch, 2), 0, jnp.array([height, width]))
+    limits = jnp.broadcast_to(jnp.array([height, width]), (batch, 2))
+    centre = jax.random.randint(key, (batch, 2), 0, limits)
     first = centre - size // 2
 
     def inside(axis: int, length: int) -> Array:
