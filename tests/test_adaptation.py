@@ -76,6 +76,7 @@ def test_steps_of_the_depth_fill_the_unit_interval():
     assert np.all((depth + 1) * dl > 1 - 1e-6)
 
 
+@pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.parametrize(
     ("h", "match"),

@@ -121,6 +121,7 @@ def with_value(value):
     return images
 
 
+@pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize(
     ("images", "match"),
     [

@@ -102,12 +102,14 @@ def test_the_predictor_of_a_puppet():
     np.testing.assert_allclose(np.exp(logits), np.mean(views, axis=0), rtol=1e-4)
 
 
+@pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize("shift", [(5, 0), (0, -4)])
 def test_refuse_a_shift_out_of_the_image(shift):
     with pytest.raises(ValueError, match=r"images of 5 x 4 pixels cannot be shifted by \("):
         of_views(IMAGES, (shift,))
 
 
+@pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize(
     ("images", "message"), [(IMAGES[0], "4 axes"), (np.full((1, 4, 4, 3), np.nan, np.float32), "no NaN")]
 )
@@ -116,6 +118,7 @@ def test_refuse_bad_images(images, message):
         of_views(images)
 
 
+@pytest.mark.usefixtures("without_type_checks")
 def test_refuse_nobody_to_ask():
     with pytest.raises(ValueError, match="at least one, got none"):
         extras.ensemble([], IMAGES)

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 import puppet_jax as pj
 from puppet_jax import plots
+from puppet_jax.plots import weights
 
 ROOT = Path(__file__).parents[1]
 SHAPES = ((3, 3, 1, 4), (3, 3, 4, 4), (3, 3, 4, 4), (1, 1, 4, 6))
@@ -139,7 +140,7 @@ def principal_components(states):
 
 @pytest.mark.parametrize("block", [1, 100, 1 << 16])
 def test_trajectories_are_principal_components(states, monkeypatch, block):
-    monkeypatch.setattr(plots, "_BLOCK", block)
+    monkeypatch.setattr(weights, "_BLOCK", block)
     axes = plots.plot_trajectories(states).axes[0]
     drawn = np.concatenate([line.get_xydata() for line in axes.lines])
     expected, shares = principal_components(states.values())
@@ -181,6 +182,7 @@ def test_trajectories_of_any_dtype(states, dtype):
     np.testing.assert_allclose(drawn, expected, atol=1e-6 * np.abs(expected).max())
 
 
+@pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize(
     ("value", "message"),
     [
@@ -249,6 +251,7 @@ def test_kernels_of_zeros_and_of_half_precision():
     assert plots.plot_kernels([np.zeros((3, 3, 2, 2))]).axes[0].images[0].get_clim() == (-1, 1)
 
 
+@pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
@@ -330,6 +333,7 @@ def test_sets_differ_by_marker_and_style():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == list(sets)
 
 
+@pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize(
     ("value", "message"),
     [
@@ -376,6 +380,7 @@ def test_depths_of_few_equal_grey_images():
     assert sum(bar.get_height() for bar in figure.axes[0].containers[0]) == 2
 
 
+@pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -448,6 +453,7 @@ def test_complexity_of_a_constant_image():
     assert "= 0.117 nats" in figure.get_suptitle()
 
 
+@pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize(
     ("image", "message"),
     [
@@ -503,6 +509,7 @@ def test_ticks_enclose_the_points(low, high, expected):
     assert left < low and high < right
 
 
+@pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize(
     ("series", "message"),
     [

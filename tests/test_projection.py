@@ -117,6 +117,7 @@ def test_gradient_is_the_transpose():
     np.testing.assert_allclose(np.sum(u * np.asarray(gradient, np.float64)), expected, rtol=1e-5)
 
 
+@pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize(
     ("shape", "match"),
     [
@@ -134,6 +135,7 @@ def test_project_refuses(shape, match):
         pj.project(jnp.zeros((8, 8, 9)), shape)
 
 
+@pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize(
     ("shape", "match"),
     [

@@ -337,6 +337,7 @@ def test_a_stem_has_one_layer(rule, depth, expected):
     assert stages == [stage for stage, count in enumerate(expected) for _ in range(count)]
 
 
+@pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -361,6 +362,7 @@ def test_refuses_bad_architectures(arguments, message):
         pj.Puppet(**arguments)
 
 
+@pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize(
     ("with_it", "without", "what"),
     [
@@ -377,6 +379,7 @@ def test_refuses_floats_of_another_puppet(with_it, without, what):
             pj.apply_puppet(puppet, params, None, kernels, images(), 2)
 
 
+@pytest.mark.usefixtures("without_type_checks")
 def test_refuses_what_does_not_fit():
     puppet = pj.Puppet(channels=(4, 8, 16))
     params, kernels = make(puppet, 1)

@@ -475,6 +475,7 @@ def test_a_kernel_without_a_place():
     assert puppet.execution_order == (1, 0)
 
 
+@pytest.mark.usefixtures("without_type_checks")
 def test_an_order_that_changes_is_refused_and_a_subset_is_not():
     puppet = pj.puppetize(models.build(Branching), X)
     assert puppet.execution_order == (0, 1)

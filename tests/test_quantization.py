@@ -138,6 +138,7 @@ def test_the_papers_puppeteer_in_few_bits(bits, megabytes):
     assert expected / 1e6 == pytest.approx(megabytes, abs=0.005)
 
 
+@pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize("bits", [1, 2, 16, 32])
 def test_other_numbers_of_bits_are_refused(bits):
     for call in (
@@ -149,6 +150,7 @@ def test_other_numbers_of_bits_are_refused(bits):
             call()
 
 
+@pytest.mark.usefixtures("without_type_checks")
 def test_a_scalar_is_refused():
     with pytest.raises(ValueError, match="at least one axis, got a scalar"):
         extras.quantize(jnp.ones(()), 8)

@@ -188,6 +188,7 @@ def test_calibration_spreads_depths():
         pj.calibrate(h, 1, 2, quantile=0.5)
 
 
+@pytest.mark.usefixtures("without_type_checks")
 def test_refuses_bad_batches(model):
     predictor = pj.Predictor(PUPPET, *model)
     with pytest.raises(ValueError, match="empty"):
@@ -202,6 +203,7 @@ def test_refuses_bad_batches(model):
         make_groups(np.ones((3, 1), np.float32), (1,))
 
 
+@pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize("value", [np.nan, 1.5, -0.1])
 @pytest.mark.parametrize("measure", [pj.complexity, pj.CalibratedComplexity(0.0, 1.5)], ids=["entropy", "constant"])
 @pytest.mark.parametrize("h", [None, np.full(2, 1.5)], ids=["measured", "given"])

@@ -529,6 +529,7 @@ def test_seed_and_scale_reach_the_initial_state():
 # Refusals.
 
 
+@pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize(
     ("changed", "match"),
     [
@@ -547,6 +548,7 @@ def test_init_refuses(changed, match):
         pj.init_puppeteer(jax.random.key(0), **{"max_channels": 8} | changed)
 
 
+@pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
@@ -561,6 +563,7 @@ def test_pattern_refuses(arguments, match):
         pj.seeded_pattern(*arguments)
 
 
+@pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize("function", OUTPUTS)
 @pytest.mark.parametrize(
     ("h", "match"),
@@ -576,12 +579,14 @@ def test_level_refused(function, h, match):
         OUTPUTS[function][0](make_puppeteer(5), jnp.asarray(h))
 
 
+@pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize("num_steps", [0, -1])
 def test_trajectory_refuses(num_steps):
     with pytest.raises(ValueError, match="num_steps"):
         pj.trajectory(make_puppeteer(8), jnp.float32(H), num_steps=num_steps)
 
 
+@pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize(
     ("shapes", "match"),
     [
