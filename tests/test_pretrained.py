@@ -8,7 +8,7 @@ import pytest
 import puppet_jax as pj
 from puppet_jax.pretrained import pretrained_file
 
-RUNS = Path(__file__).parents[1] / "docs" / "runs"
+RECORDS = Path(__file__).parents[1] / "docs" / "records"
 
 
 def test_the_default_is_there():
@@ -19,12 +19,13 @@ def test_the_default_is_there():
 def test_each_has_its_card_and_its_log(name):
     card = pretrained_file(name).with_suffix(".md").read_text()
     assert name in card
-    summary = json.loads((RUNS / name / "summary.json").read_text())
+    (log,) = RECORDS.glob(f"*/runs/{name}")
+    summary = json.loads((log / "summary.json").read_text())
     assert f"**{100 * summary['top1']:.2f} %** top-1" in card
     assert f"{summary['trainable_bytes']:,}" in card
     assert f"{pretrained_file(name).stat().st_size:,}" in card
     assert summary["config"]["bits"] == pj.load_pretrained(name).bits
-    trained = RUNS / name
+    trained = log
     if not (trained / "metrics.jsonl").exists():  # rounded without further training
-        trained = RUNS / name.removesuffix("-4bit")
+        (trained,) = RECORDS.glob(f"*/runs/{name.removesuffix('-4bit')}")
     assert len((trained / "metrics.jsonl").read_text().splitlines()) == summary["config"]["epochs"]
