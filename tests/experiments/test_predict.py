@@ -95,7 +95,7 @@ class TestReadImage:
 
     def test_16_bit_file(self, tmp_path):
         path = saved(tmp_path / "a.png", GREY.astype(np.uint16) * 257)
-        with pytest.raises(DataError, match="convert it to 8 bits"):
+        with pytest.raises(DataError, match="more than 8 bits a channel .*convert it"):
             read_image(path, (*SIZE, 1))
 
     def test_missing(self, tmp_path):
@@ -270,7 +270,7 @@ class TestPredict:
         argv = [str(folder), *(str(tmp_path / name) for name in names)]
         assert run_command(Command, predict, "experiments.predict", "Classifies.", argv) == 1
         out, err = capsys.readouterr()
-        assert out == ""
+        assert out.count("\n") == names.count("good.png")  # what can be read is answered
         assert err.startswith("error: ")
         assert err.count("\n") == 1
 
