@@ -9,6 +9,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Float16, Int8
 
 from puppet_jax.model_file import Quantized as Quantized, dequantize as dequantize
@@ -18,7 +19,7 @@ _STRETCHES = (1.0, 1.0625, 1.125, 1.1875, 1.25)
 """How far beyond the lowest code the largest magnitude of a channel may lie, as a factor."""
 
 
-def quantize(x: Float[Array, "... channels"], bits: Bits) -> Quantized:
+def quantize(x: Float[ArrayLike, "... channels"], bits: Bits) -> Quantized:
     """Rounding with one scale a channel, the last axis; zero stays zero.
 
     Codes are those of two's complement, -2**(bits - 1) to 2**(bits - 1) - 1. Of a few scales of either sign, which take
@@ -42,7 +43,7 @@ def quantize(x: Float[Array, "... channels"], bits: Bits) -> Quantized:
         >>> stored.codes.tolist()
         [[127, -128], [38, 0]]
     """
-    codes, scale = _round(x, bits)
+    codes, scale = _round(jnp.asarray(x), bits)
     if bits == 4:
         flat = jnp.pad(codes.reshape(-1), (0, codes.size % 2))
         low, high = (flat[i::2].astype(jnp.uint8) & 15 for i in (0, 1))
@@ -82,7 +83,8 @@ def fake_quantize(params: Any, bits: Any) -> Any:
         is the identity.
     """
 
-    def one(leaf: Array, bits: int) -> Array:
+    def one(leaf: ArrayLike, bits: int) -> Array:
+        leaf = jnp.asarray(leaf)
         if bits == 16:
             rounded = leaf.astype(jnp.float16).astype(leaf.dtype)
         else:
