@@ -9,7 +9,7 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from puppet_jax.checks import check_complexity
+from puppet_jax.checks import as_integer, check_complexity
 
 
 def _as_float(h: ArrayLike) -> Float[Array, "..."]:
@@ -45,7 +45,7 @@ def step_size(h: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
 def depth(h: Float[ArrayLike, "..."]) -> Int[Array, "..."]:
     """Depth of the puppet, `D = floor(1 / dl(h))` (v1 Eq. 10), at least 1.
 
-    Layers per stage under `depth_rule="per_stage"` (v1), layers in total under `"total"` (v2) and `"last"`.
+    Layers per stage under `depth_rule="per_stage"` (v1), layers in total under `"total"` (v2).
 
     Args:
         h: complexity in nats, any shape, finite and at least 0.
@@ -102,14 +102,14 @@ def depth_interval(depth: int) -> tuple[float, float]:
         `(low, high)`; `low` is 0 for depth 1.
 
     Raises:
-        ValueError: if `depth` is less than 1.
+        TypeError: if `depth` is no integer.
+        ValueError: if it is less than 1.
 
     Example:
         >>> import puppet_jax as pj
         >>> [round(bound, 3) for bound in pj.depth_interval(4)]
         [3.915, 4.933]
     """
-    if depth < 1:
-        raise ValueError(f"depth must be at least 1, got {depth}.")
+    depth = as_integer("depth", depth)
     low = 0.0 if depth == 1 else 1.0 / math.atanh(1.0 / depth)
     return low, 1.0 / math.atanh(1.0 / (depth + 1))

@@ -4,6 +4,13 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
+from puppet_jax.checks import as_integer, check_number
+
+MAX_DEPTH = 10_000
+"""Layers of a puppet whose depth follows the complexity: more are a mistake."""
+
 DepthRule = Literal["per_stage", "total"]
 Classifier = Literal["linear", "generated"]
 
@@ -64,9 +71,12 @@ class Puppet:
 
     def __post_init__(self):
         """Refuses values outside their range."""
-        if not self.channels or min(self.channels) < 1:
+        for name in ("channels", "layers"):
+            if name == "channels" or self.layers is not None:
+                object.__setattr__(self, name, tuple(as_integer(name, one) for one in getattr(self, name)))
+        if not self.channels:
             raise ValueError(f"channels must be at least one positive integer, got {self.channels}.")
-        if self.layers is not None and (len(self.layers) != len(self.channels) or min(self.layers) < 1):
+        if self.layers is not None and len(self.layers) != len(self.channels):
             raise ValueError(
                 f"layers must be a positive integer for each of {len(self.channels)} stages, got {self.layers}."
             )
@@ -79,11 +89,14 @@ class Puppet:
             raise ValueError(f"a stem needs at least one stage behind it, got channels {self.channels}.")
         if self.mirror and any(width % 2 for width in self.channels):
             raise ValueError(f"channels must be even with mirror, got {self.channels}.")
-        for name in ("num_classes", "in_channels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
+        for name in ("num_classes", "in_channels", "kernel_size"):
+            object.__setattr__(self, name, as_integer(name, getattr(self, name)))
+        if self.kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd and at least 1, got {self.kernel_size}.")
+        check_number("dropout", self.dropout)
+        for name in ("stem", "residual", "mirror", "affine"):
+            if not isinstance(getattr(self, name), bool | np.bool):
+                raise TypeError(f"{name} must be a bool, got {getattr(self, name)!r:.80}.")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}.")
         if self.depth_rule not in ("per_stage", "total"):
@@ -120,8 +133,7 @@ class Puppet:
             if depth != self.only_depth:
                 raise ValueError(f"the only depth of layers {self.layers} is {self.only_depth}, got {depth}.")
             return self.layers
-        if depth < 1:
-            raise ValueError(f"depth must be at least 1, got {depth}.")
+        depth = as_integer("depth", depth, most=MAX_DEPTH)
         stem = (1,) * self.stem
         stages = len(self.channels) - len(stem)
         if self.depth_rule == "per_stage":

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from puppet_jax.adaptation import depth_interval
-from puppet_jax.checks import check_images
+from puppet_jax.checks import as_integer, check_images, check_number
 
 BINS = 256
 
@@ -65,6 +65,17 @@ class CalibratedComplexity:
     low: float = 0.0
     high: float = math.inf
 
+    def __post_init__(self):
+        """Refuses values outside their range."""
+        for name in ("scale", "offset", "low", "high"):
+            check_number(name, getattr(self, name))
+        if not 0 <= self.scale < math.inf:
+            raise ValueError(f"scale must be finite and at least 0, got {self.scale}.")
+        if not math.isfinite(self.offset):
+            raise ValueError(f"offset must be finite, got {self.offset}.")
+        if not 0 <= self.low <= self.high:
+            raise ValueError(f"low and high must satisfy 0 <= low <= high, got {self.low} and {self.high}.")
+
     def __call__(self, images: ArrayLike) -> Float[Array, " batch"]:
         """Calibrated complexity of each image, (batch,) float32; takes and refuses what `complexity` does."""
         if self.scale == 0:
@@ -90,8 +101,10 @@ def calibrate(h: ArrayLike, min_depth: int, max_depth: int, quantile: float = 0.
     Raises:
         ValueError: if the depths or the quantile are out of range, or the quantiles of `h` do not differ.
     """
-    if not 1 <= min_depth <= max_depth:
-        raise ValueError(f"depths must satisfy 1 <= min_depth <= max_depth, got {min_depth} and {max_depth}.")
+    min_depth, max_depth = as_integer("min_depth", min_depth), as_integer("max_depth", max_depth)
+    check_number("quantile", quantile)
+    if min_depth > max_depth:
+        raise ValueError(f"depths must satisfy min_depth <= max_depth, got {min_depth} and {max_depth}.")
     if not 0 <= quantile < 0.5:
         raise ValueError(f"quantile must be in [0, 0.5), got {quantile}.")
     low, high = np.quantile(np.asarray(h, np.float64), [quantile, 1 - quantile])

@@ -25,10 +25,16 @@ def convolve(x: Array, kernel: Array, window_strides: Any, padding: Any, **optio
         (batch, ...).
 
     Raises:
-        ValueError: if the number of sets does not divide the batch.
+        ValueError: if the number of sets does not divide the batch, or only the images are under `jax.vmap`: it is not
+            known then which axis of theirs the sets belong to.
     """
     if kernel.ndim == x.ndim:
         return lax.conv_general_dilated(x, kernel, window_strides, padding, **options)
+    if _is_batched(x) and not _is_batched(kernel):
+        raise ValueError(
+            f"{len(kernel)} sets of kernels cannot be paired with images under jax.vmap; give one set (a scalar h), or "
+            "let jax.vmap go over images and sets together."
+        )
     sets, batch = len(kernel), len(x)
     if sets == 0 or batch % sets:
         raise ValueError(f"the number of kernel sets must divide the batch, got {sets} for {batch} images.")
@@ -39,6 +45,11 @@ def convolve(x: Array, kernel: Array, window_strides: Any, padding: Any, **optio
     return jnp.concatenate(
         [lax.conv_general_dilated(part, one, window_strides, padding, **options) for part, one in parts]
     )
+
+
+def _is_batched(x: Array) -> bool:
+    """Whether `x` is inside `jax.vmap`; JAX has no public name for the class of such values."""
+    return isinstance(x, jax.core.Tracer) and type(x).__name__ == "BatchTracer"
 
 
 def _own_kernels(x: Array, kernel: Array, window_strides: Any, padding: Any, **options: Any) -> Array:

@@ -1,8 +1,8 @@
-"""Twin channels: the second half of a layer's channels shows what the first half shows of the mirror image.
+"""Mirrored pairs of channels: the second half shows what the first half shows of the mirror image.
 
 A network of the group of reflections (Cohen and Welling, Group equivariant convolutional networks, 2016): channel i and
-its twin, channel i + C / 2, change places where the image is mirrored, so that whatever treats both alike gives an
-image and its mirror image the same.
+channel i + C / 2 are a pair, which change places where the image is mirrored, so that whatever treats both alike gives
+an image and its mirror image the same.
 """
 
 import jax.numpy as jnp
@@ -17,8 +17,7 @@ def with_mirrored(
 
     Args:
         kernel: of the first half.
-        mirrored_input: whether the channels of the input are twins, which change places in a mirror image; those of an
-            image are none.
+        mirrored_input: whether the channels of the input are such pairs; those of an image are none.
     """
     mirrored = jnp.flip(kernel, axis=-3)
     if mirrored_input:
@@ -26,21 +25,21 @@ def with_mirrored(
     return jnp.concatenate([kernel, mirrored], axis=-1)
 
 
-def mean_of_twins(values: Float[Array, "*rest channels"], mirror: bool = True) -> Float[Array, "*rest free"]:
-    """The mean of a channel's value and its twin's; without `mirror`, when there are no twins, the values."""
+def mean_of_pairs(values: Float[Array, "*rest channels"], mirror: bool = True) -> Float[Array, "*rest free"]:
+    """The mean of the values of each pair; without `mirror`, when there are no pairs, the values."""
     if not mirror:
         return values
     # A product with a constant: split or joined vectors, fused into a loop over pixels, slow it by a fifth on a CPU.
-    return jnp.dot(values, 0.5 * _twins(values.shape[-1]).T, precision=lax.Precision.HIGHEST)
+    return jnp.dot(values, 0.5 * _pairs(values.shape[-1]).T, precision=lax.Precision.HIGHEST)
 
 
-def for_both_twins(values: Float[Array, " free"], mirror: bool = True) -> Float[Array, " channels"]:
-    """A value for each channel, the same for twins; without `mirror` the values."""
+def for_both_of_pairs(values: Float[Array, " free"], mirror: bool = True) -> Float[Array, " channels"]:
+    """A value for each channel, the same for both of a pair; without `mirror` the values."""
     if not mirror:
         return values
-    return jnp.dot(values, _twins(2 * len(values)), precision=lax.Precision.HIGHEST)
+    return jnp.dot(values, _pairs(2 * len(values)), precision=lax.Precision.HIGHEST)
 
 
-def _twins(channels: int) -> Float[Array, "free channels"]:
-    """1 where a channel is the one of that number or its twin, else 0."""
+def _pairs(channels: int) -> Float[Array, "free channels"]:
+    """1 where a channel is one of the pair of that number, else 0."""
     return jnp.tile(jnp.eye(channels // 2), 2)

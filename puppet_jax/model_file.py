@@ -72,18 +72,20 @@ def save_model(path: str | Path, tree: Any, description: Mapping[str, Any]) -> N
     Args:
         path: of the file.
         tree: `(params, {depth: stats})` as they are stored: float32, or params as `quantize_tree` gives them.
-        description: JSON values for every field of the format but "format" and "tensors_sha256", which are added.
+        description: JSON values for every field of the format but "format" and "sha256", which are added.
 
     Raises:
-        ValueError: if a field is missing, unknown or out of range.
+        ValueError: if a field is missing, unknown or out of range, or a tensor is not finite.
     """
     from safetensors.numpy import save
 
     path = Path(path)
     arrays = {name: np.asarray(leaf, order="C") for name, leaf, _ in _leaves(tree)}
-    description = {"format": FORMAT, **description, "tensors_sha256": _checksum(arrays)}
-    text = json.dumps(description)
-    check_description(json.loads(text))
+    description = {"format": FORMAT, **description}
+    text = json.dumps(description | {"sha256": checksum(description, arrays)})
+    check_description(json.loads(text), len(arrays))
+    for name, array in arrays.items():
+        _check_values(name, array)
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(save(arrays, metadata={_KEY: text}))  # `save_file` lets nobody else read it
     os.replace(partial, path)
@@ -112,10 +114,10 @@ def load_model(path: str | Path, like: Callable[[dict[str, Any]], Any]) -> tuple
     try:
         description = upgrade(stored)
         if "format" not in stored:
-            description["tensors_sha256"] = _checksum(arrays)  # files of format 1 have none
-        check_description(description)
-        if description["tensors_sha256"] != _checksum(arrays):
-            raise ValueError("its tensors are not those that were written (tensors_sha256); copy or train it again.")
+            description["sha256"] = checksum(description, arrays)  # files of format 1 have none
+        check_description(description, len(arrays))
+        if description["sha256"] != checksum(description, arrays):
+            raise ValueError("it is not as it was written (sha256); copy or train it again.")
         wanted = like(description)
         leaves = [_taken(arrays, *leaf, description["bits"]) for leaf in _leaves(wanted)]
         if arrays:
@@ -138,7 +140,7 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             arrays = {name: file.get_tensor(name) for name in file.keys()}
         if not isinstance(description, dict):
             raise ValueError("no description")
-    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, RecursionError, OverflowError) as error:
         raise ValueError(f"{path} is damaged or no model file of puppet-jax ({error}).") from None
     return arrays, description
 
@@ -174,12 +176,24 @@ def _tensor(arrays: dict[str, np.ndarray], name: str, shape: tuple[int, ...], dt
         raise ValueError(
             f"the tensor {name} must be {np.dtype(dtype)} of shape {shape}, got {array.dtype} of shape {array.shape}."
         )
+    _check_values(name, array)
     return array
 
 
-def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 of names, dtypes, shapes and little-endian bytes, in the order of names."""
-    found = hashlib.sha256()
+def _check_values(name: str, array: np.ndarray) -> None:
+    """Raises a ValueError if floats are not finite, or a variance is negative."""
+    if not np.issubdtype(array.dtype, np.floating):
+        return
+    if not np.isfinite(array).all():
+        raise ValueError(f"the tensor {name} holds NaN or infinity; take the model from before its training failed.")
+    if name.rsplit(".")[-1] in ("variance", "var") and array.min(initial=0) < 0:
+        raise ValueError(f"the tensor {name} holds a negative variance, {array.min()}.")
+
+
+def checksum(description: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of all other fields, and of names, dtypes, shapes and little-endian bytes, in the order of names."""
+    fields = {name: value for name, value in description.items() if name != "sha256"}
+    found = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
     for name, array in sorted(arrays.items()):
         found.update(f"{name} {array.dtype.name} {array.shape}\n".encode())
         found.update(array.astype(array.dtype.newbyteorder("<")).tobytes())

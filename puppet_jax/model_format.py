@@ -1,10 +1,9 @@
 """What a model file says of its model: the fields of format 2, checks of their values, and the way from format 1."""
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from puppet_jax.architecture import Puppet
+from puppet_jax.architecture import MAX_DEPTH, Puppet
 
 FORMAT = 2
 _BY_COMMIT = "commit 02d1016 of the project reads it."
@@ -17,12 +16,12 @@ class _Kind(NamedTuple):
     holds: Callable[[Any], bool]
 
 
-def _is_integer(value: Any, least: int = 0) -> bool:
-    return type(value) is int and value >= least
+def _is_integer(value: Any, least: int = 0, most: int = 2**31 - 1) -> bool:
+    return type(value) is int and least <= value <= most
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+def _is_number(value: Any, least: float = -1e30) -> bool:
+    return type(value) in (int, float) and least <= value <= 1e30
 
 
 def _is_list(value: Any, holds: Callable[[Any], bool]) -> bool:
@@ -37,15 +36,21 @@ def _one_of(*values: Any) -> _Kind:
 _BOOLEAN = _Kind("true or false", lambda value: type(value) is bool)
 _COUNT = _Kind("an integer of at least 1", lambda value: _is_integer(value, 1))
 _WHOLE = _Kind("an integer of at least 0", _is_integer)
-_NUMBER = _Kind("a finite number", _is_number)
+_SEED = _Kind("an integer in [0, 2**64)", lambda value: _is_integer(value, most=2**64 - 1))
+_SIZE_OF_KERNEL = _Kind("an odd integer in [1, 31]", lambda value: _is_integer(value, 1, 31) and value % 2 == 1)
+_NUMBER = _Kind("a number in [-1e30, 1e30]", _is_number)
+_POSITIVE = _Kind("a number of at least 0", lambda value: _is_number(value, 0))
 _COUNTS = _Kind("a list of integers of at least 1", lambda value: _is_list(value, _COUNT.holds))
 _COUNTS_OR_NULL = _Kind(f"{_COUNTS.words}, or null", lambda value: value is None or _COUNTS.holds(value))
 _HASH = _Kind("64 hexadecimal digits", lambda value: isinstance(value, str) and _is_hash(value))
-_DEPTHS = _Kind(f"{_COUNTS.words} in rising order", lambda v: _COUNTS.holds(v) and v == sorted(set(v)))
+_DEPTHS = _Kind(
+    f"{_COUNTS.words} and at most {MAX_DEPTH} in rising order",
+    lambda value: _COUNTS.holds(value) and value == sorted(set(value)) and value[-1] <= MAX_DEPTH,
+)
 _SIZE = _Kind("a pair of integers of at least 1", lambda value: _COUNTS.holds(value) and len(value) == 2)
 _NAMES = _Kind("a list of names", lambda value: _is_list(value, lambda name: isinstance(name, str)))
 _SHARE = _Kind("a number in [0, 1], or null", lambda value: value is None or (_is_number(value) and 0 <= value <= 1))
-_LIMIT = _Kind("a number of at least 0", lambda value: type(value) in (int, float) and value >= 0)  # may be infinite
+_LIMIT = _Kind("a number of at least 0, or infinity", lambda value: _is_number(value, 0) or value == float("inf"))
 _KIND = _Kind("an object with a kind", lambda value: isinstance(value, dict) and isinstance(value.get("kind"), str))
 
 
@@ -58,14 +63,14 @@ _FIELDS: dict[str, Any] = {
     "network": _KIND,
     "depths": _DEPTHS,
     "class_names": _NAMES,
-    "complexity": {"scale": _NUMBER, "offset": _NUMBER, "low": _LIMIT, "high": _LIMIT},
+    "complexity": {"scale": _POSITIVE, "offset": _NUMBER, "low": _LIMIT, "high": _LIMIT},
     "adaptation": _one_of("level", "sample"),
-    "num_slices": _COUNT,
+    "num_levels": _COUNT,
     "step": _WHOLE,
     "bits": _one_of(32, 8, 4),
     "threshold": _SHARE,
     "pattern_sha256": _Kind(f"{_HASH.words}, or null", lambda value: value is None or _HASH.holds(value)),
-    "tensors_sha256": _HASH,
+    "sha256": _HASH,
 }
 _PUPPET: dict[str, Any] = {
     "kind": _one_of("puppet", "early_exit"),
@@ -76,7 +81,7 @@ _PUPPET: dict[str, Any] = {
         "stem": _BOOLEAN,
         "num_classes": _COUNT,
         "in_channels": _COUNT,
-        "kernel_size": _COUNT,
+        "kernel_size": _SIZE_OF_KERNEL,
         "residual": _BOOLEAN,
         "dropout": _NUMBER,
         "mirror": _BOOLEAN,
@@ -85,9 +90,9 @@ _PUPPET: dict[str, Any] = {
     },
     "puppeteer": {
         "max_channels": _COUNT,
-        "kernel_size": _COUNT,
+        "kernel_size": _SIZE_OF_KERNEL,
         "initial_state": _one_of("seeded", "constant", "learned"),
-        "seed": _WHOLE,
+        "seed": _SEED,
         "scale": _NUMBER,
         "kernels_from": _one_of("state", "velocity"),
     },
@@ -95,19 +100,25 @@ _PUPPET: dict[str, Any] = {
 }
 
 
-def check_description(description: Mapping[str, Any]) -> None:
+def check_description(description: Mapping[str, Any], num_tensors: int) -> None:
     """Raises a ValueError unless every field of the format is there, none more, and each of its kind and range.
 
-    Networks of other kinds than "puppet" and "early_exit" are their writer's to check.
+    Networks of other kinds than "puppet" and "early_exit" are their writer's to check. The tensors in the
+    file must be as many as the layers of a puppet need, before anything is made of its size.
     """
     _check(description, _FIELDS, "")
     network, early = description["network"], description["network"]["kind"] == "early_exit"
     if early or network["kind"] == "puppet":
         _check(network, _PUPPET | {"exit_layer": _COUNT} if early else _PUPPET, "network")
         puppet = read_puppet(network)
-        for depth in description["depths"]:
-            puppet.layers_per_stage(depth)
+        layers = sum(sum(puppet.layers_per_stage(depth)) for depth in description["depths"])
+        if 2 * layers > num_tensors:
+            raise ValueError(
+                f"depths must be of no more than {num_tensors // 2} layers, as many as it has, got {layers}."
+            )
         puppet.check_image_size(*network["image_size"])
+        if description["complexity"]["low"] > description["complexity"]["high"]:
+            raise ValueError(f"complexity.low must be at most complexity.high, got {description['complexity']}.")
         if len(description["class_names"]) != puppet.num_classes:
             raise ValueError(f"class_names must name {puppet.num_classes}, got {len(description['class_names'])}.")
         if early and network["exit_layer"] >= puppet.only_depth:
@@ -148,7 +159,8 @@ def _check(value: Any, kind: dict[str, Any] | _Kind, name: str) -> None:
 # Format 1: what a file may hold, and what it means where it holds nothing. These values never change.
 _ANY = _Kind("anything", lambda value: True)
 _OBJECT = _Kind("an object", lambda value: isinstance(value, dict))
-_FIELDS_1 = {name: kind for name, kind in _FIELDS.items() if name not in ("format", "tensors_sha256")}
+_FIELDS_1 = {name: kind for name, kind in _FIELDS.items() if name not in ("format", "num_levels", "sha256")}
+_FIELDS_1 |= {"num_slices": _COUNT}
 _NETWORK_1 = {
     **dict.fromkeys(("kind", "kernels", "exits"), _ANY),
     **{"puppet": _OBJECT, "generator": _OBJECT, "image_size": _SIZE},
@@ -194,7 +206,7 @@ def upgrade(description: Mapping[str, Any]) -> dict[str, Any]:
         description: as stored.
 
     Returns:
-        The description; from format 1 without "tensors_sha256", which the reader takes from the tensors.
+        The description; from format 1 without "sha256", which the reader computes.
 
     Raises:
         ValueError: if the version is unknown, or a file of format 1 lacks a field or has a network that is no more.
@@ -224,7 +236,9 @@ def upgrade(description: Mapping[str, Any]) -> dict[str, Any]:
         "puppeteer": read_puppet({"puppet": puppet}).puppeteer_settings(puppeteer),
         "image_size": network["image_size"],
     }
-    return {**description, "format": FORMAT, "network": described, "threshold": None}
+    kept = {name: value for name, value in description.items() if name != "num_slices"}
+    levels = {"num_levels": description["num_slices"]}
+    return {**kept, **levels, "format": FORMAT, "network": described, "threshold": None}
 
 
 def _puppet_of_layers(puppet: dict[str, Any], depths: list[int]) -> dict[str, Any]:

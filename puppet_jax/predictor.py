@@ -1,7 +1,6 @@
 """Logits of images of any complexities: kernels are generated, kept where images share them, and run."""
 
 import functools
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from jaxtyping import Array, ArrayLike, DTypeLike
 
 from puppet_jax.adaptation import depth_interval
 from puppet_jax.architecture import Puppet
-from puppet_jax.checks import check_images
+from puppet_jax.checks import as_integer, as_native, check_floating, check_image_size, check_images
 from puppet_jax.complexity import complexity as entropy_complexity
 from puppet_jax.puppet import BatchStats, PuppetParams, apply_puppet
 from puppet_jax.routing import Adaptation, Group, check_adaptation, complexities, make_groups, run_groups
@@ -30,6 +29,8 @@ class KernelBank:
             new bank after an update.
         max_sets: how many sets of kernels are kept, at least 1. A set of the papers' puppet takes 63 MB in float32.
         generate: from (puppeteer, h, shapes) to kernels; another function serves another kind of puppeteer.
+
+    Threads may share a bank. Two that want the same new set at once may both generate it.
     """
 
     def __init__(
@@ -39,27 +40,38 @@ class KernelBank:
         max_sets: int = 128,
         generate: Callable[..., tuple[Array, ...]] = generate_kernels,
     ):
-        if max_sets < 1:
-            raise ValueError(f"max_sets must be at least 1, got {max_sets}.")
         self.puppet = puppet
         self.puppeteer = puppeteer
-        self.max_sets = max_sets
+        self.max_sets = as_integer("max_sets", max_sets)
         self.generate = generate
-        self._sets: OrderedDict[tuple[int, float], tuple[Array, ...]] = OrderedDict()
+        self._kept = functools.lru_cache(self.max_sets)(self._generate)
 
     def __len__(self) -> int:
         """Number of sets held."""
-        return len(self._sets)
+        return self._kept.cache_info().currsize
 
     def __call__(self, depth: int, h: float) -> tuple[Array, ...]:
-        """The kernels of the puppet of `depth`, generated at complexity `h` (nats), or found in the bank."""
-        key = (depth, float(h))
-        if key not in self._sets:
-            while len(self._sets) >= self.max_sets:
-                self._sets.popitem(last=False)
-            self._sets[key] = self.generate(self.puppeteer, key[1], self.puppet.kernel_shapes(depth))
-        self._sets.move_to_end(key)
-        return self._sets[key]
+        """The kernels of the puppet of `depth`, generated at complexity `h` (nats), or found in the bank.
+
+        Raises:
+            FloatingPointError: if a kernel is not finite; on a CPU the puppet would answer with finite logits.
+        """
+        return self._kept(depth, float(h))
+
+    def _generate(self, depth: int, h: float) -> tuple[Array, ...]:
+        kernels = self.generate(self.puppeteer, h, self.puppet.kernel_shapes(depth))
+        finite = np.asarray(_are_finite(kernels))
+        if not finite.all():
+            raise FloatingPointError(
+                f"kernel {finite.argmin()} of depth {depth} at complexity {h} is not finite; the puppeteer's "
+                "parameters hold NaN or are far too large. Take them from before the training failed."
+            )
+        return kernels
+
+
+@jax.jit
+def _are_finite(arrays):
+    return jnp.stack([jnp.isfinite(array).all() for array in arrays])
 
 
 @functools.partial(jax.jit, static_argnames=("puppet", "depth", "dtype"))
@@ -87,13 +99,18 @@ class Predictor:
         puppet: the architecture.
         params: its trainable floats.
         batch_stats: running statistics of each trained depth; its keys are the depths in use.
-        adaptation: "level": images of a slice of complexity share the kernels of its centre, generated once and kept
+        adaptation: "level": images of a level of complexity share the kernels of its centre, generated once and kept
             in a bank. "sample": every image has kernels of its own, generated each time.
-        num_slices: slices in each depth bucket, for "level".
+        num_levels: levels in each depth bucket, for "level".
         complexity: the measure, see `complexities`.
         dtype: of activations and convolutions.
         max_sets: capacity of the bank.
         generate: from (params.puppeteer, h, shapes) to kernels; another function serves another kind of puppeteer.
+        image_size: (height, width) of the images that the puppet was trained on, and no others are taken; None takes
+            any size.
+
+    Raises:
+        TypeError, ValueError: if an argument is not as above.
     """
 
     def __init__(
@@ -103,20 +120,23 @@ class Predictor:
         batch_stats: Mapping[int, Sequence[BatchStats]],
         *,
         adaptation: Adaptation = "level",
-        num_slices: int = 64,
+        num_levels: int = 64,
         complexity: Callable[[ArrayLike], ArrayLike] = entropy_complexity,
         dtype: DTypeLike = jnp.float32,
         max_sets: int = 128,
         generate: Callable[..., tuple[jax.Array, ...]] = generate_kernels,
+        image_size: tuple[int, int] | None = None,
     ):
         check_adaptation(adaptation)
+        check_floating("dtype", dtype)
         self.puppet = puppet
         self.params = params
         self.batch_stats = {int(depth): tuple(stats) for depth, stats in batch_stats.items()}
-        self.num_slices = num_slices if adaptation == "level" else None
+        self.num_levels = as_integer("num_levels", num_levels) if adaptation == "level" else None
         self.complexity = complexity
         self.dtype = dtype
         self.generate = generate
+        self.image_size = image_size
         self.bank = KernelBank(puppet, params.puppeteer, max_sets, generate)
 
     @property
@@ -136,17 +156,21 @@ class Predictor:
 
         Raises:
             ValueError: if the images, or the complexities, are not as above: which, and what to do.
+            FloatingPointError: if a kernel is not finite.
         """
         return self.route(images, h)[0]
 
     def route(self, images: ArrayLike, h: ArrayLike | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Logits as above, and the depth (batch,) of the puppet that each image ran through."""
-        images = np.asarray(images)
+        images = np.asarray(as_native(images))
+        check_image_size(images, self.image_size)
         if h is None:
-            h = complexities(images, self.complexity)  # looks at the images as well
+            h = complexities(images, self.complexity)  # looks at the values of the images as well
         else:
             images, h = np.asarray(check_images(images)), np.asarray(h)
-        groups = make_groups(h, self.depths, self.num_slices)
+        if h.shape != (len(images),):
+            raise ValueError(f"h must hold one complexity per image, shape ({len(images)},), got shape {h.shape}.")
+        groups = make_groups(h, self.depths, self.num_levels)
         depths = np.empty(len(images), np.int64)
         for group in groups:
             depths[group.indices] = group.depth

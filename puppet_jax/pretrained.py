@@ -33,7 +33,7 @@ class PretrainedPuppet:
         class_names: of each logit.
         image_shape: (height, width, channels) of the images that it was trained on.
         adaptation: "level" or "sample", see `Predictor`.
-        num_slices: slices of complexity in a depth bucket.
+        num_levels: levels of complexity in each depth bucket whose images share kernels.
         bits: of a weight in the file, 32, 8 or 4; `params` are float32 in any case.
     """
 
@@ -44,12 +44,17 @@ class PretrainedPuppet:
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]
     adaptation: Adaptation
-    num_slices: int
+    num_levels: int
     bits: Literal[32, 8, 4]
 
     def predictor(self, **settings: Any) -> Predictor:
         """From images (batch, *image_shape) to logits (batch, classes); `settings` override those of `Predictor`."""
-        trained = {"adaptation": self.adaptation, "num_slices": self.num_slices, "complexity": self.complexity}
+        trained = {
+            "adaptation": self.adaptation,
+            "num_levels": self.num_levels,
+            "complexity": self.complexity,
+            "image_size": self.image_shape[:2],
+        }
         return Predictor(self.puppet, self.params, self.batch_stats, **trained | settings)
 
 
@@ -71,7 +76,7 @@ def load_pretrained(model: str | Path = DEFAULT) -> PretrainedPuppet:
 
     Example:
         >>> import numpy as np, puppet_jax as pj
-        >>> model = pj.load_pretrained()
+        >>> model = pj.load_pretrained("cifar10-c64-4bit")
         >>> images = np.zeros((2, *model.image_shape), np.uint8)
         >>> model.predictor()(images).shape
         (2, 10)
@@ -86,7 +91,7 @@ def load_pretrained(model: str | Path = DEFAULT) -> PretrainedPuppet:
         class_names=tuple(description["class_names"]),
         image_shape=(*description["network"]["image_size"], puppet.in_channels),
         adaptation=description["adaptation"],
-        num_slices=description["num_slices"],
+        num_levels=description["num_levels"],
         bits=description["bits"],
     )
 

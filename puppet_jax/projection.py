@@ -1,6 +1,8 @@
 """From a state of the trajectory to a convolution kernel: adaptive average pooling (v1 Sec. 3.3)."""
 
 import math
+import operator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +24,7 @@ def adaptive_average_pool(x: Float[Array, "..."], shape: tuple[int, ...]) -> Flo
         Array of `shape`, dtype of `x`.
 
     Raises:
+        TypeError: if `x` is not floating.
         ValueError: if `shape` has another rank than `x`, or a length is out of range.
 
     Example:
@@ -30,7 +33,9 @@ def adaptive_average_pool(x: Float[Array, "..."], shape: tuple[int, ...]) -> Flo
         >>> adaptive_average_pool(jnp.arange(6.0), (4,)).tolist()
         [0.5, 1.5, 3.5, 4.5]
     """
-    shape = tuple(shape)
+    x, shape = jnp.asarray(x), tuple(shape)
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        raise TypeError(f"x must be floating, got dtype {x.dtype}.")
     if len(shape) != x.ndim or any(not 1 <= m <= n for m, n in zip(shape, x.shape, strict=True)):
         raise ValueError(
             f"shape must give a length in [1, n] for each axis of x, got {shape} for x of shape {tuple(x.shape)}."
@@ -58,11 +63,11 @@ def project(state: Float[Array, "C C taps"], shape: tuple[int, ...]) -> Float[Ar
     Raises:
         ValueError: if `shape` is no HWIO shape or is larger than the state.
     """
-    check_kernel_shape(shape, state.shape)
-    kh, kw, c_in, c_out = shape
+    kh, kw, c_in, c_out = shape = as_kernel_shape(shape)
+    check_taps(shape, jnp.shape(state))
     if max(c_in, c_out) > len(state):
         raise ValueError(
-            f"Kernel shape {tuple(shape)} (HWIO) is larger than the state: it has {c_out} x {c_in} channels, the state "
+            f"Kernel shape {shape} (HWIO) is larger than the state: it has {c_out} x {c_in} channels, the state "
             f"{len(state)} x {len(state)}. `generate_kernels` joins such a kernel from several states."
         )
     pooled = adaptive_average_pool(state, (c_out, c_in, kh * kw))
@@ -85,10 +90,19 @@ def _parts(channels: int, at_most: int) -> tuple[int, ...]:
     return tuple(channels // count + (n < channels % count) for n in range(count))
 
 
-def check_kernel_shape(shape: tuple[int, ...], state_shape: tuple[int, ...], name: str | None = None) -> None:
+def as_kernel_shape(shape: Any) -> tuple[int, int, int, int]:
+    """The shape as a tuple of ints; raises a ValueError unless it is HWIO, four positive integers."""
+    try:
+        kh, kw, c_in, c_out = map(operator.index, shape)
+    except (TypeError, ValueError):
+        raise ValueError(f"A kernel shape must be HWIO, four positive integers, got {shape!r:.80}.") from None
+    if min(kh, kw, c_in, c_out) < 1:
+        raise ValueError(f"A kernel shape must be HWIO, four positive integers, got {shape!r:.80}.")
+    return kh, kw, c_in, c_out
+
+
+def check_taps(shape: tuple[int, ...], state_shape: tuple[int, ...], name: str | None = None) -> None:
     """Raises a ValueError, which begins with `name`, unless a state of `state_shape` has the taps of HWIO `shape`."""
-    if len(shape) != 4 or any(not isinstance(n, int | np.integer) or n < 1 for n in shape):
-        raise ValueError(f"A kernel shape must be HWIO, four positive integers, got {tuple(shape)}.")
     kh, kw, _, _ = shape
     if len(state_shape) != 3:
         raise ValueError(f"A state must have shape (C, C, K**2), got {tuple(state_shape)}.")

@@ -10,8 +10,9 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, DTypeLike, Float, PRNGKeyArray
 
 from puppet_jax.architecture import Layer, Puppet
+from puppet_jax.checks import check_images
 from puppet_jax.convolution import convolve
-from puppet_jax.mirror import for_both_twins, mean_of_twins, with_mirrored
+from puppet_jax.mirror import for_both_of_pairs, mean_of_pairs, with_mirrored
 from puppet_jax.puppeteer import Puppeteer
 
 _EPSILON = 1e-5
@@ -57,9 +58,6 @@ def init_puppet(key: PRNGKeyArray, puppet: Puppet, puppeteer: Puppeteer, max_dep
         puppeteer: the generator; its `kernel_size` must suffice for the puppet.
         max_depth: the deepest bucket in use, which decides how many affine norms are stored. None: the only depth.
 
-    Returns:
-        `PuppetParams`.
-
     Raises:
         ValueError: if the puppeteer is too small, or the puppet has not this depth.
     """
@@ -69,7 +67,7 @@ def init_puppet(key: PRNGKeyArray, puppet: Puppet, puppeteer: Puppeteer, max_dep
     scale = bias = kernel = logit_bias = None
     if puppet.affine:
         shapes = list(zip(counts, map(puppet.free_channels, puppet.channels), strict=True))
-        scale, bias = tuple(map(jnp.ones, shapes)), tuple(map(jnp.zeros, shapes))
+        scale, bias = (tuple(make(shape, jnp.float32) for shape in shapes) for make in (jnp.ones, jnp.zeros))
     if puppet.classifier == "linear":
         kernel, logit_bias = init_classifier(key, puppet.free_channels(puppet.channels[-1]), puppet.num_classes)
     return PuppetParams(
@@ -82,7 +80,8 @@ def init_classifier(
 ) -> tuple[Float[Array, "features classes"], Float[Array, " classes"]]:
     """Weights uniform in ±features^-0.5 and zero biases of a linear classifier."""
     bound = features**-0.5
-    return jax.random.uniform(key, (features, num_classes), minval=-bound, maxval=bound), jnp.zeros(num_classes)
+    bias = jnp.zeros(num_classes, jnp.float32)
+    return jax.random.uniform(key, (features, num_classes), jnp.float32, minval=-bound, maxval=bound), bias
 
 
 def init_batch_stats(puppet: Puppet, depth: int) -> tuple[BatchStats, ...]:
@@ -91,7 +90,7 @@ def init_batch_stats(puppet: Puppet, depth: int) -> tuple[BatchStats, ...]:
     Every depth bucket needs its own: layer n of a deeper puppet has another kernel and sees other activations.
     """
     widths = [puppet.free_channels(layer.channels) for layer in puppet.convolutions(depth)]
-    return tuple(BatchStats(jnp.zeros(width), jnp.ones(width)) for width in widths)
+    return tuple(BatchStats(jnp.zeros(width, jnp.float32), jnp.ones(width, jnp.float32)) for width in widths)
 
 
 def puppet_matrices(params: PuppetParams) -> PuppetParams:
@@ -184,12 +183,12 @@ def classify(
 
 def global_pool(x: Float[Array, "batch height width channels"], mirror: bool) -> Float[Array, "batch free"]:
     """The mean over all pixels in float32, with `mirror` over the two channels of a mirrored pair too."""
-    return mean_of_twins(x.astype(jnp.float32).mean(axis=(1, 2)), mirror)
+    return mean_of_pairs(x.astype(jnp.float32).mean(axis=(1, 2)), mirror)
 
 
 def centred(images: ArrayLike) -> Float[Array, "batch height width channels"]:
-    """Images of 8 bits or in [0, 1] as float32 of about zero mean and unit variance: 4 x - 2."""
-    x = jnp.asarray(images)
+    """Images of 8 bits or in [0, 1] as float32 of about zero mean and unit variance, 4 x - 2; refuses others."""
+    x = jnp.asarray(check_images(images))
     return x.astype(jnp.float32) * (4 / 255 if x.dtype == jnp.uint8 else 4) - 2
 
 
@@ -202,9 +201,8 @@ def check_inputs(
         ("weights of a classifier", puppet.classifier == "linear", params.classifier_kernel),
     ):
         if wanted != (part is not None):
-            raise ValueError(
-                f"params must {'' if wanted else 'not '}have {name}; make them for this puppet (init_puppet)."
-            )
+            must = "must" if wanted else "must not"
+            raise ValueError(f"params {must} have {name}; make them for this puppet (init_puppet).")
     puppet.check_shapes(jnp.shape(images), [kernel.shape for kernel in kernels], depth)
     return centred(images)
 
@@ -219,15 +217,15 @@ def _conv(x: Float[Array, "batch height width c_in"], kernel: Array) -> Float[Ar
 
 def _statistics(x: Float[Array, "batch height width channels"], mirror: bool) -> BatchStats:
     x = x.astype(jnp.float32)
-    mean = mean_of_twins(x.mean(axis=(0, 1, 2)), mirror)
-    variance = jnp.square(x - for_both_twins(mean, mirror)[None, None, None]).mean(axis=(0, 1, 2))
-    return BatchStats(mean, mean_of_twins(variance, mirror))
+    mean = mean_of_pairs(x.mean(axis=(0, 1, 2)), mirror)
+    variance = jnp.square(x - for_both_of_pairs(mean, mirror)[None, None, None]).mean(axis=(0, 1, 2))
+    return BatchStats(mean, mean_of_pairs(variance, mirror))
 
 
 def _norm(x: Array, stats: BatchStats, scale: Array | float, bias: Array | float, mirror: bool) -> Array:
     factor = scale * lax.rsqrt(stats.variance + _EPSILON)
     shift = bias - stats.mean * factor
-    factor, shift = (for_both_twins(one, mirror).astype(x.dtype) for one in (factor, shift))
+    factor, shift = (for_both_of_pairs(one, mirror).astype(x.dtype) for one in (factor, shift))
     return x * factor[None, None, None] + shift[None, None, None]
 
 

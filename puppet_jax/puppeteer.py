@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from puppet_jax.adaptation import initial_level
+from puppet_jax.checks import check_number
 from puppet_jax.seeded import check_state, seeded_pattern
 
 InitialState = Literal["seeded", "constant", "learned"]
@@ -63,6 +64,10 @@ class Puppeteer:
     scale: float = _static(default=0.1)
     kernels_from: KernelsFrom = _static(default="state")
 
+    def __post_init__(self):
+        """Refuses what is no kind of initial state and no kind of kernels."""
+        _check_kinds(self.initial_state_kind, self.kernels_from)
+
     @property
     def max_channels(self) -> int:
         """C, the number of channels of a state."""
@@ -116,11 +121,9 @@ def init_puppeteer(
         >>> pj.num_floats(pj.init_puppeteer(jax.random.key(0), max_channels=512))
         269824
     """
-    check_state(max_channels, kernel_size, seed)
-    if initial_state not in _INITIAL_STATES:
-        raise ValueError(f"initial_state must be one of {', '.join(_INITIAL_STATES)}, got {initial_state!r}.")
-    if kernels_from not in _KERNELS_FROM:
-        raise ValueError(f"kernels_from must be one of {', '.join(_KERNELS_FROM)}, got {kernels_from!r}.")
+    max_channels, kernel_size, seed = check_state(max_channels, kernel_size, seed)
+    _check_kinds(initial_state, kernels_from)
+    check_number("scale", scale)
     if not 0 < scale < float("inf"):
         raise ValueError(f"scale must be positive and finite, got {scale}.")
     depthwise_key, pointwise_key = jax.random.split(key)
@@ -129,14 +132,18 @@ def init_puppeteer(
     if initial_state == "learned":
         learned = scale * seeded_pattern(max_channels, kernel_size, seed)
     return Puppeteer(
-        depthwise_kernel=jax.random.uniform(depthwise_key, (3, 3, max_channels), minval=-1 / 3, maxval=1 / 3),
-        depthwise_bias=jnp.zeros(max_channels),
-        norm1_scale=jnp.ones(max_channels),
-        norm1_bias=jnp.zeros(max_channels),
-        pointwise_kernel=jax.random.uniform(pointwise_key, (max_channels, max_channels), minval=-bound, maxval=bound),
-        pointwise_bias=jnp.zeros(max_channels),
-        norm2_scale=jnp.ones(max_channels),
-        norm2_bias=jnp.zeros(max_channels),
+        depthwise_kernel=jax.random.uniform(
+            depthwise_key, (3, 3, max_channels), jnp.float32, minval=-1 / 3, maxval=1 / 3
+        ),
+        depthwise_bias=jnp.zeros(max_channels, jnp.float32),
+        norm1_scale=jnp.ones(max_channels, jnp.float32),
+        norm1_bias=jnp.zeros(max_channels, jnp.float32),
+        pointwise_kernel=jax.random.uniform(
+            pointwise_key, (max_channels, max_channels), jnp.float32, minval=-bound, maxval=bound
+        ),
+        pointwise_bias=jnp.zeros(max_channels, jnp.float32),
+        norm2_scale=jnp.ones(max_channels, jnp.float32),
+        norm2_bias=jnp.zeros(max_channels, jnp.float32),
         initial_state=learned,
         initial_state_kind=initial_state,
         kernel_size=kernel_size,
@@ -144,6 +151,19 @@ def init_puppeteer(
         scale=scale,
         kernels_from=kernels_from,
     )
+
+
+def check_puppeteer(puppeteer: Puppeteer) -> None:
+    """Raises a TypeError if it is something else."""
+    if not isinstance(puppeteer, Puppeteer):
+        raise TypeError(f"puppeteer must be a Puppeteer (init_puppeteer makes one), got {puppeteer!r:.80}.")
+
+
+def _check_kinds(initial_state: str, kernels_from: str) -> None:
+    if initial_state not in _INITIAL_STATES:
+        raise ValueError(f"initial_state must be one of {', '.join(_INITIAL_STATES)}, got {initial_state!r:.80}.")
+    if kernels_from not in _KERNELS_FROM:
+        raise ValueError(f"kernels_from must be one of {', '.join(_KERNELS_FROM)}, got {kernels_from!r:.80}.")
 
 
 def start(puppeteer: Puppeteer, h: Float[Array, ""]) -> Float[Array, "C C taps"]:
@@ -171,7 +191,14 @@ def field(puppeteer: Puppeteer, state: Float[Array, "C C taps"]) -> Float[Array,
 
     Returns:
         dS/dl, same shape and dtype as `state`, in (-1, 1).
+
+    Raises:
+        TypeError: if `puppeteer` is none.
+        ValueError: if `state` has another shape.
     """
+    check_puppeteer(puppeteer)
+    if jnp.shape(state) != puppeteer.state_shape:
+        raise ValueError(f"state must have the shape {puppeteer.state_shape} of a state, got {jnp.shape(state)}.")
     x = _depthwise(state, puppeteer.depthwise_kernel) + puppeteer.depthwise_bias[:, None, None]
     x = _norm(x, puppeteer.norm1_scale, puppeteer.norm1_bias)
     # HIGHEST: float32 means float32 on a GPU too, where the default rounds the factors to ten bits. A product of two

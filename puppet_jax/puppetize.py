@@ -1,6 +1,7 @@
 """Any CNN can be a puppet: the convolution kernels of a Flax NNX model from a puppeteer (v1 Sec. 4.3)."""
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
@@ -14,7 +15,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 from puppet_jax.checks import check_complexity
 from puppet_jax.convolution import convolve
 from puppet_jax.execution_order import uses
-from puppet_jax.projection import check_kernel_shape, odd_at_least
+from puppet_jax.projection import check_taps, odd_at_least
 from puppet_jax.puppeteer import InitialState, KernelsFrom, Puppeteer, init_puppeteer
 from puppet_jax.trajectory import generate_kernels
 
@@ -113,8 +114,14 @@ class PuppetModel(nnx.Module, Generic[M]):
             **kwargs: of the model.
 
         Raises:
-            ValueError: if `h` is no complexity, or the convolutions run in another order than in the first call.
+            ValueError: if `h` is no complexity, the model has an argument `h` of its own, or the convolutions run in
+                another order than in the first call.
         """
+        if h is not None and "h" in inspect.signature(type(self.model).__call__).parameters:
+            raise ValueError(
+                f"{type(self.model).__name__} has an argument h of its own; give the complexity to instantiate: "
+                "puppet.instantiate(h=complexity)(x, h=...)."
+            )
         self._find_order(*args, **kwargs)
         return self.instantiate(h)(*args, **kwargs)
 
@@ -148,6 +155,7 @@ class PuppetModel(nnx.Module, Generic[M]):
             ValueError: if `h` is no complexity, or the order of the convolutions is not known yet.
         """
         h = self.h if h is None else h
+        h = h.get_value() if isinstance(h, nnx.Variable) else h
         check_complexity(h)  # first: inside `jit` an array of a known value is a tracer
         h = jnp.asarray(h)
         if h.ndim > 1:
@@ -197,7 +205,7 @@ class PuppetModel(nnx.Module, Generic[M]):
         plan = self._plan
         graphdef, state = nnx.split(self.model)
         leaves, treedef = jax.tree.flatten((args, kwargs))
-        described = tuple((x.shape, str(x.dtype)) if hasattr(x, "dtype") else repr(x) for x in leaves)
+        described = tuple(map(_described, leaves))
         key: Any = (graphdef, treedef, described)
         try:
             if key in plan.seen:
@@ -322,7 +330,7 @@ def puppetize(
         )
     for one in kernels:
         try:
-            check_kernel_shape(one.hwio, puppeteer.state_shape, f"The kernel of {one}")
+            check_taps(one.hwio, puppeteer.state_shape, f"The kernel of {one}")
         except ValueError as error:
             raise ValueError(f"{error} Or leave it alone with `where`.") from None
     puppet = PuppetModel(model, puppeteer, Plan(kernels), float(h))
@@ -371,6 +379,13 @@ def _at(model: Any, path: Path) -> Any:
         by_key = isinstance(model, dict | list | tuple) or not isinstance(part, str)
         model = model[part] if by_key else getattr(model, part)
     return model
+
+
+def _described(leaf: Any) -> Any:
+    """What of an input may decide the order: of a float, as of an array, not its value."""
+    if hasattr(leaf, "dtype"):
+        return leaf.shape, str(leaf.dtype)
+    return float if isinstance(leaf, float) else repr(leaf)
 
 
 def _name(path: Path) -> str:

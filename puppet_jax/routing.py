@@ -9,7 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from puppet_jax.adaptation import depth as depth_of, depth_interval
-from puppet_jax.checks import check_complexity, check_images
+from puppet_jax.checks import as_integer, check_complexity, check_images
 from puppet_jax.complexity import complexity as entropy_complexity
 
 Adaptation = Literal["level", "sample"]
@@ -46,7 +46,8 @@ def complexities(
 
     Args:
         images: (batch, height, width, channels), uint8 or floating in [0, 1].
-        measure: any function of images to (batch,) values at least 0 that JAX can trace (v2 Sec. 3.2).
+        measure: any function of images to (batch,) values at least 0 (v2 Sec. 3.2). One that JAX cannot trace, such
+            as one in NumPy, is called as it is.
         sizes: that pieces of the batch are padded to.
 
     Returns:
@@ -57,9 +58,14 @@ def complexities(
             which image.
     """
     images = np.asarray(check_images(images))
-    compiled = jax.jit(measure)
-    parts = [(len(indices), compiled(images[padded])) for indices, padded in pieces(len(images), sizes)]
+    try:
+        compiled = jax.jit(measure)
+        parts = [(len(indices), compiled(images[padded])) for indices, padded in pieces(len(images), sizes)]
+    except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError):
+        parts = [(len(images), measure(images))]
     h = np.concatenate([np.asarray(values, np.float32)[:n] for n, values in parts])
+    if h.shape != (len(images),):
+        raise ValueError(f"measure must give one value per image, shape ({len(images)},), got shape {h.shape}.")
     bad = np.flatnonzero(~(np.isfinite(h) & (h >= 0)))
     if len(bad):
         raise ValueError(
@@ -71,10 +77,17 @@ def complexities(
 
 def pieces(count: int, sizes: Sequence[int] = GROUP_SIZES) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Pieces of a batch, of at most the largest size: their places in it, and the same padded to one of `sizes`."""
-    largest = max(sizes)
+    largest = check_sizes(sizes)[-1]
     for first in range(0, count, largest):
         indices = np.arange(first, min(first + largest, count))
         yield indices, pad_indices(indices, sizes)
+
+
+def check_sizes(sizes: Sequence[int]) -> list[int]:
+    """The sizes in rising order; raises unless they are positive integers, one at least."""
+    if not len(sizes):
+        raise ValueError("sizes must hold at least one integer, got none.")
+    return sorted(as_integer("sizes", size) for size in sizes)
 
 
 def pad_indices(indices: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
@@ -86,7 +99,7 @@ def pad_indices(indices: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
 def check_adaptation(adaptation: str) -> None:
     """Raises a ValueError unless it is "level" or "sample"."""
     if adaptation not in ("level", "sample"):
-        raise ValueError(f"adaptation must be 'level' or 'sample', got {adaptation!r}.")
+        raise ValueError(f"adaptation must be 'level' or 'sample', got {adaptation!r:.80}.")
 
 
 _depth_of = jax.jit(depth_of)
@@ -101,53 +114,60 @@ def nearest_depths(h: np.ndarray, depths: Sequence[int]) -> np.ndarray:
 
     Returns:
         (batch,) int64, each one of `depths`.
+
+    Raises:
+        ValueError: if `h` has another rank than 1, is empty or has bad values, or `depths` is empty.
     """
-    available = np.array(sorted(depths))
+    available = np.array(sorted(as_integer("depths", depth) for depth in depths))
+    if not len(available):
+        raise ValueError("depths must name at least one depth, got none.")
+    check_complexity(h)
     h = np.asarray(h, np.float32)
+    if h.ndim != 1 or not len(h):
+        raise ValueError(f"h must hold one complexity per image of a batch that is not empty, got shape {h.shape}.")
     # padded to a power of two, so that batches of any size share a few programs
     wanted = np.asarray(_depth_of(np.pad(h, (0, (1 << (len(h) - 1).bit_length()) - len(h)))))[: len(h)]
     return available[np.abs(wanted[:, None] - available[None]).argmin(axis=1)]
 
 
-def slice_centre(h: np.ndarray, depth: int, num_slices: int) -> np.ndarray:
-    """The centre of the slice of complexity that holds `h`, inside the bucket of one depth.
+def level_centre(h: np.ndarray, depth: int, num_levels: int) -> np.ndarray:
+    """The centre of the level of complexity that holds `h`, inside the bucket of one depth.
 
-    The interval of a depth is cut into `num_slices` equal slices; all images of a slice share the kernels that
-    are generated at its centre, the mean of the slice. The centre is a function of `h` alone, so that what an
+    The interval of a depth is cut into `num_levels` equal levels; all images of a level share the kernels that
+    are generated at its centre. The centre is a function of `h` alone, so that what an
     image is classified as never depends on the other images of its batch. A complexity outside the interval
-    (an image routed to the nearest depth that was trained) counts as the nearest slice.
+    (an image routed to the nearest depth that was trained) counts as the nearest level.
 
     Args:
         h: (batch,) complexities, nats.
         depth: the bucket, at least 1.
-        num_slices: at least 1.
+        num_levels: at least 1.
 
     Returns:
         (batch,) float64, nats.
 
     Raises:
-        ValueError: if `num_slices` or `depth` is less than 1.
+        ValueError: if `num_levels` or `depth` is less than 1.
     """
-    if num_slices < 1:
-        raise ValueError(f"num_slices must be at least 1, got {num_slices}.")
+    num_levels = as_integer("num_levels", num_levels)
     low, high = depth_interval(depth)
-    width = (high - low) / num_slices
-    index = np.clip(np.floor((np.asarray(h, np.float64) - low) / width), 0, num_slices - 1)
+    width = (high - low) / num_levels
+    index = np.clip(np.floor((np.asarray(h, np.float64) - low) / width), 0, num_levels - 1)
     return low + (index + 0.5) * width
 
 
 def make_groups(
     h: ArrayLike,
     depths: Sequence[int],
-    num_slices: int | None = None,
+    num_levels: int | None = None,
     sizes: Sequence[int] = GROUP_SIZES,
 ) -> list[Group]:
-    """Groups a batch by depth, and by slice of complexity where kernels are shared.
+    """Groups a batch by depth, and by level of complexity where kernels are shared.
 
     Args:
         h: (batch,) complexities, nats.
         depths: the depths in use; an image of another depth goes to the nearest.
-        num_slices: slices of complexity in each bucket whose images share kernels (see `slice_centre`), or None for
+        num_levels: levels of complexity in each bucket whose images share kernels (see `level_centre`), or None for
             kernels of each image's own.
         sizes: sizes that groups are padded to; a group larger than the largest is cut.
 
@@ -158,22 +178,16 @@ def make_groups(
     Raises:
         ValueError: if the batch is empty, `h` has another rank than 1 or bad values, or `depths` is empty.
     """
-    h = np.asarray(h)
-    if h.ndim != 1 or not len(h):
-        raise ValueError(f"h must hold one complexity per image of a batch that is not empty, got shape {h.shape}.")
-    check_complexity(h)
-    if not len(depths):
-        raise ValueError("depths must name at least one depth, got none.")
-    sizes = sorted(sizes)
-    assigned = nearest_depths(h, depths)
+    h, sizes = np.asarray(h), check_sizes(sizes)
+    assigned = nearest_depths(h, depths)  # looks at both
     groups = []
     for depth in sorted(set(assigned.tolist())):
         members = np.flatnonzero(assigned == depth)
         parts: list[tuple[float | None, np.ndarray]]
-        if num_slices is None:
+        if num_levels is None:
             parts = [(None, members)]
         else:
-            centres = slice_centre(h[members], depth, num_slices)
+            centres = level_centre(h[members], depth, num_levels)
             parts = [(float(c), members[centres == c]) for c in np.unique(centres)]
         for centre, indices in parts:
             for first in range(0, len(indices), sizes[-1]):
@@ -193,9 +207,15 @@ def run_groups(groups: Sequence[Group], run: Callable[[Group], jax.Array]) -> np
 
     Returns:
         (batch, ...) float32, without the padding.
+
+    Raises:
+        ValueError: if an index is missing or there twice.
     """
+    indices = np.concatenate([group.indices for group in groups]) if groups else np.empty(0, np.int64)
+    batch = len(indices)
+    if not batch or (np.sort(indices) != np.arange(batch)).any():
+        raise ValueError("groups must hold every index of a batch that is not empty once; make_groups makes such.")
     outputs = [run(group) for group in groups]
-    batch = sum(len(group.indices) for group in groups)
     result = np.empty((batch, *outputs[0].shape[1:]), np.float32)
     for group, output in zip(groups, outputs, strict=True):
         result[group.indices] = np.asarray(output)[: len(group.indices)]

@@ -8,6 +8,8 @@ import numpy as np
 from jax.extend.random import threefry_2x32
 from jaxtyping import Array, Float, UInt32
 
+from puppet_jax.checks import as_integer
+
 
 def seeded_pattern(max_channels: int, kernel_size: int, seed: int) -> Float[Array, "C C taps"]:
     """Standard normal pattern of shape (C, C, K**2), float32, the same bits everywhere and for good.
@@ -31,7 +33,7 @@ def seeded_pattern(max_channels: int, kernel_size: int, seed: int) -> Float[Arra
     References:
         Salmon, Moraes, Dror and Shaw, Parallel random numbers: as easy as 1, 2, 3, 2011.
     """
-    check_state(max_channels, kernel_size, seed)
+    max_channels, kernel_size, seed = check_state(max_channels, kernel_size, seed)
     shape = (max_channels, max_channels, kernel_size**2)
     size = max_channels**2 * kernel_size**2
     key = jnp.array([seed & 0xFFFFFFFF, seed >> 32], jnp.uint32)
@@ -51,14 +53,16 @@ def pattern_hash(max_channels: int, kernel_size: int, seed: int) -> str:
     return hashlib.sha256(pattern.astype("<f4").tobytes()).hexdigest()
 
 
-def check_state(max_channels: int, kernel_size: int, seed: int) -> None:
-    """Raises a ValueError unless the arguments describe a state and its pattern."""
-    if max_channels < 1:
-        raise ValueError(f"max_channels must be at least 1, got {max_channels}.")
-    if kernel_size < 1 or kernel_size % 2 == 0:
+def check_state(max_channels: int, kernel_size: int, seed: int) -> tuple[int, int, int]:
+    """The arguments as ints of Python; raises unless they describe a state and its pattern."""
+    max_channels, kernel_size = as_integer("max_channels", max_channels), as_integer("kernel_size", kernel_size)
+    if kernel_size % 2 == 0:
         raise ValueError(f"kernel_size must be odd and at least 1, got {kernel_size}.")
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed must be in [0, 2**64), got {seed}.")
+    if max_channels**2 * kernel_size**2 > 2**32:
+        raise ValueError(
+            f"max_channels {max_channels} and kernel_size {kernel_size} make a state of more than 2**32 floats."
+        )
+    return max_channels, kernel_size, as_integer("seed", seed, least=0, most=2**64 - 1)
 
 
 def _sum_of_fields(words: UInt32[Array, " n"]) -> UInt32[Array, " n"]:

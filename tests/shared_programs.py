@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import pytest
-from tiny_run import TIMED
+from tiny_run import TIMED, leave_pictures_out
 
 from experiments.config import Config
 from experiments.evaluation import accuracy
@@ -14,7 +14,10 @@ from experiments.training import rounding, run
 
 
 def share_programs(patch: pytest.MonkeyPatch, same: Callable[[Config], Config]) -> None:
-    """Steps and statistics are compiled once for all configurations that `same` maps to one; speed is not measured."""
+    """Steps and statistics are compiled once for all configurations that `same` maps to one.
+
+    Speed is not measured, and no pictures are drawn.
+    """
 
     def shared(make):
         cached = functools.cache(make)
@@ -35,6 +38,7 @@ def share_programs(patch: pytest.MonkeyPatch, same: Callable[[Config], Config]) 
 
         return make_stats_estimator
 
+    leave_pictures_out(patch)
     estimator = placed_estimator(shared(run.make_stats_estimator))
     patch.setattr(run, "make_stats_estimator", estimator)
     patch.setattr(rounding, "make_stats_estimator", estimator)

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import apply_puppet, quick
 
 import puppet_jax as pj
 from puppet_jax import extras
-from puppet_jax.extras import early_exit
+from puppet_jax.extras import exit_predictor
 
 LAYERS, DEPTH, EXIT = (1, 1, 3), 5, 3
 H = 4.2
@@ -39,7 +40,7 @@ def make(exit_layer=EXIT, **changes):
     params = dataclasses.replace(params, **moved({name: getattr(params, name) for name in names}))
     head = moved(extras.init_exit(jax.random.key(2), puppet, exit_layer))
     kernels = pj.generate_kernels(puppeteer, H, puppet.kernel_shapes(DEPTH))
-    _, stats = pj.apply_puppet(puppet, params, None, kernels, images(64, seed=9), DEPTH)
+    _, stats = apply_puppet(puppet, params, None, kernels, images(64, seed=9), DEPTH)
     return puppet, params, head, kernels, stats
 
 
@@ -128,7 +129,7 @@ class TestApplyWithExit:
         program = jax.make_jaxpr(lambda x: extras.apply_with_exit(puppet, params, head, None, kernels, x, EXIT)[:2])
         assert str(program(images(2))).count("conv_general_dilated[") == DEPTH
 
-    @pytest.mark.parametrize("changes", [{}, {"mirror": True}, {"classifier": "generated"}])
+    @pytest.mark.parametrize("changes", quick([{}, {"mirror": True}, {"classifier": "generated"}], {}))
     def test_the_exit_trains_its_head_alone(self, changes):
         puppet, params, head, _, _ = make(**changes)
         weights = jax.random.normal(jax.random.key(5), (6, 10))  # a norm takes a plain sum of activations out
@@ -235,11 +236,11 @@ class TestPredictor:
 
     def test_few_programs_for_many_numbers_of_images(self, plain):
         one = predictor(plain, threshold=0.5)
-        before = early_exit._start._cache_size(), early_exit._go_on._cache_size()
+        before = exit_predictor._start._cache_size(), exit_predictor._go_on._cache_size()
         for n in range(1, 40):
             one(images(n))
-        assert early_exit._start._cache_size() - before[0] <= 4
-        assert early_exit._go_on._cache_size() - before[1] <= 5 * 4
+        assert exit_predictor._start._cache_size() - before[0] <= 4
+        assert exit_predictor._go_on._cache_size() - before[1] <= 5 * 4
 
     def test_takes_bfloat16(self, plain):
         one = predictor(plain, dtype=jnp.bfloat16, threshold=2.0)

@@ -1,11 +1,11 @@
-"""Twin channels: what the second half shows is what the first half shows of the mirror image."""
+"""Mirrored pairs: what the second half shows is what the first half shows of the mirror image."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from puppet_jax.mirror import for_both_twins, mean_of_twins, with_mirrored
+from puppet_jax.mirror import for_both_of_pairs, mean_of_pairs, with_mirrored
 
 RNG = np.random.default_rng(0)
 
@@ -22,12 +22,12 @@ def convolved(x, kernel):
 
 
 def exchanged(x):
-    """Each channel in the place of its twin."""
+    """Each channel in the place of the other of its pair."""
     return np.roll(x, x.shape[-1] // 2, axis=-1)
 
 
 @pytest.mark.parametrize("mirrored_input", [False, True])
-def test_a_mirrored_image_mirrors_the_channels_and_exchanges_twins(mirrored_input):
+def test_a_mirrored_image_mirrors_the_channels_and_exchanges_pairs(mirrored_input):
     x = RNG.standard_normal((2, 5, 6, 4)).astype(np.float32)
     kernel = np.asarray(with_mirrored(jnp.asarray(RNG.standard_normal((3, 3, 4, 3)), jnp.float32), mirrored_input))
     assert kernel.shape == (3, 3, 4, 6)
@@ -46,16 +46,16 @@ def test_the_first_half_is_the_kernel_and_sets_stay_apart():
 
 
 def test_means_and_copies_by_hand():
-    np.testing.assert_array_equal(mean_of_twins(jnp.array([[1.0, 2.0, 5.0, 8.0]])), [[3, 5]])
-    np.testing.assert_array_equal(for_both_twins(jnp.array([3.0, 5.0])), [3, 5, 3, 5])
+    np.testing.assert_array_equal(mean_of_pairs(jnp.array([[1.0, 2.0, 5.0, 8.0]])), [[3, 5]])
+    np.testing.assert_array_equal(for_both_of_pairs(jnp.array([3.0, 5.0])), [3, 5, 3, 5])
 
 
-def test_without_twins_values_stay():
+def test_without_pairs_values_stay():
     x = jnp.arange(3.0)
-    assert mean_of_twins(x, mirror=False) is x
-    assert for_both_twins(x, mirror=False) is x
+    assert mean_of_pairs(x, mirror=False) is x
+    assert for_both_of_pairs(x, mirror=False) is x
 
 
-def test_nothing_but_the_mean_of_twins_survives_both_ways():
+def test_nothing_but_the_mean_of_pairs_survives_both_ways():
     x = jax.random.normal(jax.random.key(0), (6,))
-    np.testing.assert_allclose(mean_of_twins(for_both_twins(mean_of_twins(x))), mean_of_twins(x), rtol=1e-6)
+    np.testing.assert_allclose(mean_of_pairs(for_both_of_pairs(mean_of_pairs(x))), mean_of_pairs(x), rtol=1e-6)

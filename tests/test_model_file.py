@@ -1,5 +1,6 @@
 """Model files: format 2, its damage, and the way from format 1."""
 
+import functools
 import json
 import os
 import shutil
@@ -9,12 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import apply_puppet
+from helpers import apply_puppet, signed
 from pictures import photo
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
 import puppet_jax as pj
+from experiments import model as experiments_model
+from experiments.errors import RunError
 from puppet_jax import extras
 from puppet_jax.model_file import FORMAT, describe_puppet, load_model, read_puppet, save_model, upgrade
 from puppet_jax.pretrained import like_puppet
@@ -37,7 +40,7 @@ def described(puppet=PUPPET, depths=(1, 2), kind="puppet", **more):
         "class_names": ["a", "b", "c"],
         "complexity": {"scale": 0.5, "offset": 0.25, "low": 0.5, "high": 2.0},
         "adaptation": "level",
-        "num_slices": 3,
+        "num_levels": 3,
         "step": 1,
         "bits": 32,
         "threshold": 0.5 if kind == "early_exit" else None,
@@ -74,7 +77,10 @@ def contents(path):
 def rewrite(path, change=lambda arrays, description: None):
     """The file with other contents, as someone else would write it."""
     arrays, description = contents(path)
+    before = description.get("sha256")
     change(arrays, description)
+    if before is not None and description.get("sha256") == before:
+        description = signed(description, arrays)
     save_file(arrays, path, metadata={"puppet_jax": json.dumps(description)})
 
 
@@ -83,6 +89,21 @@ def assert_same(one, other):
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(a, b)
+
+
+def answer(read, path, refusal):
+    try:
+        read(path)
+    except refusal as error:
+        assert str(path) in str(error)
+        return "refused"
+    return "read"
+
+
+READERS = [
+    (functools.partial(answer, pj.load_pretrained), ValueError),
+    (functools.partial(answer, experiments_model.load_model), RunError),
+]
 
 
 def refused(path, message):
@@ -97,7 +118,7 @@ class TestWriting:
         assert_same(tree, TREE)
         assert description == in_json(DESCRIPTION) | {
             "format": FORMAT,
-            "tensors_sha256": description["tensors_sha256"],
+            "sha256": description["sha256"],
         }
         assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
 
@@ -261,21 +282,21 @@ class TestDamage:
         stored = bytearray(path.read_bytes())
         stored[-(place % size)] ^= 4
         path.write_bytes(stored)
-        refused(path, r"its tensors are not those that were written \(tensors_sha256\)")
+        refused(path, r"it is not as it was written \(sha256\)")
 
     def test_flipped_bits_of_the_header(self, path):
-        """Never another error than the reader's own."""
+        """Never another model, and never another error than the reader's own."""
         whole, size = path.read_bytes(), int.from_bytes(path.read_bytes()[:8], "little")
         for place in range(0, 8 + size, 53):
             stored = bytearray(whole)
             stored[place] ^= 1 << place % 8
             path.write_bytes(stored)
             try:
-                load_model(path, like_puppet)
+                assert_same(load_model(path, like_puppet)[0], TREE)  # a bit that means nothing
             except ValueError as error:
                 assert str(path) in str(error)
 
-    @pytest.mark.parametrize("field", ["tensors_sha256", *FIELDS])
+    @pytest.mark.parametrize("field", ["sha256", *FIELDS])
     def test_a_field_missing(self, path, field):
         def change(arrays, description):
             owner, last = parent(description, field)
@@ -311,31 +332,42 @@ class TestDamage:
             ("network.puppet.dropout", 1.5, r"dropout must be in \[0, 1\), got 1.5"),
             ("network.puppet.depth_rule", "last", "depth_rule must be one of 'per_stage', 'total', got 'last'"),
             ("network.puppet.num_classes", 4, "class_names must name 4, got 3"),
+            ("network.puppet.num_classes", 2**40, "num_classes must be an integer of at least 1"),
+            ("network.puppet.channels", [2**31, 6], "channels must be a list of integers"),
+            ("network.puppet.kernel_size", 10001, r"kernel_size must be an odd integer in \[1, 31\], got 10001"),
+            ("network.puppeteer.kernel_size", 10001, r"kernel_size must be an odd integer in \[1, 31\], got 10001"),
+            ("network.puppeteer.max_channels", 2**30, "make a state of more than 2\\*\\*32 floats"),
+            ("network.puppeteer.seed", 2**64, "seed must be an integer in"),
+            ("network.puppeteer.scale", 10**400, "scale must be a number in"),
+            ("depths", [1_000_000], "depths must be a list of integers of at least 1 and at most 10000"),
+            ("depths", [1, 9_999], r"depths must be of no more than \d+ layers, as many as it has, got"),
+            ("complexity.offset", 10**400, "complexity.offset must be a number in"),
+            ("complexity.low", 3.0, "complexity.low must be at most complexity.high"),
             ("network.puppet.kernel_size", 5, "kernel_size of at least 5 is needed, got 3"),
             ("network.puppet.affine", False, "the tensor norm_bias.0 too many"),
-            ("network.puppeteer.kernel_size", 2, "kernel_size must be odd"),
+            ("network.puppeteer.kernel_size", 2, "kernel_size must be an odd integer in"),
             ("network.puppeteer.scale", 0, "scale must be positive"),
             ("network.puppeteer.seed", 8, "another seeded pattern"),
             ("network.puppeteer.initial_state", "learned", "the tensor puppeteer.initial_state is missing"),
             ("network.image_size", [8], "image_size must be a pair"),
-            ("depths", [], "depths must be a list of integers of at least 1 in rising order"),
-            ("depths", [2, 1], "depths must be a list of integers of at least 1 in rising order"),
+            ("depths", [], "depths must be a list of integers of at least 1 .* in rising order"),
+            ("depths", [2, 1], "depths must be a list of integers of at least 1 .* in rising order"),
             ("depths", [1, 2, 3], r"the tensor (norm_scale.1|3.0.mean) (is missing|must be)"),
             ("depths", [2], "the tensor 1.0.mean too many"),
             ("class_names", ["a", "b", 3], "class_names must be a list of names"),
-            ("complexity.scale", float("nan"), "complexity.scale must be a finite number"),
+            ("complexity.scale", float("nan"), "complexity.scale must be a number of at least 0"),
             ("complexity.low", -1.0, "complexity.low must be a number of at least 0"),
             ("complexity.high", "inf", "complexity.high must be a number of at least 0"),
             ("adaptation", "each", "adaptation must be one of 'level', 'sample', got 'each'"),
-            ("num_slices", 0, "num_slices must be an integer of at least 1"),
+            ("num_levels", 0, "num_levels must be an integer of at least 1"),
             ("bits", 5, "bits must be one of 32, 8, 4, got 5"),
             ("bits", 8, r"the tensor .* must be float16 of shape .*, got float32"),
             ("threshold", 0.5, "threshold must be null for the kind puppet, got 0.5"),
             ("pattern_sha256", "0" * 64, "another seeded pattern"),
             ("pattern_sha256", None, "another seeded pattern"),
             ("pattern_sha256", "none", "pattern_sha256 must be 64 hexadecimal digits"),
-            ("tensors_sha256", None, "tensors_sha256 must be 64 hexadecimal digits"),
-            ("tensors_sha256", "0" * 64, "its tensors are not those that were written"),
+            ("sha256", None, "sha256 must be 64 hexadecimal digits"),
+            ("sha256", "0" * 64, "it is not as it was written"),
         ],
     )
     def test_a_value_of_another_kind_or_out_of_range(self, path, field, value, message):
@@ -345,6 +377,22 @@ class TestDamage:
 
         rewrite(path, change)
         refused(path, message)
+
+    def test_hostile_values(self, path):
+        """Each value of a file by something else, with the right checksum: both readers answer alike, and soon."""
+        arrays, description = contents(path)
+        values = [None, True, -1, 0, 1, 2.5, 10**400, float("nan"), float("inf"), "", "x", [], [1, 2], [[]], {}, 2**31]
+        cases = [(field, value) for field in ["format", *FIELDS] for value in values]
+        seen = 0
+        for place in np.random.default_rng(0).permutation(len(cases))[:250]:
+            changed = json.loads(json.dumps(description))
+            owner, last = parent(changed, cases[place][0])
+            owner[last] = cases[place][1]
+            save_file(arrays, path, metadata={"puppet_jax": json.dumps(signed(changed, arrays))})
+            answers = [read(path, refusal) for read, refusal in READERS]
+            assert answers[0] == answers[1], cases[place]
+            seen += answers[0] == "refused"
+        assert seen > 200
 
     @pytest.mark.parametrize(
         ("change", "message"),
@@ -365,10 +413,28 @@ class TestDamage:
         """Written with a checksum of its own: what is stored is not what the description says."""
         arrays, description = contents(path)
         change(arrays)
-        save_model(path, ({}, {}), DESCRIPTION)  # for the names, which a tree of another structure cannot have
         tree = ({name: array for name, array in arrays.items()}, {})
         save_model(path, tree, DESCRIPTION)
         refused(path, message)
+
+    @pytest.mark.parametrize(
+        ("name", "value", "message"),
+        [
+            ("puppeteer.pointwise_kernel", np.nan, "holds NaN or infinity"),
+            ("classifier_bias", np.inf, "holds NaN or infinity"),
+            ("2.1.mean", -np.inf, "holds NaN or infinity"),
+            ("1.0.variance", -0.5, "holds a negative variance, -0.5"),
+        ],
+    )
+    def test_values(self, path, name, value, message):
+        """Neither read, whoever wrote them, nor written."""
+        arrays, description = contents(path)
+        arrays[name] = arrays[name].copy()
+        arrays[name].flat[-1] = value
+        save_file(arrays, path, metadata={"puppet_jax": json.dumps(signed(description, arrays))})
+        refused(path, f"the tensor {name} {message}")
+        with pytest.raises(ValueError, match=f"the tensor {name} {message}"):
+            save_model(path, (arrays, {}), DESCRIPTION)
 
     @pytest.mark.parametrize(
         ("name", "change", "message"),
@@ -426,7 +492,8 @@ class TestFormat1:
             "kernels_from": "velocity" if velocity else "state",
         }
         assert new["format"] == FORMAT and new["network"]["kind"] == "puppet" and new["threshold"] is None
-        same = set(old) - {"network", "threshold"}
+        same = set(old) - {"network", "threshold", "num_slices"}
+        assert new["num_levels"] == old["num_slices"]
         assert {field: new[field] for field in same} == {field: old[field] for field in same}
         assert upgrade(new) == new
 

@@ -59,9 +59,9 @@ def test_there_are_notebooks():
     assert len(NOTEBOOKS) >= 3
 
 
-@every_notebook
-def test_notebook_runs(path, tmp_path):
-    notebook = run(path, tmp_path)
+@pytest.mark.parametrize("name", [pytest.param(path.stem, marks=pytest.mark.slow) for path in NOTEBOOKS])
+def test_notebook_runs(name, tmp_path):
+    notebook = run(ROOT / "notebooks" / f"{name}.ipynb", tmp_path)
     assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
     complaints = [output.text for output in outputs(notebook) if output.get("name") == "stderr"]
     assert complaints == []

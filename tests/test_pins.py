@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import quick
 from pictures import photo
 
 import puppet_jax as pj
@@ -12,7 +13,7 @@ import puppet_jax as pj
 PINS = json.loads((Path(__file__).parent / "pins" / "models.json").read_text())
 
 
-@pytest.mark.parametrize("name", pj.pretrained_models())
+@pytest.mark.parametrize("name", quick(pj.pretrained_models(), "cifar10-full", "cifar10-c64-4bit", "cifar10-adaptive"))
 def test_pretrained_model(name):
     pin, model = PINS[name], pj.load_pretrained(name)
     h, depth = pin["h"], pin["depth"]

@@ -82,7 +82,7 @@ def hwio_shapes(channels, kernel_size):
 
 
 @pytest.mark.parametrize("kernel_size", [1, 3, 5])
-@pytest.mark.parametrize("channels", [8, 64, 512])
+@pytest.mark.parametrize("channels", [8, 64, pytest.param(512, marks=pytest.mark.slow)])
 def test_project_matches_reference(channels, kernel_size):
     state = normal((channels, channels, kernel_size**2))
     for shape in hwio_shapes(channels, kernel_size):

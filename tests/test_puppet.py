@@ -13,7 +13,14 @@ PAPER = pj.Puppet()
 def make(puppet, depth=3, seed=0):
     puppeteer = pj.init_puppeteer(jax.random.key(seed), puppet.max_channels)
     params = pj.init_puppet(jax.random.key(seed + 1), puppet, puppeteer, depth)
-    return params, pj.generate_kernels(puppeteer, 4.2, puppet.kernel_shapes(depth))
+    return params, random_kernels(puppet, depth)
+
+
+def random_kernels(puppet, depth, *sets):
+    """Of the shapes that are generated, each about as large as a network starts with."""
+    rng = np.random.default_rng(1)
+    shapes = puppet.kernel_shapes(depth)
+    return tuple(jnp.asarray(rng.normal(size=(*sets, *shape)) * 0.2, jnp.float32) for shape in shapes)
 
 
 def images(n=4, size=8, channels=3, seed=0):
@@ -86,9 +93,7 @@ def test_uint8_and_floats_are_the_same_image():
 def test_sets_of_kernels_serve_their_part_of_the_batch(classifier, sets):
     puppet = pj.Puppet(channels=(4, 6), num_classes=5, classifier=classifier)
     params, _ = make(puppet, 1)
-    shapes = puppet.kernel_shapes(1)
-    levels = jnp.linspace(2.0, 5.0, sets)
-    kernels = jax.vmap(lambda h: pj.generate_kernels(params.puppeteer, h, shapes))(levels)
+    kernels = random_kernels(puppet, 1, sets)
     x = images(4)
     stats = pj.init_batch_stats(puppet, 1)
     logits, _ = pj.apply_puppet(puppet, params, stats, kernels, x, 1)
@@ -213,9 +218,7 @@ class TestMirror:
     def test_sets_of_kernels(self):
         puppet = self.puppet()
         params, _ = make(puppet, 2)
-        shapes = puppet.kernel_shapes(2)
-        levels = jnp.array([2.0, 4.0])
-        kernels = jax.vmap(lambda h: pj.generate_kernels(params.puppeteer, h, shapes))(levels)
+        kernels = random_kernels(puppet, 2, 2)
         x, stats = images(4), pj.init_batch_stats(puppet, 2)
         logits, _ = pj.apply_puppet(puppet, params, stats, kernels, x, 2)
         for i in range(2):
@@ -350,7 +353,7 @@ def test_a_stem_has_one_layer(rule, depth, expected):
         ({"num_classes": 0}, "num_classes"),
         ({"kernel_size": 2}, "kernel_size"),
         ({"channels": (4, 8), "layers": (1,)}, r"layers must be a positive integer for each of 2 stages, got \(1,\)"),
-        ({"channels": (4, 8), "layers": (1, 0)}, "layers must be a positive integer for each"),
+        ({"channels": (4, 8), "layers": (1, 0)}, "layers must be at least 1, got 0"),
         ({"channels": (4, 8), "layers": (1, 2), "stem": True}, "give either layers or those"),
         ({"channels": (4, 8), "layers": (1, 2), "depth_rule": "total"}, "leave nothing to depth_rule 'total'"),
         ({"depth_rule": "each"}, "depth_rule"),

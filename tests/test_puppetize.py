@@ -14,6 +14,7 @@ import optax
 import pytest
 import reference
 from flax import nnx
+from helpers import quick
 
 import puppet_jax as pj
 from puppet_jax.puppetize import Kernel
@@ -94,7 +95,7 @@ def equal_trees(a, b):
 # Networks it was not written for.
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", quick(NETWORKS, "U-Net", "1-D"))
 def test_networks_train(name, monkeypatch):
     """Shape of the result, order, sizes, a gradient for every parameter, and a loss that falls in ten steps."""
     network, shape, c, k, count = NETWORKS[name]
@@ -443,7 +444,7 @@ def test_what_cannot_be_puppetized():
             "kernel of a .* is larger.*kernel_size of at least 3",
         ),
         ({"max_channels": 0}, "max_channels must be at least 1"),
-        ({"kernel_size": 0}, "kernel_size must be odd and at least 1"),
+        ({"kernel_size": 0}, "kernel_size must be at least 1, got 0"),
     ],
 )
 def test_puppeteers_that_are_too_small(options, message):

@@ -6,7 +6,7 @@ from hypothesis import given, settings, strategies as st
 
 import puppet_jax as pj
 from puppet_jax.predictor import KernelBank
-from puppet_jax.routing import GROUP_SIZES, make_groups, nearest_depths, slice_centre
+from puppet_jax.routing import GROUP_SIZES, level_centre, make_groups, nearest_depths
 
 PUPPET = pj.Puppet(channels=(4, 6), num_classes=5)
 DEPTHS = (2, 3)
@@ -32,13 +32,13 @@ def pictures(n, seed=0):
 
 @given(
     h=st.lists(st.floats(0, 6, width=32), min_size=1, max_size=70),
-    num_slices=st.sampled_from([None, 1, 5]),
+    num_levels=st.sampled_from([None, 1, 5]),
     depths=st.sampled_from([(1,), (2, 4), (1, 2, 3, 4, 5)]),
 )
 @settings(deadline=None, max_examples=40)
-def test_groups_hold_every_image_once(h, num_slices, depths):
+def test_groups_hold_every_image_once(h, num_levels, depths):
     h = np.array(h, np.float32)
-    groups = make_groups(h, depths, num_slices, sizes=(1, 4, 16))
+    groups = make_groups(h, depths, num_levels, sizes=(1, 4, 16))
     assert sorted(np.concatenate([g.indices for g in groups]).tolist()) == list(range(len(h)))
     for group in groups:
         assert group.size in (1, 4, 16) and group.size >= len(group.indices) > group.size // 4
@@ -47,12 +47,12 @@ def test_groups_hold_every_image_once(h, num_slices, depths):
         wanted = np.asarray(pj.depth(h[group.indices]))
         gaps = np.abs(wanted[:, None] - np.array(depths)[None])
         assert (np.abs(wanted - group.depth) == gaps.min(axis=1)).all()
-        assert (group.h is None) == (num_slices is None)
+        assert (group.h is None) == (num_levels is None)
         if group.h is not None:
             low, high = pj.depth_interval(group.depth)
             assert low < group.h < high
             inside = np.clip(h[group.indices], low, high)
-            assert (np.abs(inside - group.h) <= 0.5001 * (high - low) / num_slices + 1e-5).all()
+            assert (np.abs(inside - group.h) <= 0.5001 * (high - low) / num_levels + 1e-5).all()
 
 
 @pytest.mark.parametrize("adaptation", ["level", "sample"])
@@ -79,10 +79,10 @@ def test_sample_equals_one_image_at_a_time_through_the_public_functions(model):
         np.testing.assert_allclose(row, alone[0], rtol=1e-4, atol=1e-5)
 
 
-def test_levels_approach_samples_as_slices_narrow(model):
+def test_levels_approach_samples_as_they_narrow(model):
     x = pictures(24)
     own = pj.Predictor(PUPPET, *model, adaptation="sample")(x)
-    errors = [np.abs(pj.Predictor(PUPPET, *model, num_slices=n)(x) - own).max() for n in (1, 8, 64)]
+    errors = [np.abs(pj.Predictor(PUPPET, *model, num_levels=n)(x) - own).max() for n in (1, 8, 64)]
     assert errors[0] > 2 * errors[1] > 4 * errors[2]
 
 
@@ -95,7 +95,7 @@ def test_compilations_are_bounded_over_many_random_batches(model):
             compiled.append(kwargs.get("fun_name", ""))
 
     rng = np.random.default_rng(0)
-    predictor = pj.Predictor(PUPPET, *model, num_slices=2)
+    predictor = pj.Predictor(PUPPET, *model, num_levels=2)
     predictor(pictures(1))  # small helpers of the host side
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
@@ -142,9 +142,9 @@ def test_kernels_may_be_made_in_another_way(model, adaptation):
     def doubled(puppeteer, h, shapes):
         return tuple(2 * kernel for kernel in pj.generate_kernels(puppeteer, h, shapes))
 
-    predictor = pj.Predictor(PUPPET, params, stats, adaptation=adaptation, num_slices=1, generate=doubled)
+    predictor = pj.Predictor(PUPPET, params, stats, adaptation=adaptation, num_levels=1, generate=doubled)
     depth = predictor.depths[0]
-    centre = slice_centre(np.zeros(1), depth, 1)[0]
+    centre = level_centre(np.zeros(1), depth, 1)[0]
     x, h = pictures(5), np.full(5, centre, np.float32)
     kernels = doubled(params.puppeteer, centre, PUPPET.kernel_shapes(depth))
     expected, _ = pj.apply_puppet(PUPPET, params, stats[depth], kernels, x, depth)

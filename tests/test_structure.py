@@ -73,3 +73,15 @@ def test_a_public_name_is_in_use(name):
 def test_no_file_is_long(path):
     limit = 250 if module_of(path) == "puppet_jax.puppet" else 400
     assert len(path.read_text().splitlines()) <= limit
+
+
+def test_every_guarantee_has_its_test():
+    """Each link of the page is to a file that has a test, or a class of tests, of that name."""
+    page = ROOT / "docs" / "guarantees.md"
+    links = re.findall(r"\[(test_\w+|Test\w+)\]\(([^)]+)\)", page.read_text())
+    assert len(links) > 25
+    for name, path in links:
+        source = (page.parent / path).read_text()
+        assert re.search(rf"^ *(def|class) {name}\b", source, re.MULTILINE), f"{path} has no {name}"
+    rows = [line for line in page.read_text().splitlines() if line.startswith("| ") and "guarantee | test" not in line]
+    assert all("](../tests/" in row for row in rows)

@@ -99,7 +99,7 @@ def size_cases():
     for channels in (8, 64, 512):
         for i, kernel_size in enumerate((1, 3, 5)):
             for j, initial_state in enumerate(INITIAL_STATES):
-                usual = channels == 8 or i == j
+                usual = channels == 8 or (i == j and (channels == 64 or i == 0))
                 marks = () if usual else pytest.mark.slow
                 yield pytest.param(channels, kernel_size, initial_state, marks=marks)
 
@@ -358,7 +358,16 @@ def assert_gradients_close(puppeteer, h, expected, by_h, tolerance):
 
 
 @pytest.mark.parametrize(
-    ("function", "initial_state"), [("trajectory", "seeded"), *(("generate_kernels", kind) for kind in INITIAL_STATES)]
+    ("function", "initial_state"),
+    [
+        ("generate_kernels", "seeded"),
+        pytest.param("trajectory", "seeded", marks=pytest.mark.slow),
+        *(
+            pytest.param("generate_kernels", kind, marks=pytest.mark.slow)
+            for kind in INITIAL_STATES
+            if kind != "seeded"
+        ),
+    ],
 )
 def test_gradients_match_finite_differences_of_the_reference(function, initial_state):
     """In float64 tightly; once in float32, as well as that can."""

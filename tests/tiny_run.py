@@ -12,7 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
+from experiments import plots
 from experiments.cli import run_experiment
 from experiments.config import Adaptive, ByComplexity, Config, Data, Optim, PuppetCNN
 from experiments.evaluation.summary import Summary
@@ -36,6 +38,12 @@ SUMMARY = {field.name for field in dataclasses.fields(Summary)}
 TIMED = {"latency_s", "latency_generating_s", "images_per_s"}
 
 
+def leave_pictures_out(patch: pytest.MonkeyPatch) -> None:
+    """Empty ones are drawn instead."""
+    for name in ("plot_curves", "plot_depths"):
+        patch.setattr(plots, name, lambda *_: Figure(figsize=(0.1, 0.1)))
+
+
 class Recorder:
     """Notes every step that is taken; sends a signal after some, spoils the loss of others."""
 
@@ -50,9 +58,11 @@ class Recorder:
         self.steps: list[tuple[Any, ...]] = []
 
     @contextlib.contextmanager
-    def watching(self) -> Iterator[None]:
-        """Runs within are noted."""
+    def watching(self, pictures: bool = False) -> Iterator[None]:
+        """Runs within are noted; without pictures, which take longer than the rest, unless they are wanted."""
         with pytest.MonkeyPatch.context() as patch:
+            if not pictures:
+                leave_pictures_out(patch)
             patch.setenv("JAX_COMPILATION_CACHE_DIR", str(self.cache))
             for name, maker in self.makers.items():
                 patch.setattr(run, name, maker)

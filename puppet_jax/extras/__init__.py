@@ -2,7 +2,6 @@
 
 from puppet_jax.extras.early_exit import (
     EarlyExitParams as EarlyExitParams,
-    EarlyExitPredictor as EarlyExitPredictor,
     ExitHead as ExitHead,
     apply_with_exit as apply_with_exit,
     combine_exits as combine_exits,
@@ -10,12 +9,15 @@ from puppet_jax.extras.early_exit import (
     exit_macs as exit_macs,
     exit_threshold as exit_threshold,
     init_exit as init_exit,
-    load_early_exit as load_early_exit,
 )
 from puppet_jax.extras.ensembling import (
     DIAGONALS as DIAGONALS,
     ensemble as ensemble,
     shifted_views as shifted_views,
+)
+from puppet_jax.extras.exit_predictor import (
+    EarlyExitPredictor as EarlyExitPredictor,
+    load_early_exit as load_early_exit,
 )
 from puppet_jax.extras.quantization import (
     Quantized as Quantized,

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
-from puppet_jax.checks import check_images
+from puppet_jax.checks import check_images, check_threshold
 from puppet_jax.extras.early_exit import confidence
 
 DIAGONALS = ((1, 1), (-1, -1), (1, -1), (-1, 1))
@@ -49,11 +49,15 @@ def ensemble(
         >>> logits.shape, num_predictors.tolist()
         ((4, 3), [5, 5, 5, 5])
     """
+    if not isinstance(predictors, Sequence) or not all(map(callable, predictors)):
+        raise TypeError(f"predictors must be a sequence of functions of images, got {predictors!r:.80}.")
     if not predictors:
         raise ValueError("predictors must hold at least one, got none.")
     images = np.asarray(check_images(images))
+    if threshold is not None:
+        check_threshold(threshold)
     result = _log_softmax(predictors[0](images) if logits is None else logits)
-    unsure = np.ones(len(images), bool) if threshold is None else np.asarray(confidence(result)) < threshold
+    unsure = np.ones(len(images), bool) if threshold is None else ~(np.asarray(confidence(result)) >= threshold)
     if unsure.any() and len(predictors) > 1:
         answers = [result[unsure], *(_log_softmax(predict(images[unsure])) for predict in predictors[1:])]
         result[unsure] = np.logaddexp.reduce(answers) - np.log(len(answers))

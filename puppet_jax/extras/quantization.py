@@ -4,6 +4,7 @@ Matrices are rounded channel by channel, vectors to float16.
 """
 # The bits of a whole model are a pytree of 4, 8 and 16 (float16), one number a leaf; `choose_bits` makes it.
 
+import functools
 from typing import Any, Literal
 
 import jax
@@ -12,9 +13,11 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Float16, Int8
 
+from puppet_jax.checks import is_concrete
 from puppet_jax.model_file import Quantized as Quantized, dequantize as dequantize
 
 Bits = Literal[8, 4]
+_MOST = float(jnp.finfo(jnp.float16).max)
 _STRETCHES = (1.0, 1.0625, 1.125, 1.1875, 1.25)
 """How far beyond the lowest code the largest magnitude of a channel may lie, as a factor."""
 
@@ -34,7 +37,8 @@ def quantize(x: Float[ArrayLike, "... channels"], bits: Bits) -> Quantized:
         Codes and scales; `dequantize` takes them back.
 
     Raises:
-        ValueError: if `bits` is neither 8 nor 4, or `x` is a scalar.
+        ValueError: if `bits` is neither 8 nor 4, `x` is a scalar, or (outside `jit`) a value is not finite or
+            larger than scales in float16 serve: 8.4 million at 8 bits, 524 thousand at 4.
 
     Example:
         >>> import jax.numpy as jnp
@@ -43,7 +47,10 @@ def quantize(x: Float[ArrayLike, "... channels"], bits: Bits) -> Quantized:
         >>> stored.codes.tolist()
         [[127, -128], [38, 0]]
     """
-    codes, scale = _round(jnp.asarray(x), bits)
+    x = jnp.asarray(x)
+    _check_bits(bits)
+    _check_magnitude(x, _MOST * 2 ** (bits - 1))
+    codes, scale = _round(x, bits)
     if bits == 4:
         flat = jnp.pad(codes.reshape(-1), (0, codes.size % 2))
         low, high = (flat[i::2].astype(jnp.uint8) & 15 for i in (0, 1))
@@ -79,14 +86,15 @@ def fake_quantize(params: Any, bits: Any) -> Any:
         bits: the same tree of 4, 8 and 16, see `choose_bits`.
 
     Returns:
-        A pytree like `params`. The straight-through estimator of Bengio, Leonard and Courville (2013): its derivative
+        A pytree like `params`; values that few bits or float16 cannot hold become the nearest that they hold. The
+        straight-through estimator of Bengio, Leonard and Courville (2013): its derivative
         is the identity.
     """
 
     def one(leaf: ArrayLike, bits: int) -> Array:
         leaf = jnp.asarray(leaf)
         if bits == 16:
-            rounded = leaf.astype(jnp.float16).astype(leaf.dtype)
+            rounded = leaf.clip(-_MOST, _MOST).astype(jnp.float16).astype(leaf.dtype)
         else:
             codes, scale = _round(jax.lax.stop_gradient(leaf), bits)
             rounded = codes.astype(leaf.dtype) * jnp.expand_dims(scale.astype(leaf.dtype), tuple(range(leaf.ndim - 1)))
@@ -102,6 +110,9 @@ def quantize_tree(params: Any, bits: Any) -> Any:
         params: a pytree of float32 arrays.
         bits: the same tree of 4, 8 and 16, see `choose_bits`.
 
+    Raises:
+        ValueError: as `quantize` does; float16 holds magnitudes up to 65504.
+
     Example:
         >>> import jax.numpy as jnp
         >>> from puppet_jax import extras
@@ -110,9 +121,15 @@ def quantize_tree(params: Any, bits: Any) -> Any:
         >>> stored["matrix"].codes.shape, stored["vector"].dtype.name
         ((8,), 'float16')
     """
-    return jax.tree.map(
-        lambda leaf, bits: leaf.astype(jnp.float16) if bits == 16 else quantize(leaf, bits), params, bits
-    )
+
+    def one(leaf: ArrayLike, bits: int) -> Any:
+        if bits != 16:
+            return quantize(leaf, bits)  # type: ignore[arg-type]
+        leaf = jnp.asarray(leaf)
+        _check_magnitude(leaf, _MOST)
+        return leaf.astype(jnp.float16)
+
+    return jax.tree.map(one, params, bits)
 
 
 def dequantize_tree(stored: Any, like: Any, bits: Any) -> Any:
@@ -144,6 +161,7 @@ def quantized_bytes(params: Any, bits: Any) -> int:
     return sum(jax.tree.leaves(jax.tree.map(one, params, bits)))
 
 
+@functools.partial(jax.jit, static_argnames="bits")  # so that calls outside `jit` compile once too
 def _round(
     x: Float[Array, "... channels"], bits: int
 ) -> tuple[Int8[Array, "... channels"], Float16[Array, " channels"]]:
@@ -165,11 +183,21 @@ def _round(
     low, high = x.min(axes), x.max(axes)
     extreme = jnp.where(high > -low, high, low)
     divisors = np.array([half - 1, *(half * stretch for stretch in _STRETCHES)], np.float32)
-    scales = (extreme[None] / np.concatenate([divisors, -divisors])[:, None]).astype(jnp.float16)
+    scales = extreme[None] / np.concatenate([divisors, -divisors])[:, None]
+    scales = scales.clip(-_MOST, _MOST).astype(jnp.float16)
     scales = jnp.where(scales == 0, jnp.ones_like(scales), scales)
     best = jax.vmap(squared_error)(scales).argmin(axis=0)
     scale = jnp.take_along_axis(scales, best[None], axis=0)[0]
     return rounded(scale).astype(jnp.int8), scale
+
+
+def _check_magnitude(x: Array, most: float) -> None:
+    """Raises a ValueError if a known value is not finite, or larger than `most`."""
+    if is_concrete(x):
+        values = np.asarray(x)
+        bad = ~(np.abs(values) <= most)
+        if bad.any():
+            raise ValueError(f"what is stored in few bits must be finite and at most {most:g}, got {values[bad][0]}.")
 
 
 def _check_bits(bits: int) -> None:
