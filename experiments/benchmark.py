@@ -13,7 +13,7 @@ from typing import Annotated
 
 import tyro
 
-from experiments.cli import leave, run_command
+from experiments.cli import main, run_command
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class Command:
 
 def benchmark(command: Command) -> None:
     """Carries out the command."""
-    from experiments.devices import device_name, use_compilation_cache
+    from experiments.devices import device_name, start_jax
     from experiments.errors import RunError
     from experiments.evaluation.rounds import measure, table
     from experiments.fields import as_json, flat
@@ -55,7 +55,7 @@ def benchmark(command: Command) -> None:
     from experiments.runs.folder import versions
     from experiments.runs.load import load_run
 
-    use_compilation_cache()
+    start_jax()
     runs = [load_run(folder, command.data_dir) for folder in command.runs]
     for run in runs:
         if run.data["sha256"] != runs[0].data["sha256"]:
@@ -71,4 +71,4 @@ def benchmark(command: Command) -> None:
 
 
 if __name__ == "__main__":
-    leave(run_command(Command, benchmark, "experiments.benchmark", __doc__))
+    main(run_command, Command, benchmark, "experiments.benchmark", __doc__)

@@ -18,6 +18,7 @@ from experiments.errors import ExperimentError, Interrupted
 
 T = TypeVar("T")
 FAILED, WRONG_USAGE = 1, 2
+AT_ONCE = "interrupted at once; what was saved before is kept."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,7 +116,7 @@ def run_command(
         print(str(stop), file=sys.stderr)
         return 128 + stop.signum
     except KeyboardInterrupt:
-        print("interrupted at once; what was saved before is kept.", file=sys.stderr)
+        print(AT_ONCE, file=sys.stderr)
         return 128 + signal.SIGINT
     return 0
 
@@ -125,14 +126,32 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
-def leave(status: int) -> NoReturn:
-    """Ends the process; after a signal at once, since threads of JAX may crash while the interpreter ends."""
+def main(run: Callable[..., int], *args: Any) -> NoReturn:
+    """The whole process of a command: `run(*args)`, whose result is the exit status.
+
+    Ctrl-C ends it at once with status 130, unless the training loop has taken the signal over. An exception would not
+    do: callbacks of JAX swallow some, and threads of JAX may crash while the interpreter ends.
+    """
+    before = signal.signal(signal.SIGINT, _interrupted)
+    try:
+        status = run(*args)
+    finally:
+        signal.signal(signal.SIGINT, before)
     if status >= 128:
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError):
-                stream.flush()
-        os._exit(status)
+        _end(status)
     raise SystemExit(status)
+
+
+def _end(status: int) -> NoReturn:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, RuntimeError):  # a signal may come while a stream is being written to
+            stream.flush()
+    os._exit(status)
+
+
+def _interrupted(signum: int, frame: Any) -> NoReturn:
+    os.write(2, f"{AT_ONCE}\n".encode())  # the stream may be in the middle of a line
+    _end(128 + signum)
 
 
 def _complain(message: str, status: int) -> int:

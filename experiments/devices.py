@@ -1,10 +1,13 @@
 """What the computation runs on: its name, its memory, its cache of compiled programs."""
 
+import contextlib
 import os
 import sys
 from pathlib import Path
 
 import jax
+
+from experiments.errors import RunError
 
 
 def device_name() -> str:
@@ -27,7 +30,19 @@ def peak_memory() -> dict[str, int | None]:
     return memory
 
 
-def use_compilation_cache() -> None:
-    """Keeps compiled programs between processes, unless the user has chosen where already."""
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+def start_jax() -> None:
+    """Finds the devices, and keeps compiled programs between processes unless the user has chosen where already.
+
+    Raises:
+        RunError: if there is no device of the platform that the user has chosen.
+    """
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        chosen = os.environ.get("JAX_PLATFORMS")
+        reason = f" ({error})" if str(error) else ""
+        raise RunError(f"JAX finds no device of JAX_PLATFORMS={chosen}{reason}; unset it, or name another.") from None
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return
+    with contextlib.suppress(RuntimeError):  # a user without a home directory, as in a container
         jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "puppet-jax" / "compiled"))

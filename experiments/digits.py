@@ -5,7 +5,7 @@
 1,300 training images; about three minutes on two CPU cores; 98.06 % of 360 test images.
 """
 
-from experiments.cli import leave, run_experiment
+from experiments.cli import main, run_experiment
 from experiments.config import Adaptive, ByComplexity, Config, Data, Optim, PuppetCNN
 
 DIGITS = Config(
@@ -21,4 +21,4 @@ DIGITS = Config(
 )
 
 if __name__ == "__main__":
-    leave(run_experiment("digits", {"digits": DIGITS}, __doc__))
+    main(run_experiment, "digits", {"digits": DIGITS}, __doc__)

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from experiments.cli import leave, run_command
+from experiments.cli import main, run_command
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,13 +54,13 @@ class Command:
 def evaluate(command: Command) -> None:
     """Carries out the command."""
     from experiments.config import Adaptive
-    from experiments.devices import use_compilation_cache
+    from experiments.devices import start_jax
     from experiments.errors import RunError
     from experiments.evaluation.accuracy import agreement
     from experiments.evaluation.report import summarise, summarise_ensemble
     from experiments.runs.load import load_run
 
-    use_compilation_cache()
+    start_jax()
     run = load_run(command.run, command.data_dir)
     if command.shifted_views or command.others:
         others = [load_run(folder) for folder in command.others]
@@ -76,8 +76,8 @@ def evaluate(command: Command) -> None:
     if given and not isinstance(kernels, Adaptive):
         flags = " and ".join(f"--{name.replace('_', '-')}" for name in given)
         raise RunError(f"the kernels of {command.run} do not follow the image; leave out {flags}.")
-    names = {"adaptation": "adaptation", "num_levels": "num_slices"}
-    overrides = {names[name]: value for name, value in given.items() if name in names}
+    names = ("adaptation", "num_levels")
+    overrides = {name: value for name, value in given.items() if name in names}
     summarise(run.folder, run.experiment, run.config, run.model, *run.test, **overrides)
     if command.agreement:
         images = run.dataset.test_images[: command.agreement]
@@ -86,4 +86,4 @@ def evaluate(command: Command) -> None:
 
 
 if __name__ == "__main__":
-    leave(run_command(Command, evaluate, "experiments.evaluate", __doc__))
+    main(run_command, Command, evaluate, "experiments.evaluate", __doc__)

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import tyro
 
-from experiments.cli import leave, run_command
+from experiments.cli import main, run_command
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,4 +53,4 @@ def make(command: Command) -> None:
 
 
 if __name__ == "__main__":
-    leave(run_command(Command, make, "experiments.frontier", __doc__))
+    main(run_command, Command, make, "experiments.frontier", __doc__)

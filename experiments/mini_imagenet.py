@@ -16,7 +16,7 @@ Ctrl-C saves; --resume goes on.
 """
 
 from experiments.backbones import backbone_presets
-from experiments.cli import leave, run_experiment
+from experiments.cli import main, run_experiment
 from experiments.config import Adaptive, ByComplexity, Config, Data, Generated, OneDepth, Optim, PuppetCNN
 
 SMALL = Config(
@@ -82,4 +82,4 @@ PRESETS = {
 }
 
 if __name__ == "__main__":
-    leave(run_experiment("mini_imagenet", PRESETS, __doc__))
+    main(run_experiment, "mini_imagenet", PRESETS, __doc__)

@@ -58,7 +58,7 @@ class Model:
         """A predictor as the model was trained, save for `overrides`."""
         settings: dict[str, Any] = {
             "adaptation": self.adaptation,
-            "num_slices": self.num_levels,
+            "num_levels": self.num_levels,
             "complexity": self.complexity,
         }
         if self.threshold is not None:
@@ -79,7 +79,7 @@ def save_model(path: Path, model: Model) -> None:
         "depths": sorted(model.batch_stats),
         "class_names": list(model.class_names),
         "adaptation": model.adaptation,
-        "num_slices": model.num_levels,
+        "num_levels": model.num_levels,
         "complexity": dataclasses.asdict(model.complexity),
         "step": model.step,
         "bits": model.bits,
@@ -120,7 +120,7 @@ def load_model(path: Path) -> Model:
         params=params,
         batch_stats=batch_stats,
         class_names=tuple(described["class_names"]),
-        num_levels=described["num_slices"],
+        num_levels=described["num_levels"],
         complexity=pj.CalibratedComplexity(**described["complexity"]),
         **{name: described[name] for name in ("adaptation", "step", "bits", "threshold")},
     )

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from experiments.cli import leave, printable, run_command
+from experiments.cli import main, printable, run_command
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ def predict(command: Command) -> None:
 
     import puppet_jax as pj
     from experiments.data.pictures import read_image
-    from experiments.devices import use_compilation_cache
+    from experiments.devices import start_jax
     from experiments.errors import DataError
     from experiments.model import load_model
     from experiments.runs import folder as run_folder
@@ -54,7 +54,7 @@ def predict(command: Command) -> None:
         raise DataError(f"no image was named; give at least one file after {after}.")
     if command.model is not None and command.model not in pj.pretrained_models():
         raise DataError(f"--model must be one of {', '.join(pj.pretrained_models())}, got {command.model!r}.")
-    use_compilation_cache()
+    start_jax()
     if command.pretrained:
         model = load_model(pretrained_file() if command.model is None else pretrained_file(command.model))
     else:
@@ -88,4 +88,4 @@ def _reason(model: Any) -> str:
 
 
 if __name__ == "__main__":
-    leave(run_command(Command, predict, "experiments.predict", __doc__))
+    main(run_command, Command, predict, "experiments.predict", __doc__)

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from experiments.cli import leave, run_command
+from experiments.cli import main, run_command
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,14 +50,14 @@ class Command:
 def quantize(command: Command) -> None:
     """Carries out the command."""
     from experiments.cli import Options
-    from experiments.devices import use_compilation_cache
+    from experiments.devices import start_jax
     from experiments.errors import RunError
     from experiments.fields import replace
     from experiments.runs.load import load_run
     from experiments.training.rounding import round_run
     from experiments.training.run import train
 
-    use_compilation_cache()
+    start_jax()
     folder = command.workdir or command.run.with_name(f"{command.run.name}-{command.bits}bit")
     if folder.exists() and not command.resume:
         raise RunError(f"{folder} exists already; name another --workdir.")
@@ -80,4 +80,4 @@ def quantize(command: Command) -> None:
 
 
 if __name__ == "__main__":
-    leave(run_command(Command, quantize, "experiments.quantize", __doc__))
+    main(run_command, Command, quantize, "experiments.quantize", __doc__)

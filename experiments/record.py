@@ -10,7 +10,7 @@ study is a folder and a line: docs/records/README.md says how.
 import dataclasses
 from pathlib import Path
 
-from experiments.cli import leave, run_command
+from experiments.cli import main, run_command
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,4 +50,4 @@ def render(command: Command) -> None:
 
 
 if __name__ == "__main__":
-    leave(run_command(Command, render, "experiments.record", __doc__))
+    main(run_command, Command, render, "experiments.record", __doc__)

@@ -34,7 +34,7 @@ def summarise(
         experiment=experiment,
         **evaluate(model, images, labels, folder / run_folder.MODEL, **overrides),
         adaptation=overrides.get("adaptation", model.adaptation),
-        num_levels=overrides.get("num_slices", model.num_levels),
+        num_levels=overrides.get("num_levels", model.num_levels),
         validation_top1={row["step"]: row["validation_top1"] for row in rows}.get(model.step),
         train_seconds=sum(row["seconds"] for row in rows),
         step=model.step,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.errors import RunError
-from experiments.runs.files import write_json
+from experiments.runs.files import with_checksum, without_checksum, write_json
 from experiments.runs.folder import SUMMARY
 
 
@@ -81,7 +81,7 @@ class Summary:
 
 def write_summary(folder: Path, summary: Summary) -> None:
     """Writes the `summary.json` of the run in `folder`."""
-    write_json(folder / SUMMARY, dataclasses.asdict(summary))
+    write_json(folder / SUMMARY, with_checksum(dataclasses.asdict(summary)))
 
 
 def read_summary(folder: Path) -> Summary:
@@ -94,7 +94,7 @@ def read_summary(folder: Path) -> Summary:
     if not path.is_file():
         raise RunError(f"{folder} holds no {SUMMARY}; `{again}` writes it.")
     try:
-        found = json.loads(path.read_text())
+        found = without_checksum(json.loads(path.read_text()))
         summary = Summary(**found | {"ensembles": tuple(found["ensembles"])})
         float(summary.top1), float(summary.train_seconds), int(summary.trainable_bytes)
     except (ValueError, KeyError, TypeError) as error:

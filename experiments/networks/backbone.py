@@ -179,7 +179,7 @@ class BackbonePredictor:
         stats: dict[int, dict[str, pj.BatchStats]],
         *,
         adaptation: Literal["level", "sample"] = "level",
-        num_slices: int = 64,
+        num_levels: int = 64,
         complexity: Callable[[Any], Any] = pj.complexity,
         max_sets: int = 128,
     ):
@@ -188,7 +188,7 @@ class BackbonePredictor:
         self.params = params
         (self.stats,) = stats.values()
         self.complexity = complexity
-        self.num_slices = num_slices if adaptation == "level" or network.puppeteer is None else None
+        self.num_levels = num_levels if adaptation == "level" or network.puppeteer is None else None
         self._bank = functools.lru_cache(max_sets)(functools.partial(_generate, network, params))
 
     def __call__(self, images: Any, h: Any | None = None) -> np.ndarray:
@@ -201,9 +201,9 @@ class BackbonePredictor:
         if self.network.puppeteer is None:
             h = np.zeros(len(images), np.float32)  # ordinary kernels do not look at it
         h = np.asarray(pj.complexities(images, self.complexity) if h is None else h)
-        groups = make_groups(h, range(1, MAX_DEPTH), self.num_slices)
+        groups = make_groups(h, range(1, MAX_DEPTH), self.num_levels)
         constant = getattr(self.complexity, "scale", 1) == 0  # one level, the constant itself
-        if constant and self.num_slices is not None:
+        if constant and self.num_levels is not None:
             groups = [dataclasses.replace(group, h=float(h[0])) for group in groups]
         logits = run_groups(groups, lambda group: self._run(group, images, h))
         return logits, np.full(len(images), self.network.depth)

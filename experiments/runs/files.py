@@ -2,10 +2,12 @@
 
 import json
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
 PARTIAL = ".partial"
+CHECKSUM = "crc32"
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -22,3 +24,23 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file at once."""
     write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def with_checksum(value: dict[str, Any]) -> dict[str, Any]:
+    """A JSON object with one more field, the CRC-32 of the others."""
+    read_back = json.loads(json.dumps(value))  # with names that are strings
+    return value | {CHECKSUM: zlib.crc32(json.dumps(read_back, sort_keys=True).encode())}
+
+
+def without_checksum(value: Any) -> Any:
+    """A JSON value as it was before `with_checksum`; one that has no checksum is itself.
+
+    Raises:
+        ValueError: if it has another checksum than it should.
+    """
+    if not isinstance(value, dict) or CHECKSUM not in value:
+        return value
+    rest = {name: one for name, one in value.items() if name != CHECKSUM}
+    if value != with_checksum(rest):
+        raise ValueError(f"it is not as it was written: its {CHECKSUM} is another")
+    return rest

@@ -14,7 +14,7 @@ import numpy as np
 from experiments.config import Config
 from experiments.errors import RunError
 from experiments.fields import as_json, flat, from_json
-from experiments.runs.files import PARTIAL, write_bytes, write_json
+from experiments.runs.files import PARTIAL, with_checksum, without_checksum, write_bytes, write_json
 from experiments.runs.lock import LOCK
 
 CONFIG, METRICS, SPLIT = "config.json", "metrics.jsonl", "split.npz"
@@ -56,7 +56,7 @@ def open_run(folder: Path, experiment: str, config: Config, data: dict[str, Any]
         raise RunError(f"{folder} is no folder; name another --workdir.")
     if not folder.exists() or not any(_counts(path) for path in folder.iterdir()):
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / CONFIG, wanted | {"versions": versions()})
+        write_json(folder / CONFIG, with_checksum(wanted | {"versions": versions()}))
         return
     found = read_config(folder)
     if not resume:
@@ -91,8 +91,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         what = "does not exist" if not folder.exists() else f"holds no {CONFIG}, so it is no folder of a run"
         raise RunError(f"{folder} {what}; give the --workdir of a run.")
     try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        found = without_checksum(json.loads(path.read_text()))
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} is damaged ({error}); restore it, or start anew in another --workdir.") from None
     if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
         raise RunError(f"{path} is damaged (no configuration); restore it, or start anew in another --workdir.")
@@ -160,10 +160,10 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for number, line in enumerate(lines := text.splitlines(), start=1):
         try:
-            row = json.loads(line)
+            row = without_checksum(json.loads(line))
             if not isinstance(row, dict) or not {"epoch", "step"} <= row.keys():
                 raise ValueError("no epoch and step")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines) and not text.endswith("\n"):
                 break
             raise RunError(f"{path}, line {number}, is damaged ({error}); restore it, or remove the run.") from None
@@ -180,18 +180,18 @@ def drop_metrics_after(folder: Path, step: int) -> None:
 
 
 def _write_metrics(folder: Path, rows: list[dict[str, Any]]) -> None:
-    write_bytes(folder / METRICS, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    write_bytes(folder / METRICS, "".join(json.dumps(with_checksum(row)) + "\n" for row in rows).encode())
 
 
 def write_unfinished(folder: Path, step: int, losses: list[float], correct: list[float]) -> None:
     """Writes loss and accuracy of the steps of an epoch that was stopped at `step`, for its row later."""
-    write_json(folder / UNFINISHED, {"step": step, "losses": losses, "correct": correct})
+    write_json(folder / UNFINISHED, with_checksum({"step": step, "losses": losses, "correct": correct}))
 
 
 def read_unfinished(folder: Path, step: int) -> tuple[list[float], list[float]]:
     """What `write_unfinished` wrote at `step`; nothing if it was written at another step or cannot be read."""
     try:
-        found = json.loads((folder / UNFINISHED).read_text())
+        found = without_checksum(json.loads((folder / UNFINISHED).read_text()))
         if found["step"] == step:
             return list(map(float, found["losses"])), list(map(float, found["correct"]))
     except (OSError, ValueError, KeyError, TypeError):

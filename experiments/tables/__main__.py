@@ -29,7 +29,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from experiments.cli import leave, run_command
+from experiments.cli import main, run_command
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -160,4 +160,4 @@ def _computed(name: str) -> tuple[dict[str, Any], str, Any]:
 
 
 if __name__ == "__main__":
-    leave(run_command(Command, make, "experiments.tables", __doc__))
+    main(run_command, Command, make, "experiments.tables", __doc__)

@@ -8,7 +8,7 @@ import puppet_jax as pj
 from experiments.config import Adaptive, ByComplexity, Config, Ordinary, PuppetCNN
 from experiments.errors import RunError
 from experiments.networks import Network
-from puppet_jax.routing import slice_centre
+from puppet_jax.routing import level_centre
 
 
 class Complexities(NamedTuple):
@@ -43,7 +43,7 @@ def _measure(config: Config, network: Network, images: np.ndarray) -> pj.Calibra
         else:
             assert network.depth is not None
             if not isinstance(kernels, Adaptive):
-                return _constant(float(slice_centre(np.zeros(1), network.depth, 1)[0]))
+                return _constant(float(level_centre(np.zeros(1), network.depth, 1)[0]))
             spread = (network.depth, network.depth)
         if spread is None:
             return pj.CalibratedComplexity()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.errors import Interrupted, RunError
@@ -81,7 +82,7 @@ def train_loop(
         num_validation: number of validation images.
 
     Raises:
-        RunError: if a loss is not finite.
+        RunError: if a loss or a parameter is not finite.
         Interrupted: after SIGINT or SIGTERM, once the state is saved.
     """
     if checkpoints.latest_step is not None:
@@ -119,11 +120,14 @@ def train_loop(
                 losses.add(metrics)
                 bar.update()
                 if interrupts.received and step < last:  # else once the epoch is booked
-                    losses.check()
+                    losses.check(state.params)
                     stop(interrupts.received, losses)
-            train_loss, train_top1 = losses.check()
+            train_loss, train_top1 = losses.check(state.params)
             seconds = time.perf_counter() - started
-            model, validation = validate(state, batches)
+            try:
+                model, validation = validate(state, batches)
+            except FloatingPointError as error:
+                raise RunError(f"after step {step} {error} {ADVICE}") from None
             row = {
                 "epoch": epoch + 1,
                 "step": step,
@@ -187,9 +191,15 @@ class Losses:
         if len(self.metrics) % CHECK_EVERY == 0:
             self._look(len(self.metrics) - CHECK_EVERY)
 
-    def check(self) -> tuple[float, float]:
-        """Looks at all; returns mean loss and accuracy."""
+    def check(self, params: Any) -> tuple[float, float]:
+        """Looks at all, and at the parameters after them; returns mean loss and accuracy.
+
+        The loss alone does not tell: compiled for a CPU, a maximum (ReLU, pooling) may drop NaN, and it is finite.
+        """
         self._look(len(self.metrics))
+        if not _are_finite(params):
+            step = self.first_step + len(self.metrics)
+            raise RunError(f"a parameter is not finite after step {step}; {self._kept()}. {ADVICE}")
         losses, correct = self.fetched()
         return float(np.mean(losses)), float(np.mean(correct))
 
@@ -203,8 +213,15 @@ class Losses:
         losses = np.array(jax.device_get([row["loss"] for row in self.metrics[self.checked : stop]]))
         bad = np.flatnonzero(~np.isfinite(losses))
         if len(bad):
-            latest = self.checkpoints.latest_step
-            kept = "no checkpoint was saved yet" if latest is None else f"the checkpoint of step {latest} is kept"
             step = self.first_step + self.checked + int(bad[0]) + 1
-            raise RunError(f"the loss became {losses[bad[0]]} at step {step}; {kept}. {ADVICE}")
+            raise RunError(f"the loss became {losses[bad[0]]} at step {step}; {self._kept()}. {ADVICE}")
         self.checked = max(self.checked, stop)
+
+    def _kept(self) -> str:
+        latest = self.checkpoints.latest_step
+        return "no checkpoint was saved yet" if latest is None else f"the checkpoint of step {latest} is kept"
+
+
+@jax.jit
+def _are_finite(tree: Any) -> jax.Array:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()

@@ -13,7 +13,7 @@ from experiments import plots
 from experiments.cli import Options
 from experiments.config import Adaptive, Config
 from experiments.data import Dataset, fingerprint, load_dataset, split_indices
-from experiments.devices import use_compilation_cache
+from experiments.devices import start_jax
 from experiments.errors import RunError
 from experiments.evaluation.accuracy import accuracy
 from experiments.evaluation.report import summarise
@@ -51,7 +51,9 @@ def train(experiment: str, config: Config, options: Options, dataset: Dataset | 
     """
     assert options.workdir is not None
     folder = options.workdir
-    use_compilation_cache()
+    if config.start_from is not None:  # whichever folder a later command is given in
+        config = dataclasses.replace(config, start_from=str(Path(config.start_from).expanduser().resolve()))
+    start_jax()
     dataset = dataset or load_dataset(experiment, options.data_dir, options.data_source)
     chosen, held_out = split_indices(
         len(dataset.train_labels), config.data.num_images, config.data.num_validation, config.seed
@@ -191,7 +193,7 @@ def _identity(dataset: Dataset, options: Options) -> dict[str, Any]:
     """What tells one data set from another, and where it was."""
     source = {
         "described": dataset.source,
-        "data_dir": None if options.data_dir is None else str(options.data_dir.resolve()),
+        "data_dir": None if options.data_dir is None else str(options.data_dir.expanduser().resolve()),
         "data_source": options.data_source,
     }
     return {"source": source, "sha256": fingerprint(dataset)}

@@ -16,7 +16,7 @@ from experiments.model import bits_of
 from experiments.networks import Network
 from experiments.training.augment import cut_out, shift
 from puppet_jax import extras
-from puppet_jax.routing import slice_centre
+from puppet_jax.routing import level_centre
 
 
 class Data(NamedTuple):
@@ -90,7 +90,7 @@ def kernel_levels(config: Config, network: Network, h: Array, depth: int) -> Arr
     kernels = getattr(config.network, "kernels", None)
     if network.depth is None:
         if not isinstance(kernels, Adaptive):
-            centre = slice_centre(np.array([pj.depth_interval(depth)[0]]), depth, 1)
+            centre = level_centre(np.array([pj.depth_interval(depth)[0]]), depth, 1)
             return jnp.asarray(centre, jnp.float32)
         h = jnp.clip(h, *pj.depth_interval(depth))  # borrowed images count as the bucket's nearest
     sets = 1

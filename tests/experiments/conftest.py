@@ -1,30 +1,22 @@
 """Runs that the tests of several files look at."""
 
-import gc
+import functools
 import signal
-from pathlib import Path
 
-import jax
 import pytest
-from matplotlib.figure import Figure
-from tiny_run import CONFIG, Done, Recorder
+import sklearn.datasets
+from tiny_run import CONFIG, Done, Recorder, leave_pictures_out
 
-from experiments import plots
 from experiments.cli import Options
 from experiments.training import run
 
-MEMORY = 1.5e9
-"""Bytes that a process may hold at the end of a module without forgetting its compiled programs."""
 
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_programs_go_with_their_module():
-    """Files here share runs and programs, so that these go where memory is short alone."""
-    yield
-    pages = Path("/proc/self/statm")
-    if not pages.exists() or int(pages.read_text().split()[1]) * 4096 > MEMORY:
-        jax.clear_caches()
-        gc.collect()
+@pytest.fixture(scope="session", autouse=True)
+def digits_are_read_once():
+    """Reading them takes as long as a small run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sklearn.datasets, "load_digits", functools.cache(sklearn.datasets.load_digits))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +39,7 @@ def straight(session_recorder, tmp_path_factory):
     """A run in one go. Tests must not change its folder."""
     folder = tmp_path_factory.mktemp("runs") / "straight"
     session_recorder.reset()
-    with session_recorder.watching():
+    with session_recorder.watching(pictures=True):
         summary = run.train("digits", CONFIG, Options(workdir=folder))
     return Done(folder, session_recorder.steps, summary)
 
@@ -55,6 +47,5 @@ def straight(session_recorder, tmp_path_factory):
 @pytest.fixture
 def quick(monkeypatch):
     """Leaves out the pictures and the evaluation on the test set."""
-    for name in ("plot_curves", "plot_depths"):
-        monkeypatch.setattr(plots, name, lambda *_: Figure(figsize=(0.1, 0.1)))
+    leave_pictures_out(monkeypatch)
     monkeypatch.setattr(run, "summarise", lambda folder, experiment, config, model, *test: {"step": model.step})

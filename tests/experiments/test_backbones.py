@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from helpers import quick
 
 from experiments.backbones import RECORDS
 from experiments.config import DeepBackbone
@@ -149,7 +150,7 @@ class TestForward:
         logits = jax.eval_shape(function, state, images(5, pixels))
         assert (logits.shape, logits.dtype) == ((5, 7), jnp.float32)
 
-    @pytest.mark.parametrize("name", BACKBONES)
+    @pytest.mark.parametrize("name", quick(BACKBONES, "vgg", "resnet20"))
     def test_evaluation(self, name):
         """Tells images apart, takes each on its own, and leaves the running statistics alone."""
         model = small(name)
@@ -163,7 +164,7 @@ class TestForward:
         np.testing.assert_allclose(logits[[0, 3, 2, 1]], function(state, others), rtol=1e-4, atol=1e-5)
         assert all(jax.tree.leaves(jax.tree.map(np.array_equal, before, jax.device_get(nnx.state(model)))))
 
-    @pytest.mark.parametrize("name", BACKBONES)
+    @pytest.mark.parametrize("name", quick(BACKBONES, "vgg", "resnet20"))
     def test_a_step_of_training(self, name):
         """Every kernel has a gradient, and all running statistics move."""
         model = small(name)

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from helpers import rewrite_json
 
 from experiments.benchmark import Command, benchmark
 from experiments.cli import run_command
@@ -69,7 +70,7 @@ class TestCommand:
         other = shutil.copytree(run, tmp_path / "other")
         described = json.loads((other / "config.json").read_text())
         described["data"]["sha256"] = "0" * 64
-        (other / "config.json").write_text(json.dumps(described))
+        rewrite_json(other / "config.json", described)
         assert command_line(run, other) == 1
         assert "was trained on other data than" in capsys.readouterr().err
 

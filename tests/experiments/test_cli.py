@@ -2,15 +2,18 @@
 
 import dataclasses
 import importlib
+import os
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from experiments import devices
 from experiments.cifar10 import PRESETS
-from experiments.cli import Options, run_command, run_experiment
+from experiments.cli import AT_ONCE, Options, run_command, run_experiment
 from experiments.config import (
     Adaptive,
     ByComplexity,
@@ -22,8 +25,10 @@ from experiments.config import (
     Ordinary,
     PuppetCNN,
 )
+from experiments.data import load_dataset
 from experiments.errors import DataError, Interrupted
 from experiments.fields import as_json, flat, replace
+from experiments.training.run import _identity
 
 ROOT = Path(__file__).parents[2]
 RUN = ["--epochs", "--data-dir", "--data-source", "--workdir", "--resume"]
@@ -427,3 +432,67 @@ class TestPresets:
     def test_fits_the_images(self, preset):
         network = PRESETS[preset].network.make(10, (32, 32, 3))
         network.puppet.check_image_size(32, 32)
+
+
+class TestProcess:
+    """What only a process of its own shows."""
+
+    PROGRAM = """
+import sys, time
+from experiments.cli import main
+
+def run():
+    print("ready", flush=True)
+    while True:  # a callback of JAX may swallow an exception too
+        try:
+            time.sleep(0.05)
+        except KeyboardInterrupt:
+            pass
+
+main(run)
+"""
+
+    def test_control_c_cannot_be_swallowed(self):
+        process = subprocess.Popen(
+            [sys.executable, "-c", self.PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+        )
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+        assert (process.returncode, out, err) == (130, "", f"{AT_ONCE}\n")
+
+    def test_without_docstrings_and_assertions(self):
+        done = subprocess.run(
+            [sys.executable, "-OO", "-m", "experiments.digits", "--help"], capture_output=True, text=True, cwd=ROOT
+        )
+        assert done.returncode == 0, done.stderr
+        assert "--workdir" in done.stdout
+
+    def test_a_platform_that_is_not_there(self, tmp_path):
+        environment = os.environ | {"JAX_PLATFORMS": "cuda"}
+        argv = [sys.executable, "-m", "experiments.digits", "--workdir", tmp_path / "run"]
+        done = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT, env=environment)
+        if done.returncode == 0:
+            pytest.skip("there is a GPU")
+        assert done.returncode == 1
+        assert done.stderr.count("\n") == 1, done.stderr
+        assert "JAX finds no device of JAX_PLATFORMS=cuda" in done.stderr
+
+
+def test_no_home_directory(monkeypatch):
+    """As in a container that runs under a user without one."""
+
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    devices.start_jax()
+
+
+def test_paths_are_recorded_whole(tmp_path, monkeypatch):
+    """So that they mean the same in another folder."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    options = Options(data_dir=Path("~/data"))
+    dataset = load_dataset("digits")
+    assert _identity(dataset, options)["source"]["data_dir"] == str(tmp_path / "data")

@@ -6,6 +6,7 @@ import inspect
 import json
 
 import pytest
+from helpers import rewrite_json
 
 from experiments import cifar10, cifar100, config as config_module, digits, mini_imagenet
 from experiments.cli import run_experiment
@@ -281,7 +282,7 @@ class TestRunsOfAnotherVersion:
     def refused(self, folder, change, message):
         found = json.loads((folder / run_folder.CONFIG).read_text())
         change(found)
-        run_folder.write_json(folder / run_folder.CONFIG, found)
+        rewrite_json(folder / run_folder.CONFIG, found)
         for read in (
             lambda: run_folder.config_of(run_folder.read_config(folder), folder),
             lambda: run_folder.open_run(folder, "cifar10", cifar10.BEST, {"sha256": "0"}, resume=True),

@@ -227,6 +227,7 @@ class TestCommandLine:
         assert summary["puppeteer_bytes"] == 4 * (100**2 + 15 * 100)
         assert summary["trainable_bytes"] == summary["puppeteer_bytes"]
 
+    @pytest.mark.slow
     def test_mini_imagenet(self, run, tmp_path):
         write_classes(tmp_path / "data", count=25, pixels=64)
         assert run("mini_imagenet", tmp_path / "data") == 0

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from helpers import rewrite_json
 from tiny_run import SUMMARY, TIMED
 
 from experiments.cli import run_command
@@ -16,6 +17,7 @@ from experiments.evaluation.summary import read_summary
 from experiments.fields import as_json
 from experiments.model import load_model
 from experiments.predict import Command as PredictCommand, predict
+from experiments.runs.files import CHECKSUM
 from puppet_jax import extras
 
 
@@ -34,7 +36,7 @@ class TestEvaluate:
         (folder / "summary.json").unlink()
         assert self.evaluate(folder) == 0
         assert f"top-1          {straight.summary.top1:.2%} of 360 test images" in capsys.readouterr().out
-        assert set(json.loads((folder / "summary.json").read_text())) == SUMMARY
+        assert set(json.loads((folder / "summary.json").read_text())) == SUMMARY | {CHECKSUM}
         summary = read_summary(folder)
         for name in SUMMARY - TIMED - {"host_peak_bytes"}:
             assert getattr(summary, name) == getattr(straight.summary, name)
@@ -44,12 +46,12 @@ class TestEvaluate:
         folder = shutil.copytree(straight.folder, tmp_path / "moved")
         config = json.loads((folder / "config.json").read_text())
         config["config"]["data"]["num_test"] = 90
-        (folder / "config.json").write_text(json.dumps(config))
+        rewrite_json(folder / "config.json", config)
         assert self.evaluate(folder, "--num-levels", 2, "--agreement", 8) == 0
         assert re.search(r"level = sample \d+\.\d\d% of 8 test images", capsys.readouterr().out)
         summary = json.loads((folder / "summary.json").read_text())
         model, dataset = load_model(folder / "model.safetensors"), load_dataset("digits")
-        correct = model.predictor(num_slices=2)(dataset.test_images[::4]).argmax(1) == dataset.test_labels[::4]
+        correct = model.predictor(num_levels=2)(dataset.test_images[::4]).argmax(1) == dataset.test_labels[::4]
         assert (summary["test_images"], summary["num_levels"], summary["top1"]) == (90, 2, correct.mean())
 
     def test_adaptation_has_no_meaning_for_kernels_that_do_not_follow_the_image(self, straight, tmp_path, capsys):
@@ -57,7 +59,7 @@ class TestEvaluate:
         config = json.loads((folder / "config.json").read_text())
         kernels = Generated(**{name: config["config"]["network"]["kernels"][name] for name in as_json(Generated())})
         config["config"]["network"]["kernels"] = {"kind": "Generated"} | as_json(kernels)
-        (folder / "config.json").write_text(json.dumps(config))
+        rewrite_json(folder / "config.json", config)
         for flags in (["--adaptation", "sample"], ["--num-levels", 4], ["--agreement", 8]):
             assert self.evaluate(folder, *flags) == 1
             error = " ".join(capsys.readouterr().err.split())
@@ -67,7 +69,7 @@ class TestEvaluate:
         folder = shutil.copytree(straight.folder, tmp_path / "moved")
         config = json.loads((folder / "config.json").read_text())
         config["data"]["sha256"] = "0" * 64
-        (folder / "config.json").write_text(json.dumps(config))
+        rewrite_json(folder / "config.json", config)
         assert self.evaluate(folder) == 1
         assert "is not what" in capsys.readouterr().err
 
@@ -94,6 +96,7 @@ class TestEvaluate:
         output = capsys.readouterr().out
         assert f"top-1          {top1:.2%}, an ensemble answers {fraction:.1%} of the test images" in output
         after = json.loads((folder / "summary.json").read_text())
+        assert after.pop(CHECKSUM) != before.pop(CHECKSUM)
         (found,) = after.pop("ensembles")
         assert before.pop("ensembles") == []
         assert after == before
@@ -128,7 +131,7 @@ class TestEvaluate:
         folders = [shutil.copytree(straight.folder, tmp_path / name) for name in ("one", "two")]
         config = json.loads((folders[1] / "config.json").read_text())
         config["data"]["sha256"] = "0" * 64
-        (folders[1] / "config.json").write_text(json.dumps(config))
+        rewrite_json(folders[1] / "config.json", config)
         assert self.evaluate(folders[0], "--with", folders[1]) == 1
         assert "two was trained on other data than" in " ".join(capsys.readouterr().err.split())
         assert self.evaluate(folders[0], "--with", tmp_path / "three") == 1

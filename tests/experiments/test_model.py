@@ -1,12 +1,12 @@
 """The model file: round trips, and refusals of what is no model."""
 
 import dataclasses
-import hashlib
 import json
 
 import jax
 import numpy as np
 import pytest
+from helpers import signed
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -105,7 +105,7 @@ def test_predicts_as_before(tmp_path):
     model = make_model(depths=(1,))
     save_model(tmp_path / "model", model)
     before, after = model.predictor(), load_model(tmp_path / "model").predictor()
-    assert (before.num_slices, before.depths) == (None, (1,))
+    assert (before.num_levels, before.depths) == (None, (1,))
     np.testing.assert_array_equal(after(images), before(images))
 
 
@@ -147,14 +147,15 @@ class TestRefusals:
             ({"format": 3}, "written by a later version of puppet-jax .*; upgrade the package"),
             ({"format": 0}, "format must be one of 2"),
             ({"extra": 1}, "the field extra is unknown"),
-            ({"num_slices": 0}, "num_slices must be an integer of at least 1, got 0"),
+            ({"num_levels": 0}, "num_levels must be an integer of at least 1, got 0"),
             ({"adaptation": "both"}, "adaptation must be one of 'level', 'sample'"),
-            ({"tensors_sha256": "0" * 64}, "its tensors are not those that were written"),
+            ({"sha256": "0" * 64}, "it is not as it was written"),
             ({"pattern_sha256": "0" * 64}, "another seeded pattern"),
             ({"network": {"kind": "transformer"}}, "the kind of a network is one of puppet, .*, got 'transformer'"),
             ({"network": meta["network"] | {"image_size": [1, 1]}}, "Images of 1 x 1 pixels are too small"),
         ):
-            save_file(arrays, path, metadata={"puppet_jax": json.dumps(meta | change)})
+            described = meta | change if "sha256" in change else signed(meta | change, arrays)
+            save_file(arrays, path, metadata={"puppet_jax": json.dumps(described)})
             with pytest.raises(RunError, match=f"model.safetensors.*{message}.*train or copy it again"):
                 load_model(path)
 
@@ -173,7 +174,7 @@ class TestRefusals:
     def test_each_missing_field(self, path):
         arrays, metadata = contents(path)
         meta = json.loads(metadata["puppet_jax"])
-        for name in meta.keys() - {"format", "tensors_sha256"}:
+        for name in meta.keys() - {"format", "sha256"}:
             rest = {key: value for key, value in meta.items() if key != name}
             save_file(arrays, path, metadata={"puppet_jax": json.dumps(rest)})
             with pytest.raises(RunError, match=f"the field {name} is missing"):
@@ -181,8 +182,7 @@ class TestRefusals:
 
     def refused(self, path, arrays, meta, message):
         """With the checksum of the tensors that are there, so that the reader looks at each."""
-        meta["tensors_sha256"] = checksum(arrays)
-        save_file(arrays, path, metadata={"puppet_jax": json.dumps(meta)})
+        save_file(arrays, path, metadata={"puppet_jax": json.dumps(signed(meta, arrays))})
         with pytest.raises(RunError, match=message):
             load_model(path)
 
@@ -208,14 +208,8 @@ class TestFrozenBasis:
         arrays, metadata = contents(path)
         meta = json.loads(metadata["puppet_jax"])
         assert len(meta["pattern_sha256"]) == 64
-        save_file(arrays, path, metadata={"puppet_jax": json.dumps(meta | {"pattern_sha256": "0" * 64})})
+        save_file(
+            arrays, path, metadata={"puppet_jax": json.dumps(signed(meta | {"pattern_sha256": "0" * 64}, arrays))}
+        )
         with pytest.raises(RunError, match="another frozen pattern .*; use the version of puppet-jax that wrote it"):
             load_model(path)
-
-
-def checksum(arrays):
-    """As the format has it: names, dtypes, shapes and bytes in the order of names."""
-    found = hashlib.sha256()
-    for name, array in sorted(arrays.items()):
-        found.update(f"{name} {array.dtype.name} {array.shape}\n".encode() + array.tobytes())
-    return found.hexdigest()

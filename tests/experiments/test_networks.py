@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from helpers import signed
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -83,9 +84,9 @@ def vgg():
 
 @pytest.fixture(scope="module")
 def wide(vgg):
-    """A predictor of one slice a depth, which takes every image for one of 4.2 nats."""
+    """A predictor of one level a depth, which takes every image for one of 4.2 nats."""
     network, params, stats = vgg
-    return network.predictor(params, {5: stats}, num_slices=1, complexity=lambda images: jnp.full(len(images), 4.2))
+    return network.predictor(params, {5: stats}, num_levels=1, complexity=lambda images: jnp.full(len(images), 4.2))
 
 
 @pytest.fixture(scope="module")
@@ -375,11 +376,11 @@ class TestModelFile:
         with safe_open(path, framework="numpy") as file:
             arrays, meta = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()["puppet_jax"]
         meta = json.loads(meta)
-        save_file(arrays, path, metadata={"puppet_jax": json.dumps(meta | {"pattern_sha256": None})})
+        save_file(arrays, path, metadata={"puppet_jax": json.dumps(signed(meta | {"pattern_sha256": None}, arrays))})
         with pytest.raises(RunError, match="another frozen pattern"):
             load_model(path)
         meta["network"]["num_layers"] = 7
-        save_file(arrays, path, metadata={"puppet_jax": json.dumps(meta)})
+        save_file(arrays, path, metadata={"puppet_jax": json.dumps(signed(meta, arrays))})
         with pytest.raises(RunError, match="num_layers must be at least 8"):
             load_model(path)
 
@@ -402,7 +403,7 @@ class TestPredictor:
             alone = wide(random_images(4)[i : i + 1], self.H[i : i + 1])
             np.testing.assert_allclose(alone, logits[i : i + 1], rtol=1e-4, atol=1e-5)
 
-    def test_a_slice_has_the_kernels_of_its_centre(self, wide, sample):
+    def test_a_level_has_the_kernels_of_its_centre(self, wide, sample):
         logits = wide(random_images(4), self.H)
         centres = np.float32([np.mean(pj.depth_interval(depth)) for depth in np.asarray(pj.depth(self.H)).tolist()])
         np.testing.assert_allclose(logits, sample(random_images(4), centres), rtol=1e-3, atol=1e-4)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import quick
 from pictures import photo
 
 import puppet_jax as pj
@@ -35,8 +36,8 @@ STEPS, SNAPSHOT = (json.loads((FOLDER / f"{name}.json").read_text()) for name in
 TABLES = {name: {row.label: row for row in table().rows} for name, table in TRAINED.items()}
 EQUAL, ABLATION = ({label: row.config for label, row in TABLES[name].items()} for name in ("equal_bytes", "ablation"))
 
-QUICK = ("digits", "best", "early exit", "frozen basis", "slim, mirrored", "residual")
-"""One of every kind of network; each takes seconds to compile."""
+QUICK = ("digits", "slim, mirrored")
+"""The others take minutes to compile in all."""
 CASES: dict[str, Config] = {
     "digits": digits.DIGITS,
     "small": cifar10.SMALL,
@@ -88,9 +89,7 @@ def first_step(config: Config, pin: dict, num_classes: int, shape: tuple[int, in
     return floats, float(metrics["loss"]), float(state.opt_state)
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
-)
+@pytest.mark.parametrize("name", quick(CASES, *QUICK))
 def test_first_step(name):
     pin, config = STEPS[name], CASES[name]
     if isinstance(getattr(config.network, "kernels", None), Adaptive):

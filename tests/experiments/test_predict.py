@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from helpers import quick
 from made_up import graded_images, make_model
 from PIL import Image
 
@@ -276,7 +277,7 @@ class TestPredict:
 
 
 class TestPretrained:
-    @pytest.mark.parametrize("name", [None, *pj.pretrained_models()])
+    @pytest.mark.parametrize("name", quick([None, *pj.pretrained_models()], "cifar10-adaptive", "cifar10-c64-4bit"))
     def test_each_model_of_the_package_needs_no_run(self, tmp_path, capsys, name):
         paths = (saved(tmp_path / "a.png", COLOUR), saved(tmp_path / "b.npy", GREY / 255))
         argv = ["--pretrained", *([] if name is None else ["--model", name]), *map(str, paths)]

@@ -28,6 +28,7 @@ from experiments.evaluation import accuracy
 from experiments.fields import replace
 from experiments.model import load_model
 from experiments.predict import Command as PredictCommand, predict
+from experiments.runs.files import CHECKSUM
 from experiments.training.complexity import measure_complexities
 from experiments.training.run import make_model
 from puppet_jax.routing import make_groups
@@ -46,9 +47,9 @@ class TestAdaptation:
         """What a model answers with, given the complexities that it was trained at."""
         assert list(model.batch_stats) == [depth]
         predictor = model.predictor()
-        groups = {group.h for group in make_groups(trained, [depth], predictor.num_slices)}
+        groups = {group.h for group in make_groups(trained, [depth], predictor.num_levels)}
         later = pj.complexities(images, model.complexity)
-        assert {group.h for group in make_groups(later, [depth], predictor.num_slices)} <= groups
+        assert {group.h for group in make_groups(later, [depth], predictor.num_levels)} <= groups
         if isinstance(model.complexity, pj.CalibratedComplexity) and model.num_levels > 1:
             assert len(groups) > 1
             return
@@ -119,7 +120,7 @@ class TestBackbones:
         """What the folder of a finished run says."""
         assert [(number, depth) for number, depth, *_ in steps] == [(1, 5), (2, 5)]
         summary = json.loads((folder / "summary.json").read_text())
-        assert set(summary) == SUMMARY
+        assert set(summary) == SUMMARY | {CHECKSUM}
         assert summary["depth_counts"] == {"5": 8}
         kernels = 9 * (3 * 1 + 1 * 2 + 2 * 4 + 4 * 8 + 8 * 8)
         others = 2 * (1 + 2 + 4 + 8 + 8) + 2 * (8 * 8 + 8) + 9 * 100
@@ -159,6 +160,7 @@ class TestBackbones:
         assert f"the kernels of {tmp_path} do not follow the image; leave out --num-levels and --agreement" in error
 
     @pytest.mark.usefixtures("untimed")
+    @pytest.mark.slow
     def test_stopped_resumed_evaluated(self, recorder, cifar100, tmp_path, capsys):
         folder = tmp_path / "run"
         recorder.reset({1: signal.SIGINT})

@@ -20,7 +20,7 @@ from experiments.model import load_model
 from experiments.training import loop, run
 from experiments.training.complexity import measure_complexities
 from experiments.training.step import kernel_levels
-from puppet_jax.routing import make_groups, slice_centre
+from puppet_jax.routing import level_centre, make_groups
 
 D = 3
 NONE, PARAMETERS, SQUEEZED, DEPTH, BOTH = (
@@ -80,7 +80,7 @@ class TestComplexities:
         """One set a depth: of training batches, and of the images of a depth that are answered."""
         images, _ = graded
         network, found = config.network.make(10, images.shape[1:]), self.measure(config, images)
-        groups = make_groups(found.h, sorted(set(found.depths.tolist())), num_slices=1)
+        groups = make_groups(found.h, sorted(set(found.depths.tolist())), num_levels=1)
         assert len({group.depth for group in groups}) == len(groups)
         for group in groups:
             trained = kernel_levels(config, network, found.h[group.indices], group.depth)
@@ -91,7 +91,7 @@ class TestComplexities:
         images, _ = graded
         found = self.measure(NONE, images)
         assert set(found.h.tolist()) == {np.float32(np.mean(pj.depth_interval(D)))}
-        assert found.h[0] == np.float32(slice_centre(found.h[:1], D, 1)[0])
+        assert found.h[0] == np.float32(level_centre(found.h[:1], D, 1)[0])
         assert found.measure(images[:2]).tolist() == found.h[:2].tolist()
 
     def test_none_of_a_backbone(self, graded):
@@ -181,6 +181,26 @@ class TestLossIsNotFinite:
         recorder.reset({6: signal.SIGTERM}, spoilt={5: np.nan})
         assert command_line(tmp_path / "run") == 1
         assert "at step 5; the checkpoint of step 4 is kept" in capsys.readouterr().err
+        assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["4"]
+
+    def test_a_parameter_that_is_not_finite(self, recorder, tmp_path, capsys, monkeypatch):
+        """With a finite loss: compiled for a CPU, a maximum may drop NaN."""
+        make = run.make_train_step
+
+        def make_train_step(*arguments):
+            train_step = make(*arguments)
+
+            def step(state, *data, depth):
+                state, metrics = train_step(state, *data, depth=depth)
+                if int(state.step) == 6:
+                    state = state._replace(params=jax.tree.map(lambda leaf: leaf * jnp.nan, state.params))
+                return state, metrics | {"loss": jnp.float32(1)}
+
+            return step
+
+        monkeypatch.setattr(run, "make_train_step", make_train_step)
+        assert command_line(tmp_path / "run") == 1
+        assert "a parameter is not finite after step 8; the checkpoint of step 4 is kept" in capsys.readouterr().err
         assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["4"]
 
     def test_of_validation(self, recorder, tmp_path, monkeypatch):

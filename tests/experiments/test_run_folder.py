@@ -15,6 +15,7 @@ from experiments.errors import RunError
 from experiments.fields import from_json, replace
 from experiments.model import load_model
 from experiments.runs import folder as run_folder
+from experiments.runs.files import CHECKSUM, with_checksum
 from experiments.training import run
 from experiments.training.loop import chosen_epoch
 
@@ -64,8 +65,8 @@ class TestFolder:
 
     def test_summary(self, straight):
         summary = json.loads((straight.folder / "summary.json").read_text())
-        assert summary == json.loads(json.dumps(dataclasses.asdict(straight.summary)))
-        assert set(summary) == SUMMARY
+        assert summary == with_checksum(json.loads(json.dumps(dataclasses.asdict(straight.summary))))
+        assert set(summary) == SUMMARY | {CHECKSUM}
         table = rows(straight.folder)
         chosen = chosen_epoch(table, CONFIG.data.num_validation)
         assert summary["step"] == chosen["step"]

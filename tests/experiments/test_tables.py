@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from helpers import rewrite_json
 from made_up import make_summary
 from shared_programs import share_programs, stand_still
 
@@ -361,7 +362,7 @@ class TestRuns:
         (folder, _) = sorted((tmp_path / "runs").iterdir())
         stored = json.loads((folder / "config.json").read_text())
         stored["config"]["network"]["kernels"]["scale"] = 0.5
-        (folder / "config.json").write_text(json.dumps(stored))
+        rewrite_json(folder / "config.json", stored)
         capsys.readouterr()
         assert command_line(tmp_path) == 1
         assert "scale: 0.5 there, 0.1 now" in one_line(capsys)
