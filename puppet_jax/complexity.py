@@ -6,6 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.special import xlogy
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from puppet_jax.adaptation import depth_interval
@@ -145,5 +146,5 @@ def entropy(bins: Int[Array, "batch ..."]) -> Float[Array, " batch"]:
     rows = jnp.arange(batch)[:, None]
     counts = jnp.zeros((batch, BINS), jnp.float32).at[rows, bins.reshape(batch, -1)].add(1.0)
     p = counts / (bins.size // batch)
-    terms = p * jnp.log(jnp.where(p > 0, p, 1.0))  # 0 log 0 = 0, and no infinity on the way
+    terms = xlogy(p, jnp.where(p > 0, p, 1.0))  # 0 log 0 = 0, and no infinity on the way
     return jnp.maximum(-terms.sum(axis=1), 0.0)  # kept from being -0 for an image of one value
