@@ -76,8 +76,7 @@ def evaluate(command: Command) -> None:
     if given and not isinstance(kernels, Adaptive):
         flags = " and ".join(f"--{name.replace('_', '-')}" for name in given)
         raise RunError(f"the kernels of {command.run} do not follow the image; leave out {flags}.")
-    names = ("adaptation", "num_levels")
-    overrides = {name: value for name, value in given.items() if name in names}
+    overrides = {name: value for name, value in given.items() if name != "agreement"}
     summarise(run.folder, run.experiment, run.config, run.model, *run.test, **overrides)
     if command.agreement:
         images = run.dataset.test_images[: command.agreement]

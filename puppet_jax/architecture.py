@@ -72,7 +72,7 @@ class Puppet:
     def __post_init__(self):
         """Refuses values outside their range."""
         for name in ("channels", "layers"):
-            if name == "channels" or self.layers is not None:
+            if getattr(self, name) is not None:
                 object.__setattr__(self, name, tuple(as_integer(name, one) for one in getattr(self, name)))
         if not self.channels:
             raise ValueError(f"channels must be at least one positive integer, got {self.channels}.")

@@ -39,6 +39,12 @@ def check_number(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be a number, got {value!r:.80}.")
 
 
+@jax.jit
+def are_finite(tree: Any) -> Array:
+    """Whether all values are finite, for each array of a pytree in the order of `jax.tree.leaves`: (leaves,) bool."""
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)])
+
+
 def check_complexity(h: ArrayLike) -> None:
     """Raises if a complexity is not a real number, or if a known value is negative, NaN or more than floats hold."""
     try:

@@ -39,7 +39,7 @@ _WHOLE = _Kind("an integer of at least 0", _is_integer)
 _SEED = _Kind("an integer in [0, 2**64)", lambda value: _is_integer(value, most=2**64 - 1))
 _SIZE_OF_KERNEL = _Kind("an odd integer in [1, 31]", lambda value: _is_integer(value, 1, 31) and value % 2 == 1)
 _NUMBER = _Kind("a number in [-1e30, 1e30]", _is_number)
-_POSITIVE = _Kind("a number of at least 0", lambda value: _is_number(value, 0))
+_NOT_NEGATIVE = _Kind("a number of at least 0", lambda value: _is_number(value, 0))
 _COUNTS = _Kind("a list of integers of at least 1", lambda value: _is_list(value, _COUNT.holds))
 _COUNTS_OR_NULL = _Kind(f"{_COUNTS.words}, or null", lambda value: value is None or _COUNTS.holds(value))
 _HASH = _Kind("64 hexadecimal digits", lambda value: isinstance(value, str) and _is_hash(value))
@@ -63,7 +63,7 @@ _FIELDS: dict[str, Any] = {
     "network": _KIND,
     "depths": _DEPTHS,
     "class_names": _NAMES,
-    "complexity": {"scale": _POSITIVE, "offset": _NUMBER, "low": _LIMIT, "high": _LIMIT},
+    "complexity": {"scale": _NOT_NEGATIVE, "offset": _NUMBER, "low": _LIMIT, "high": _LIMIT},
     "adaptation": _one_of("level", "sample"),
     "num_levels": _COUNT,
     "step": _WHOLE,

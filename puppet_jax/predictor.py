@@ -11,10 +11,10 @@ from jaxtyping import Array, ArrayLike, DTypeLike
 
 from puppet_jax.adaptation import depth_interval
 from puppet_jax.architecture import Puppet
-from puppet_jax.checks import as_integer, as_native, check_floating, check_image_size, check_images
+from puppet_jax.checks import are_finite, as_integer, as_native, check_floating, check_image_size, check_images
 from puppet_jax.complexity import complexity as entropy_complexity
 from puppet_jax.puppet import BatchStats, PuppetParams, apply_puppet
-from puppet_jax.routing import Adaptation, Group, check_adaptation, complexities, make_groups, run_groups
+from puppet_jax.routing import Adaptation, Group, check_adaptation, complexities, make_groups, one_an_image, run_groups
 from puppet_jax.trajectory import generate_kernels
 
 
@@ -60,18 +60,13 @@ class KernelBank:
 
     def _generate(self, depth: int, h: float) -> tuple[Array, ...]:
         kernels = self.generate(self.puppeteer, h, self.puppet.kernel_shapes(depth))
-        finite = np.asarray(_are_finite(kernels))
+        finite = np.asarray(are_finite(kernels))
         if not finite.all():
             raise FloatingPointError(
                 f"kernel {finite.argmin()} of depth {depth} at complexity {h} is not finite; the puppeteer's "
                 "parameters hold NaN or are far too large. Take them from before the training failed."
             )
         return kernels
-
-
-@jax.jit
-def _are_finite(arrays):
-    return jnp.stack([jnp.isfinite(array).all() for array in arrays])
 
 
 @functools.partial(jax.jit, static_argnames=("puppet", "depth", "dtype"))
@@ -167,9 +162,7 @@ class Predictor:
         if h is None:
             h = complexities(images, self.complexity)  # looks at the values of the images as well
         else:
-            images, h = np.asarray(check_images(images)), np.asarray(h)
-        if h.shape != (len(images),):
-            raise ValueError(f"h must hold one complexity per image, shape ({len(images)},), got shape {h.shape}.")
+            images, h = np.asarray(check_images(images)), one_an_image(h, len(images))
         groups = make_groups(h, self.depths, self.num_levels)
         depths = np.empty(len(images), np.int64)
         for group in groups:

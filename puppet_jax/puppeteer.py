@@ -66,7 +66,12 @@ class Puppeteer:
 
     def __post_init__(self):
         """Refuses what is no kind of initial state and no kind of kernels."""
-        _check_kinds(self.initial_state_kind, self.kernels_from)
+        for name, kind, kinds in (
+            ("initial_state", self.initial_state_kind, _INITIAL_STATES),
+            ("kernels_from", self.kernels_from, _KERNELS_FROM),
+        ):
+            if kind not in kinds:
+                raise ValueError(f"{name} must be one of {', '.join(kinds)}, got {kind!r:.80}.")
 
     @property
     def max_channels(self) -> int:
@@ -122,7 +127,6 @@ def init_puppeteer(
         269824
     """
     max_channels, kernel_size, seed = check_state(max_channels, kernel_size, seed)
-    _check_kinds(initial_state, kernels_from)
     check_number("scale", scale)
     if not 0 < scale < float("inf"):
         raise ValueError(f"scale must be positive and finite, got {scale}.")
@@ -157,13 +161,6 @@ def check_puppeteer(puppeteer: Puppeteer) -> None:
     """Raises a TypeError if it is something else."""
     if not isinstance(puppeteer, Puppeteer):
         raise TypeError(f"puppeteer must be a Puppeteer (init_puppeteer makes one), got {puppeteer!r:.80}.")
-
-
-def _check_kinds(initial_state: str, kernels_from: str) -> None:
-    if initial_state not in _INITIAL_STATES:
-        raise ValueError(f"initial_state must be one of {', '.join(_INITIAL_STATES)}, got {initial_state!r:.80}.")
-    if kernels_from not in _KERNELS_FROM:
-        raise ValueError(f"kernels_from must be one of {', '.join(_KERNELS_FROM)}, got {kernels_from!r:.80}.")
 
 
 def start(puppeteer: Puppeteer, h: Float[Array, ""]) -> Float[Array, "C C taps"]:

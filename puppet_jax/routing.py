@@ -75,6 +75,14 @@ def complexities(
     return h
 
 
+def one_an_image(h: ArrayLike, count: int) -> np.ndarray:
+    """Complexities that a caller gives, as an array; raises a ValueError unless there is one for each image."""
+    h = np.asarray(h)
+    if h.shape != (count,):
+        raise ValueError(f"h must hold one complexity per image, shape ({count},), got shape {h.shape}.")
+    return h
+
+
 def pieces(count: int, sizes: Sequence[int] = GROUP_SIZES) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Pieces of a batch, of at most the largest size: their places in it, and the same padded to one of `sizes`."""
     largest = check_sizes(sizes)[-1]

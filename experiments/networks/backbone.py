@@ -19,7 +19,7 @@ from experiments.networks.contract import Network
 from experiments.networks.puppet import PuppeteerSettings
 from puppet_jax.checks import check_images
 from puppet_jax.puppet import centred
-from puppet_jax.routing import Group, check_adaptation, make_groups, run_groups
+from puppet_jax.routing import Group, check_adaptation, make_groups, one_an_image, run_groups
 
 MAX_DEPTH = 16
 """Complexities of images, at most 5.6 nats, lie far within this many depths."""
@@ -200,7 +200,7 @@ class BackbonePredictor:
         images = np.asarray(check_images(images))
         if self.network.puppeteer is None:
             h = np.zeros(len(images), np.float32)  # ordinary kernels do not look at it
-        h = np.asarray(pj.complexities(images, self.complexity) if h is None else h)
+        h = pj.complexities(images, self.complexity) if h is None else one_an_image(h, len(images))
         groups = make_groups(h, range(1, MAX_DEPTH), self.num_levels)
         constant = getattr(self.complexity, "scale", 1) == 0  # one level, the constant itself
         if constant and self.num_levels is not None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.errors import Interrupted, RunError
@@ -18,6 +17,7 @@ from experiments.training.checkpoint import Checkpoints
 from experiments.training.interrupts import Interrupts
 from experiments.training.progress import Progress
 from experiments.training.step import Data, TrainState
+from puppet_jax.checks import are_finite
 
 CHECK_EVERY = 50
 """Steps between two looks at the loss; each look fetches the losses of the window before the last."""
@@ -197,7 +197,7 @@ class Losses:
         The loss alone does not tell: compiled for a CPU, a maximum (ReLU, pooling) may drop NaN, and it is finite.
         """
         self._look(len(self.metrics))
-        if not _are_finite(params):
+        if not np.asarray(are_finite(params)).all():
             step = self.first_step + len(self.metrics)
             raise RunError(f"a parameter is not finite after step {step}; {self._kept()}. {ADVICE}")
         losses, correct = self.fetched()
@@ -220,8 +220,3 @@ class Losses:
     def _kept(self) -> str:
         latest = self.checkpoints.latest_step
         return "no checkpoint was saved yet" if latest is None else f"the checkpoint of step {latest} is kept"
-
-
-@jax.jit
-def _are_finite(tree: Any) -> jax.Array:
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()

@@ -93,7 +93,6 @@ class EarlyExitPredictor:
         check_adaptation(adaptation)
         check_floating("dtype", dtype)
         check_scalar(h)
-        check_threshold(0.0 if threshold is None else threshold)
         if len(batch_stats) != puppet.only_depth:
             raise ValueError(
                 f"batch_stats must be of the {puppet.only_depth} layers of the puppet, got {len(batch_stats)}."
@@ -105,6 +104,7 @@ class EarlyExitPredictor:
         self.exit_layer = exit_layer
         self.h = h
         self.threshold = 0.0 if threshold is None else threshold
+        check_threshold(self.threshold)
         self.adaptation = adaptation
         self.dtype = dtype
         self.generate = generate

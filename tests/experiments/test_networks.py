@@ -397,6 +397,12 @@ class TestPredictor:
         np.testing.assert_allclose(again, logits[order], rtol=1e-4, atol=1e-5)
         assert np.ptp(logits, axis=0).max() > 1e-2
 
+    @pytest.mark.parametrize("h", [H[:1], H[:3], np.float32(4.5)])
+    def test_as_many_complexities_as_images(self, wide, sample, h):
+        for predictor in (wide, sample):
+            with pytest.raises(ValueError, match=r"one complexity per image, shape \(4,\), got shape"):
+                predictor.route(random_images(4), h)
+
     def test_each_image_on_its_own(self, wide):
         logits = wide(random_images(4), self.H)
         for i in (0, 1):
