@@ -65,7 +65,7 @@ CASES: dict[str, Config] = {
     "alexnet puppet": cifar10.PRESETS["alexnet-puppet"],
     "cifar100 full": cifar100.FULL,
     "full": cifar10.FULL,
-    "narrow": EQUAL["Puppet-CNN, C = 512, kernels from the states"],
+    "narrow": replace(cifar10.BEST, channels=(64, 128, 256), max_channels=512),
     "paper": cifar10.PAPER,
     "resnet adaptive": cifar10.PRESETS["resnet-adaptive"],
 }
