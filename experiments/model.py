@@ -29,7 +29,8 @@ class Model:
         complexity: the measure that it was trained with.
         step: of training, at which it was taken.
         bits: of a stored weight; below 32 the params have the values that `extras.fake_quantize` gives.
-        threshold: the confidence below which an image is sent on, of a network with an early exit; else None.
+        threshold: of a network with early exits: the confidence below which an image is sent on, or the entropies below
+            which it leaves; else None.
     """
 
     network: Network
@@ -41,7 +42,7 @@ class Model:
     complexity: pj.CalibratedComplexity
     step: int
     bits: Literal[32, 8, 4] = 32
-    threshold: float | None = None
+    threshold: float | tuple[float, ...] | None = None
 
     def stored_bytes(self) -> tuple[int, int]:
         """Bytes of the generator, and of all trainable floats."""
@@ -122,7 +123,8 @@ def load_model(path: Path) -> Model:
         class_names=tuple(described["class_names"]),
         num_levels=described["num_levels"],
         complexity=pj.CalibratedComplexity(**described["complexity"]),
-        **{name: described[name] for name in ("adaptation", "step", "bits", "threshold")},
+        threshold=tuple(described["threshold"]) if isinstance(described["threshold"], list) else described["threshold"],
+        **{name: described[name] for name in ("adaptation", "step", "bits")},
     )
 
 

@@ -53,29 +53,37 @@ def _is_batched(x: Array) -> bool:
 
 
 def _own_kernels(x: Array, kernel: Array, window_strides: Any, padding: Any, **options: Any) -> Array:
-    if not _is_plain(x, kernel, window_strides, padding, **options):
+    if not _is_plain(x, kernel, **options):
         one = lambda image, own: lax.conv_general_dilated(image[None], own, window_strides, padding, **options)[0]  # noqa: E731
         return jax.vmap(one)(x, kernel)
     kh, kw = kernel.shape[1:3]  # shifted slices and one product
-    height, width = x.shape[1:3]
-    padded = jnp.pad(x, ((0, 0), (kh // 2, kh // 2), (kw // 2, kw // 2), (0, 0)))
-    patches = jnp.concatenate([padded[:, i : i + height, j : j + width] for i in range(kh) for j in range(kw)], axis=-1)
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(x.shape[1:3], (kh, kw), window_strides, padding)
+    padded = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((*pair, 0) for pair in padding), (0, 0, 0)))
+    (sh, sw), (height, width) = window_strides, padded.shape[1:3]
+    rows, columns = (height - kh) // sh + 1, (width - kw) // sw + 1
+    patches = jnp.concatenate(
+        [
+            padded[:, i : i + sh * (rows - 1) + 1 : sh, j : j + sw * (columns - 1) + 1 : sw]
+            for i in range(kh)
+            for j in range(kw)
+        ],
+        axis=-1,
+    )
     flat = kernel.reshape(kernel.shape[0], -1, kernel.shape[-1])
     return jnp.einsum("bhwi,bio->bhwo", patches, flat, precision=options.get("precision"))
 
 
-def _is_plain(x: Array, kernel: Array, window_strides: Any, padding: Any, **options: Any) -> bool:
-    """Whether it is a 'SAME' convolution of NHWC images of stride 1 with odd HWIO kernels, and nothing more."""
+def _is_plain(x: Array, kernel: Array, **options: Any) -> bool:
+    """Whether it is a convolution of NHWC images with HWIO kernels, and nothing more."""
     dims = options.get("dimension_numbers")
     return (
         x.ndim == 4
-        and padding == "SAME"
-        and tuple(window_strides) == (1, 1)
-        and kernel.shape[1] % 2 == kernel.shape[2] % 2 == 1
         and dims is not None
         and lax.conv_dimension_numbers(x.shape, kernel.shape[1:], dims)
         == lax.conv_dimension_numbers(x.shape, kernel.shape[1:], ("NHWC", "HWIO", "NHWC"))
         and options.get("feature_group_count", 1) == 1
+        and options.get("batch_group_count", 1) == 1
         and all(d == 1 for name in ("lhs_dilation", "rhs_dilation") for d in options.get(name) or (1,))
         and options.get("preferred_element_type") is None
         and options.get("out_sharding") is None

@@ -50,6 +50,10 @@ _DEPTHS = _Kind(
 _SIZE = _Kind("a pair of integers of at least 1", lambda value: _COUNTS.holds(value) and len(value) == 2)
 _NAMES = _Kind("a list of names", lambda value: _is_list(value, lambda name: isinstance(name, str)))
 _SHARE = _Kind("a number in [0, 1], or null", lambda value: value is None or (_is_number(value) and 0 <= value <= 1))
+_THRESHOLD = _Kind(
+    f"{_SHARE.words}, or a list of numbers of at least 0",
+    lambda value: _SHARE.holds(value) or _is_list(value, _NOT_NEGATIVE.holds),
+)
 _LIMIT = _Kind("a number of at least 0, or infinity", lambda value: _is_number(value, 0) or value == float("inf"))
 _KIND = _Kind("an object with a kind", lambda value: isinstance(value, dict) and isinstance(value.get("kind"), str))
 
@@ -68,7 +72,7 @@ _FIELDS: dict[str, Any] = {
     "num_levels": _COUNT,
     "step": _WHOLE,
     "bits": _one_of(32, 8, 4),
-    "threshold": _SHARE,
+    "threshold": _THRESHOLD,
     "pattern_sha256": _Kind(f"{_HASH.words}, or null", lambda value: value is None or _HASH.holds(value)),
     "sha256": _HASH,
 }
@@ -123,10 +127,10 @@ def check_description(description: Mapping[str, Any], num_tensors: int) -> None:
             raise ValueError(f"class_names must name {puppet.num_classes}, got {len(description['class_names'])}.")
         if early and network["exit_layer"] >= puppet.only_depth:
             raise ValueError(f"network.exit_layer must be less than {puppet.only_depth}, got {network['exit_layer']}.")
-        if early != (description["threshold"] is not None):
+        threshold = description["threshold"]
+        if not (isinstance(threshold, int | float) if early else threshold is None):
             raise ValueError(
-                f"threshold must be {'a number' if early else 'null'} for the kind {network['kind']}, "
-                f"got {description['threshold']}."
+                f"threshold must be {'a number' if early else 'null'} for the kind {network['kind']}, got {threshold}."
             )
 
 

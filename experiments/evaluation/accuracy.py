@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import optax
@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 import puppet_jax as pj
 from experiments.evaluation.speed import speed
 from experiments.model import Model
+from experiments.networks.baselines.pieces import PiecewiseNetwork, warn_of_dead_gates
 from puppet_jax import extras
 
 
@@ -42,10 +43,11 @@ def evaluate(
     """
     h = pj.complexities(images, model.complexity)
     predictor = model.predictor(**overrides)
-    logits, depths = predictor.route(images, h)
+    logits, depths, generator, macs, executed = answers(model, predictor, images, h)
+    if isinstance(model.network, PiecewiseNetwork) and executed is not None:
+        warn_of_dead_gates(model.network, executed)
     correct = logits.argmax(axis=1) == labels
     counts = Counter(depths.tolist())
-    generator, puppet = (macs / len(images) for macs in _total_macs(model, counts))
     puppeteer_bytes, trainable_bytes = model.stored_bytes()
     return {
         **accuracy(logits, labels),
@@ -57,17 +59,40 @@ def evaluate(
         "puppeteer_bytes": puppeteer_bytes,
         "trainable_bytes": trainable_bytes,
         "file_bytes": model_file.stat().st_size,
-        "generator_macs": round(generator),
-        "puppet_macs": round(puppet),
+        "generator_macs": round(generator.mean()),
+        "puppet_macs": round(macs.mean()),
+        "puppet_macs_std": float(macs.std()),
         **speed(model, images, **overrides),
     }
 
 
-def _total_macs(model: Model, counts: Counter[int]) -> tuple[int, int]:
-    """Multiply-accumulates of generator and network for as many images of each depth."""
-    macs = {depth: model.network.macs(model.params, depth) for depth in counts}
-    generator, puppet = (sum(macs[depth][i] * n for depth, n in counts.items()) for i in (0, 1))
-    return generator, puppet
+class Answers(NamedTuple):
+    """What a model gives for images, and what it spends on each.
+
+    Attributes:
+        logits: (batch, classes) float32.
+        depths: (batch,) layers.
+        generator_macs: (batch,) multiply-accumulates of making an image's kernels.
+        macs: (batch,) those of the network itself.
+        executed: (batch, pieces) bool, of a network whose gates decide which pieces run; else None.
+    """
+
+    logits: np.ndarray
+    depths: np.ndarray
+    generator_macs: np.ndarray
+    macs: np.ndarray
+    executed: np.ndarray | None
+
+
+def answers(model: Model, predictor: Any, images: np.ndarray, h: np.ndarray | None = None) -> Answers:
+    """The answers of a predictor of `model`, with the complexities `h` (batch,) if they are known."""
+    if hasattr(predictor, "trace"):
+        trace = predictor.trace(images)
+        return Answers(trace.logits, trace.depths, np.zeros_like(trace.macs), trace.macs, trace.executed)
+    logits, depths = predictor.route(images, h)
+    of_depth = {depth: model.network.macs(model.params, depth) for depth in sorted(set(depths.tolist()))}
+    generator, network = np.array([of_depth[depth] for depth in depths.tolist()]).T
+    return Answers(logits, depths, generator, network, None)
 
 
 def agreement(model: Model, images: np.ndarray, **overrides: Any) -> float:
@@ -129,6 +154,6 @@ class _Counted:
         self.macs = 0
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        logits, depths = self.predictor.route(images)
-        self.macs += _total_macs(self.model, Counter(depths.tolist()))[1]
-        return logits
+        found = answers(self.model, self.predictor, images)
+        self.macs += int(found.macs.sum())
+        return found.logits

@@ -29,6 +29,7 @@ def summarise(
 ) -> Summary:
     """Evaluates on test images, writes `summary.json`, prints it, and returns it."""
     rows = run_folder.read_metrics(folder)
+    run_folder.check_metrics(folder, rows, model.step)
     memory: dict[str, Any] = peak_memory()
     summary = Summary(
         experiment=experiment,

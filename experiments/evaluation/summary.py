@@ -28,7 +28,8 @@ class Summary:
         trainable_bytes: of all trainable floats as stored.
         file_bytes: of the model file.
         generator_macs: multiply-accumulates of making an image's kernels.
-        puppet_macs: those of the network itself, an image.
+        puppet_macs: those of the network itself, an image; the mean over the test images.
+        puppet_macs_std: their standard deviation over the test images; None in older files.
         latency_s: seconds an image at batch 1, kernels kept where they can be.
         latency_generating_s: the same with kernels generated for every image.
         images_per_s: at batch 256.
@@ -77,6 +78,7 @@ class Summary:
     host_peak_bytes: int | None
     device_peak_bytes: int | None
     ensembles: tuple[dict[str, Any], ...] = ()
+    puppet_macs_std: float | None = None
 
 
 def write_summary(folder: Path, summary: Summary) -> None:
@@ -107,6 +109,7 @@ def describe(summary: Summary) -> str:
     counts = ", ".join(f"depth {depth}: {number}" for depth, number in summary.depth_counts.items())
     anew = f"{summary.latency_generating_s:.5f} s/img if kernels are generated for every image"
     memory = summary.host_peak_bytes
+    spread = f" ± {summary.puppet_macs_std / 1e6:,.1f}" if summary.puppet_macs_std else ""
     return "\n".join(
         [
             f"top-1          {summary.top1:.2%} of {summary.test_images} test images",
@@ -117,7 +120,7 @@ def describe(summary: Summary) -> str:
             f"all trainable  {summary.trainable_bytes:,} bytes",
             f"file           {summary.file_bytes:,} bytes, batch statistics included",
             f"generator      {summary.generator_macs / 1e6:,.1f} M multiply-accumulates an image",
-            f"network        {summary.puppet_macs / 1e6:,.1f} M multiply-accumulates an image",
+            f"network        {summary.puppet_macs / 1e6:,.1f}{spread} M multiply-accumulates an image",
             f"batch 1        {summary.latency_s:.5f} s/img; {anew}",
             f"batch 256      {summary.images_per_s:,.0f} images/s",
             *([] if memory is None else [f"peak memory    {memory / 1e9:.2f} GB on the host"]),

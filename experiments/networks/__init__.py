@@ -25,6 +25,16 @@ KINDS = {
     "early_exit": "early_exit.EarlyExitNetwork",
     "control": "puppet.ControlNetwork",
     "backbone": "backbone.BackboneNetwork",
+    "dfn": "baselines.dfn.DFNNetwork",
+    "weightnet": "baselines.weightnet.WeightNetNetwork",
+    "ddf": "baselines.ddf.DDFNetwork",
+    "branchynet": "baselines.branchynet.BranchyNetwork",
+    "skipnet": "baselines.skipnet.SkipNetwork",
+    "drnn": "baselines.drnn.DRNNNetwork",
+    "odenet": "baselines.odenet.ODENetwork",
+    "hyper_wrn": "baselines.hypernetwork.HyperWRNNetwork",
+    "tiniest": "baselines.tiniest.TiniestNetwork",
+    "resnet8": "baselines.resnet8.ResNet8Network",
 }
 """Where the class of each kind of network is: module within this package, and name."""
 
@@ -46,5 +56,5 @@ def read_network(described: dict[str, Any]) -> Network:
     kind = fields.pop("kind", None)
     if kind not in KINDS:
         raise ValueError(f"the kind of a network is one of {', '.join(KINDS)}, got {kind!r}")
-    module, name = KINDS[kind].split(".")
+    module, _, name = KINDS[kind].rpartition(".")
     return from_json(getattr(importlib.import_module(f"{__name__}.{module}"), name), fields)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -15,7 +15,8 @@ import puppet_jax as pj
 from experiments.config import Backbone, DeepBackbone, Ordinary
 from experiments.evaluation.macs import count_macs
 from experiments.networks.backbones import make_backbone
-from experiments.networks.contract import Network
+from experiments.networks.contract import Predictor
+from experiments.networks.module import ModuleNetwork, num_convolutions, used_stats
 from experiments.networks.puppet import PuppeteerSettings
 from puppet_jax.checks import check_images
 from puppet_jax.puppet import centred
@@ -47,23 +48,13 @@ def make_backbone_network(config: Backbone, num_classes: int, image_shape: tuple
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BackboneNetwork(Network):
-    """A network of `experiments.backbones`, of one depth; its kernels are its own, or generated.
-
-    Its depth is the number of its convolutions. Trainable floats are a dictionary of arrays by path.
-    """
+class BackboneNetwork(ModuleNetwork):
+    """A network of `experiments.networks.backbones`; its kernels are its own, or generated."""
 
     name: str
-    num_classes: int
-    image_shape: tuple[int, int, int]
     num_layers: int | None = None
     width: int | None = None
     puppeteer: PuppeteerSettings | None = None
-
-    @functools.cached_property
-    def _abstract(self) -> tuple[Any, ...]:
-        """Graph definition, parameters and statistics, without arrays."""
-        return nnx.split(nnx.eval_shape(lambda: self._make(0)), nnx.Param, nnx.BatchStat)
 
     @functools.cached_property
     def _abstract_plain(self) -> nnx.Module:
@@ -80,7 +71,7 @@ class BackboneNetwork(Network):
             rngs=nnx.Rngs(seed),
         )
 
-    def _make(self, seed: int) -> nnx.Module:
+    def make(self, seed):
         model = self._plain(seed)
         if self.puppeteer is None:
             return model
@@ -88,50 +79,31 @@ class BackboneNetwork(Network):
         key = jax.random.split(jax.random.key(seed))[0]
         return pj.puppetize(model, example, key=key, **dataclasses.asdict(self.puppeteer))
 
-    def _model(self, params: dict[str, Array], stats: dict[str, pj.BatchStats] | None) -> Any:
-        graphdef, like, like_stats = self._abstract
-        model = nnx.merge(
-            graphdef,
-            _state(like, params),
-            _state(like_stats, _unpaired(self.init_stats(0) if stats is None else stats)),
-            copy=True,
-        )
-        if stats is None:
-            model.train()
-            model.set_attributes(nnx.BatchNorm, momentum=0.0, raise_if_not_found=False)  # keeps the batch's own
-        else:
-            model.eval()
-        return model
-
-    def init(self, seed: int, depths: Sequence[int]) -> dict[str, Array]:
-        return jax.jit(lambda: _flat(nnx.state(self._make(seed), nnx.Param)))()
-
-    def init_stats(self, depth: int) -> dict[str, pj.BatchStats]:
-        return _paired({name: jnp.zeros(leaf.shape) for name, leaf in _flat(self._abstract[2]).items()})
-
     def apply(self, params, stats, images, h, depth, key=None):
-        model = self._model(params, stats)
-        x = centred(images)
+        if self.puppeteer is None:
+            return super().apply(params, stats, images, h, depth, key)
+        model = self.model(params, stats)
         with jax.default_matmul_precision("highest"):  # float32 means float32 on a GPU too
-            logits = model(x, h=h[0] if len(h) == 1 else h) if self.puppeteer else model(x)
-        return logits, _paired(_flat(nnx.state(model, nnx.BatchStat)))
+            logits = model(centred(images), h=h[0] if len(h) == 1 else h)
+        return logits, used_stats(model)
 
     def generate(self, params: dict[str, Array], h: Array) -> tuple[Array, ...]:
         """The kernels of complexity `h`, for `apply_with`."""
-        return self._model(params, self.init_stats(0)).generate(h)
+        return self.model(params, self.init_stats(0)).generate(h)
 
     def apply_with(self, params, stats, kernels, images):
         """Logits in evaluation, with kernels from `generate`."""
         with jax.default_matmul_precision("highest"):  # float32 means float32 on a GPU too
-            return self._model(params, stats).with_kernels(kernels)(centred(images))
+            return self.model(params, stats).with_kernels(kernels)(centred(images))
 
     @functools.cached_property
     def depth(self) -> int:  # type: ignore[override]
         """Number of convolutions."""
-        nodes = nnx.iter_graph(self._abstract_plain)
-        return sum(isinstance(node, nnx.Conv | nnx.ConvTranspose) for _, node in nodes)
+        return num_convolutions(self._abstract_plain)
 
-    def predictor(self, params, stats, **settings) -> "BackbonePredictor":
+    def predictor(self, params, stats, **settings) -> Predictor:
+        if self.puppeteer is None:
+            return super().predictor(params, stats, **settings)
         return BackbonePredictor(self, params, stats, **settings)
 
     def macs(self, params, depth):
@@ -148,7 +120,7 @@ class BackboneNetwork(Network):
         return generator, count_macs(run, state, image)
 
     def generator(self, params):
-        return None if self.puppeteer is None else self._model(params, None).puppeteer.get_value()
+        return None if self.puppeteer is None else self.model(params, None).puppeteer.get_value()
 
 
 @functools.partial(jax.jit, static_argnames="network")
@@ -167,7 +139,7 @@ def _generate(network: BackboneNetwork, params, h):
 
 
 class BackbonePredictor:
-    """Logits of images of any complexities from a backbone: what `pj.Predictor` is for the puppet.
+    """Logits of images of any complexities from generated kernels: what `pj.Predictor` is for the puppet.
 
     Images of a level of complexity share kernels, which are kept; or each has its own ("sample").
     """
@@ -188,7 +160,7 @@ class BackbonePredictor:
         self.params = params
         (self.stats,) = stats.values()
         self.complexity = complexity
-        self.num_levels = num_levels if adaptation == "level" or network.puppeteer is None else None
+        self.num_levels = num_levels if adaptation == "level" else None
         self._bank = functools.lru_cache(max_sets)(functools.partial(_generate, network, params))
 
     def __call__(self, images: Any, h: Any | None = None) -> np.ndarray:
@@ -198,8 +170,6 @@ class BackbonePredictor:
     def route(self, images: Any, h: Any | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Logits, and the depth of each image, which is the one depth."""
         images = np.asarray(check_images(images))
-        if self.network.puppeteer is None:
-            h = np.zeros(len(images), np.float32)  # ordinary kernels do not look at it
         h = pj.complexities(images, self.complexity) if h is None else one_an_image(h, len(images))
         groups = make_groups(h, range(1, MAX_DEPTH), self.num_levels)
         constant = getattr(self.complexity, "scale", 1) == 0  # one level, the constant itself
@@ -210,26 +180,6 @@ class BackbonePredictor:
 
     def _run(self, group: Group, images: np.ndarray, h: np.ndarray) -> Array:
         padded = group.padded_indices()
-        if self.network.puppeteer is None or group.h is None:
+        if group.h is None:
             return _forward_own(self.network, self.params, self.stats, h[padded], images[padded])
         return _forward_shared(self.network, self.params, self.stats, self._bank(group.h), images[padded])
-
-
-def _flat(state: Any) -> dict[str, Any]:
-    return {".".join(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)}
-
-
-def _state(like: Any, arrays: dict[str, Any]) -> Any:
-    flat = nnx.to_flat_state(like)
-    return nnx.from_flat_state([(path, leaf.replace(arrays[".".join(map(str, path))])) for path, leaf in flat])
-
-
-def _paired(arrays: dict[str, Any]) -> dict[str, pj.BatchStats]:
-    """`NORM.mean` and `NORM.var` as the statistics of NORM."""
-    norms = [name.removesuffix(".mean") for name in arrays if name.endswith(".mean")]
-    return {norm: pj.BatchStats(arrays[f"{norm}.mean"], arrays[f"{norm}.var"]) for norm in norms}
-
-
-def _unpaired(stats: dict[str, pj.BatchStats]) -> dict[str, Any]:
-    means = {f"{norm}.mean": one.mean for norm, one in stats.items()}
-    return means | {f"{norm}.var": one.variance for norm, one in stats.items()}

@@ -21,8 +21,8 @@ class Network(abc.ABC):
         image_shape: (height, width, channels).
         depth: the depth that all images are trained at, or None where the complexity of an image decides it.
         exit_fraction: fraction of the validation images that an early exit sends on, or None where there is none. The
-            predictor of a network with one has `exits(images)`, logits (2, batch, classes) of exit and whole network,
-            and takes the setting `threshold`.
+            predictor of a network with one has `choose_threshold(images, fraction)`, which gives a threshold and the
+            logits with it, and takes the setting `threshold`.
     """
 
     num_classes: int
@@ -83,7 +83,11 @@ class Network(abc.ABC):
 
 
 class Predictor(Protocol):
-    """Logits of images of any complexities."""
+    """Logits of images of any complexities.
+
+    Where gates decide what is computed, a predictor also has `trace(images)`, see
+    `experiments.networks.baselines.pieces.Trace`.
+    """
 
     def __call__(self, images: Any, h: Any | None = None) -> np.ndarray:
         """(batch, num_classes) float32, of images (batch, height, width, channels)."""

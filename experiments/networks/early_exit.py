@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 import puppet_jax as pj
@@ -67,10 +68,10 @@ class EarlyExitNetwork(Network):
         head = jax.tree.map(lambda leaf: leaf.ndim > 1, params.exit)
         return extras.EarlyExitParams(puppet_matrices(params.puppet), head)
 
-    def predictor(self, params, stats, threshold=None, **settings) -> extras.EarlyExitPredictor:
+    def predictor(self, params, stats, threshold=None, **settings) -> "ExitPredictor":
         (of_depth,) = stats.values()
         known: dict[str, Any] = {name: settings[name] for name in ("adaptation", "dtype") if name in settings}
-        return extras.EarlyExitPredictor(
+        return ExitPredictor(
             self.puppet,
             params.puppet,
             params.exit,
@@ -90,3 +91,14 @@ class EarlyExitNetwork(Network):
 
     def generator(self, params):
         return params.puppet.puppeteer
+
+
+class ExitPredictor(extras.EarlyExitPredictor):
+    """The predictor of the library, which finds its threshold."""
+
+    def choose_threshold(self, images: np.ndarray, fraction: float) -> tuple[float, np.ndarray]:
+        """The confidence below which a fraction of held-out images is, and their logits if those are sent on."""
+        early, late = self.exits(images)
+        confidences = np.nan_to_num(extras.confidence(early), nan=0.0)  # the loss will tell
+        threshold = extras.exit_threshold(confidences, fraction)
+        return threshold, extras.combine_exits(early, late, threshold)[0]

@@ -171,6 +171,19 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def check_metrics(folder: Path, rows: list[dict[str, Any]], step: int) -> None:
+    """Raises a RunError if a trained run lacks rows: that of the step of its model, or one before a checkpoint."""
+    saved = [int(path.name) for path in (folder / CHECKPOINTS).glob("*") if path.name.isdigit()]
+    if not saved:
+        return
+    epochs = max(saved) // rows[0]["step"] if rows else 1
+    if [row["epoch"] for row in rows[:epochs]] != list(range(1, epochs + 1)) or step not in {r["step"] for r in rows}:
+        raise RunError(
+            f"{folder / METRICS} lacks rows: its model is of step {step}, its newest checkpoint of step {max(saved)}, "
+            f"and the file has the epochs {[row['epoch'] for row in rows]}. Restore it."
+        )
+
+
 def drop_metrics_after(folder: Path, step: int) -> None:
     """Drops the rows after `step`: epochs that a resumed run does again."""
     rows = read_metrics(folder)
@@ -189,14 +202,22 @@ def write_unfinished(folder: Path, step: int, losses: list[float], correct: list
 
 
 def read_unfinished(folder: Path, step: int) -> tuple[list[float], list[float]]:
-    """What `write_unfinished` wrote at `step`; nothing if it was written at another step or cannot be read."""
+    """What `write_unfinished` wrote at `step`.
+
+    Raises:
+        RunError: if it is missing, damaged, or was written at another step.
+    """
+    path = folder / UNFINISHED
     try:
-        found = without_checksum(json.loads((folder / UNFINISHED).read_text()))
-        if found["step"] == step:
-            return list(map(float, found["losses"])), list(map(float, found["correct"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    return [], []
+        found = without_checksum(json.loads(path.read_text()))
+        if found["step"] != step:
+            raise ValueError(f"it is of step {found['step']}")
+        return list(map(float, found["losses"])), list(map(float, found["correct"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{path} must hold the losses of the epoch that was stopped at step {step}, but it is missing or damaged "
+            f"({error}). Restore it, or remove {folder / CHECKPOINTS / str(step)} to take that epoch anew."
+        ) from None
 
 
 def check_resumable(folder: Path) -> bool:

@@ -4,6 +4,8 @@
 
 | NAME | what | papers |
 |---|---|---|
+| adaptive | DFN, WeightNet, DDF, BranchyNet, SkipNet, DRNN, ODE-Net, hypernetwork, Puppet-CNN | v1 and v2 table 1 |
+| lightweight | AlexNet, MobileNets, SqueezeNet, ResNet-20, ResNet-8, tiniest, Puppet-CNN | v1 table 2, v2 table 3 |
 | backbones | AlexNet, VGG, ResNet: fixed, puppeteer-puppet, parameter adaptation | v1 table 3, v2 table 2 |
 | operations | ResNet, Puppet-ResNet, Puppet-CNN: multiply-accumulates and speed | v1 table 4, v2 table 5 |
 | channels | sizes by the largest number of channels; no training | v1 table 5, v2 table 7 |
@@ -38,6 +40,8 @@ class Command:
 
     name: Annotated[
         Literal[
+            "adaptive",
+            "lightweight",
             "backbones",
             "operations",
             "channels",

@@ -8,70 +8,13 @@ from experiments.backbones import RECORDS, REGIMES
 from experiments.cifar10 import BEST, PAPER, SMALL
 from experiments.config import ByComplexity, Config, DeepBackbone, FrozenBasis, Generated, Ordinary
 from experiments.fields import replace
-from experiments.tables import papers
+from experiments.tables import papers, systems
+from experiments.tables.rows import Row, Table
 
 NAMES = {"alexnet": "AlexNet", "vgg": "VGG", "resnet": "ResNet", "puppet": "Puppet-CNN"}
 FULL_TRAINING_SET: dict[str, Any] = {"num_images": 45_000, "num_validation": 5_000}
 CIFAR100: dict[str, Any] = {"num_images": 40_000, "num_validation": 10_000}
 MINI_IMAGENET: dict[str, Any] = {"num_images": 48_000, "num_validation": 6_000}
-SMOKE_TEST_IMAGES = 1_000
-"""Most test images of a run of less than one epoch."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One line of a table: what is trained, for every seed, and what the papers print.
-
-    Attributes:
-        label: shown.
-        experiment: name of the data set.
-        config: of the full protocol; seed and budget are put in later.
-        paper: printed figures by name (`top1`, `top5` fractions; `mb`; `gmacs`; `s_per_image`).
-    """
-
-    label: str
-    experiment: str
-    config: Config
-    paper: dict[str, float] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """A table whose lines are trained.
-
-    Attributes:
-        title: shown above it, with its number in the papers.
-        rows: its lines.
-        smoke: the budget of a smoke run, small enough for two CPU cores.
-        seeds: seeds of the full protocol.
-        columns: figures shown beside accuracy, see `experiments.tables.render`.
-    """
-
-    title: str
-    rows: tuple[Row, ...]
-    smoke: float
-    seeds: int = 1
-    columns: tuple[str, ...] = ("mb",)
-
-
-def scaled(config: Config, budget: float, seed: int) -> Config:
-    """A configuration with a share of the epochs.
-
-    Less than one epoch is one epoch on a share of the images, evaluated on at most `SMOKE_TEST_IMAGES` test images.
-
-    Args:
-        config: of the full protocol.
-        budget: in (0, 1]; 1 is the full protocol.
-        seed: of the run.
-    """
-    data, batch_size = config.data, config.optim.batch_size
-    epochs = config.optim.epochs * budget
-    if budget == 1 or epochs >= 1:
-        return replace(config, epochs=max(1, round(epochs)), seed=seed)
-    images = max(batch_size, round((data.num_images or batch_size) * epochs))
-    validation = min(data.num_validation, max(batch_size, round(data.num_validation * epochs)))
-    few: dict[str, Any] = {"num_images": images, "num_validation": validation, "num_test": SMOKE_TEST_IMAGES}
-    return replace(config, epochs=1, seed=seed, **few)
 
 
 def _backbone(network: Any, regime: str, **data: Any) -> Config:
@@ -210,6 +153,8 @@ def _rows(configs: Mapping[str, Config]) -> tuple[Row, ...]:
 
 
 TRAINED: dict[str, Callable[[], Table]] = {
+    "adaptive": systems.adaptive,
+    "lightweight": systems.lightweight,
     "backbones": backbones,
     "operations": operations,
     "training_sets": training_sets,

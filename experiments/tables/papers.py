@@ -58,3 +58,23 @@ CHANNELS = {
     4096: (167.83, 67.35),
 }
 """Maximum channels: millions of parameters with the state, MB stored (v1 table 5, v2 table 7)."""
+
+ADAPTIVE = {
+    "DFN": {"top1": 0.6859, "top5": 0.9313, "mb": 75.89, "s_per_image": 0.0012},
+    "WeightNet": {"top1": 0.6277, "top5": 0.9352, "mb": 45.87, "s_per_image": 0.0040},
+    "DDFN-SW": {"top1": 0.5555, "top5": 0.9334, "mb": 300.83, "s_per_image": 0.0059},
+    "BranchyNet": {"top1": 0.7000, "top5": 0.9394, "mb": 27.69, "s_per_image": 0.0015},
+    "SkipNet": {"top1": 0.5582, "top5": 0.8795, "mb": 68.88, "s_per_image": 0.0115},
+    "DRNN": {"top1": 0.4171, "top5": 0.6389, "mb": 45.78, "s_per_image": 0.0025},
+    "Puppet-CNN": {"top1": 0.7251, "top5": 0.9685, "mb": 1.08, "s_per_image": 0.0039},
+}
+"""v1 table 1, v2 table 1."""
+
+LIGHTWEIGHT = {
+    "AlexNet": {"top1": 0.6586, "top5": 0.9205, "mb": 11.65, "s_per_image": 0.0006},
+    "MobileNet-v1": {"top1": 0.5858, "top5": 0.9117, "mb": 7.52, "s_per_image": 0.0018},
+    "MobileNet-v2": {"top1": 0.6673, "top5": 0.9333, "mb": 8.90, "s_per_image": 0.0032},
+    "SqueezeNet": {"top1": 0.6331, "top5": 0.9434, "mb": 3.96, "s_per_image": 0.0022},
+    "Puppet-CNN": ADAPTIVE["Puppet-CNN"],
+}
+"""v1 table 2, v2 table 3."""

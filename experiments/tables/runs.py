@@ -1,5 +1,6 @@
 """The runs behind a table: read where finished, resumed where interrupted, trained where missing."""
 
+import dataclasses
 import hashlib
 import json
 import statistics
@@ -11,9 +12,9 @@ from experiments.config import Config
 from experiments.data import Dataset, load_dataset
 from experiments.errors import DataError, Interrupted, RunError
 from experiments.evaluation.summary import Summary, read_summary
-from experiments.fields import as_json, flat
+from experiments.fields import as_json, flat, replace
 from experiments.runs import folder as run_folder
-from experiments.tables.definitions import Row, Table, scaled
+from experiments.tables.rows import Row, Table, next_rate, scaled, search_of
 from experiments.training.run import train
 
 
@@ -51,31 +52,72 @@ class Runs:
         return results
 
     def _result(self, row: Row, budget: float, seeds: int) -> dict[str, Any]:
-        result: dict[str, Any] = {"label": row.label, "paper": row.paper}
-        configs = [scaled(row.config, budget, seed) for seed in range(seeds)]
-        if self.finished:
-            configs = [config for config in configs if (self._path(row, config) / run_folder.SUMMARY).is_file()]
-            if not configs:
-                return result | {"missing": "no seed is finished"}
+        result: dict[str, Any] = {"label": row.label, "paper": row.paper, "confidence": row.confidence}
         try:
+            tried = self._search(row, budget)
+            configs = [self._config(row, budget, seed, tried) for seed in range(seeds)]
+            if self.finished:
+                configs = [config for config in configs if self._is_finished(row, config)]
+                if not configs:
+                    return result | {"missing": "no seed is finished"}
+            before = [self._first(row, budget, config.seed, tried) for config in configs if row.first]
             summaries = [self.summary(row.label, row.experiment, config, self._path(row, config)) for config in configs]
         except DataError as error:
             return result | {"missing": str(error).replace("--data-dir", _flag(row.experiment))}
+        except _NotFinished as error:
+            return result | {"missing": str(error)}
         measured = [_measured(summary) for summary in summaries]
+        seconds = sum(summary.train_seconds for summary in [*summaries, *before])
         return result | {
-            "ours": {name: _spread([one[name] for one in measured]) for name in measured[0]},
+            "ours": {name: _spread([one[name] for one in measured]) for name in measured[0]}
+            | {"hours": _spread([seconds / len(summaries) / 3600])},
             "seeds": [config.seed for config in configs],
             "runs": [str(self._path(row, config)) for config in configs],
-            "seconds": sum(summary.train_seconds for summary in summaries),
+            "seconds": seconds,
             "images": configs[0].data.num_images,
-            "epochs": configs[0].optim.epochs,
+            "epochs": configs[0].optim.epochs + sum(summary.config["optim"]["epochs"] for summary in before[:1]),
+            "learning_rate": (before or summaries)[0].config["optim"]["learning_rate"],
+            "search": [{"learning_rate": rate, "validation_top1": tried[rate]} for rate in sorted(tried)],
             "device": summaries[0].device,
             "versions": summaries[0].versions,
         }
 
+    def _search(self, row: Row, budget: float) -> dict[float, float]:
+        """Accuracy on validation images by the learning rates that were tried, none if there is no choice."""
+        tried: dict[float, float] = {}
+        ahead = list(row.rates)
+        while ahead:
+            rate = ahead.pop(0)
+            config = search_of(row, budget, rate)
+            if self.finished and not self._is_finished(row, config):
+                raise _NotFinished(f"the learning rate {rate:g} is not tried yet")
+            found = self.summary(f"{row.label}, rate {rate:g}", row.experiment, config, self._path(row, config))
+            tried[rate] = found.validation_top1 or 0.0
+            if not ahead and (further := next_rate(tried)) is not None:
+                ahead.append(further)
+        return tried
+
+    def _config(self, row: Row, budget: float, seed: int, tried: dict[float, float]) -> Config:
+        """What is trained for a line and a seed, at the best rate tried."""
+        config = scaled(row.config, budget, seed, row.short_epochs)
+        if row.first is None:
+            return _at_best(config, tried)
+        first = _at_best(scaled(row.first, budget, seed, row.short_epochs), tried)
+        return dataclasses.replace(config, start_from=str(self._path(row, first).resolve()))
+
+    def _first(self, row: Row, budget: float, seed: int, tried: dict[float, float]) -> Summary:
+        """The run that a line's starts from."""
+        assert row.first is not None
+        first = _at_best(scaled(row.first, budget, seed, row.short_epochs), tried)
+        return self.summary(f"{row.label}, first", row.experiment, first, self._path(row, first))
+
+    def _is_finished(self, row: Row, config: Config) -> bool:
+        return (self._path(row, config) / run_folder.SUMMARY).is_file()
+
     def _path(self, row: Row, config: Config) -> Path:
         digest = hashlib.sha256(json.dumps(as_json(config), sort_keys=True).encode()).hexdigest()[:10]
-        network = getattr(config.network, "name", "puppet")
+        kind = type(config.network).__name__
+        network = getattr(config.network, "name", "puppet" if kind == "PuppetCNN" else kind.lower())
         return self.folder / f"{row.experiment}-{network}-seed{config.seed}-{digest}"
 
     def summary(self, label: str, experiment: str, config: Config, folder: Path) -> Summary:
@@ -104,6 +146,14 @@ class Runs:
         return self._loaded[1]
 
 
+class _NotFinished(Exception):
+    """A run that a line needs is not finished, and none shall be trained."""
+
+
+def _at_best(config: Config, tried: dict[float, float]) -> Config:
+    return replace(config, learning_rate=max(tried, key=lambda rate: tried[rate])) if tried else config
+
+
 def _flag(experiment: str) -> str:
     """The flag of `experiments.tables` that names the folder of a data set."""
     return "--data-dir" if experiment == "cifar10" else f"--{experiment.replace('_', '-')}-dir"
@@ -130,6 +180,8 @@ def _measured(summary: Summary) -> dict[str, float]:
         "trainable_mb": summary.trainable_bytes / 1e6,
         "generator_gmacs": summary.generator_macs / 1e9,
         "network_gmacs": summary.puppet_macs / 1e9,
+        "network_gmacs_std": (summary.puppet_macs_std or 0.0) / 1e9,
+        "images_per_s": summary.images_per_s,
         "s_per_image": summary.latency_s,
         "s_per_image_generating": summary.latency_generating_s,
         "depth": summary.depth_mean,

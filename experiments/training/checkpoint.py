@@ -1,5 +1,6 @@
 """Checkpoints of a run: the newest and the best, written off the training thread (orbax)."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +27,10 @@ class Checkpoints:
         )
         self.folder = folder.resolve()
         self._writing: Any = None
+        for path in self.folder.glob("[0-9]*"):
+            if not _has_sound_metrics(path):  # orbax reads them at once, and would stop
+                shutil.rmtree(path / "metrics")
+                print(f"{path / 'metrics'} was damaged and removed; that checkpoint may not be kept as the best")
         self._checkpointer = ocp.training.Checkpointer(
             self.folder,
             # The loop decides when to save.
@@ -82,9 +87,24 @@ class Checkpoints:
             if damaged:
                 self._checkpointer.reload()
             return state
+        if not damaged:
+            raise RunError(
+                f"no checkpoint in {self.folder} can be read. Restore one, or train anew in another --workdir."
+            )
         newest, cause = damaged[0]
         reason = (str(cause).strip() or type(cause).__name__).splitlines()[0][:200]
         raise RunError(
             f"no checkpoint in {self.folder} can be read; the newest, {self.folder / str(newest)}, is damaged "
             f"({reason}). Restore it, or train anew in another --workdir."
         )
+
+
+def _has_sound_metrics(path: Path) -> bool:
+    """Whether the metrics of a checkpoint can be read, or it has none."""
+    if not (path / "metrics").exists():
+        return True
+    try:
+        float(json.loads((path / "metrics" / "metrics").read_text())["validation_top1"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+    return True

@@ -91,7 +91,8 @@ def train_loop(
     step = int(state.step)
     run_folder.drop_metrics_after(folder, step)
     rows = run_folder.read_metrics(folder)
-    finished = step // schedule.per_epoch
+    finished, begun = divmod(step, schedule.per_epoch)
+    before = run_folder.read_unfinished(folder, step) if begun else ([], [])
     if [row["epoch"] for row in rows] != list(range(1, finished + 1)):
         raise RunError(
             f"{folder / run_folder.METRICS} must have one row for each of the {finished} epochs before the checkpoint "
@@ -113,7 +114,7 @@ def train_loop(
         for epoch in range(step // schedule.per_epoch, schedule.epochs):
             started, first, last = time.perf_counter(), step, (epoch + 1) * schedule.per_epoch
             batches = schedule.batches(epoch)
-            losses = Losses(first, checkpoints, run_folder.read_unfinished(folder, step))
+            losses, before = Losses(first, checkpoints, before), ([], [])
             for depth, indices in batches[step - epoch * schedule.per_epoch :]:
                 state, metrics = train_step(state, data, indices, depth=depth)
                 step += 1

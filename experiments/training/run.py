@@ -30,7 +30,6 @@ from experiments.training.loop import Schedule, train_loop
 from experiments.training.optimizer import make_optimizer
 from experiments.training.statistics import make_stats_estimator
 from experiments.training.step import Data, init_state, make_train_step, rounded
-from puppet_jax import extras
 
 
 def train(experiment: str, config: Config, options: Options, dataset: Dataset | None = None) -> Summary:
@@ -178,14 +177,11 @@ def make_model(
 
 
 def validated(model: Model, images: np.ndarray, labels: np.ndarray, h: np.ndarray) -> tuple[Model, dict[str, float]]:
-    """The model, with the threshold of its early exit if it has one, and its accuracy on validation images."""
+    """The model, with the threshold of its early exits if it has such, and its accuracy on validation images."""
     predictor: Any = model.predictor(max_sets=1)
     if model.network.exit_fraction is None:
         return model, accuracy(predictor(images, h), labels)
-    early, late = predictor.exits(images)
-    confidences = np.nan_to_num(extras.confidence(early), nan=0.0)  # the loss will tell
-    threshold = extras.exit_threshold(confidences, model.network.exit_fraction)
-    logits, _ = extras.combine_exits(early, late, threshold)
+    threshold, logits = predictor.choose_threshold(images, model.network.exit_fraction)
     return dataclasses.replace(model, threshold=threshold), accuracy(logits, labels)
 
 

@@ -138,6 +138,7 @@ def wrong(found):
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of threads that orbax leaves behind
 def test_every_file(folders, tmp_path):
     found = table(folders, tmp_path)
     print()

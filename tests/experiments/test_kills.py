@@ -25,25 +25,29 @@ sys.exit(command_line(sys.argv[1], "--resume"))
 
 
 def start(folder, cache):
+    """A process that trains or resumes in `folder`; what it says of errors is in `folder`.err."""
     program = PROGRAM.format(root=str(ROOT), tests=str(ROOT / "tests"))
     kept = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    return subprocess.Popen(
-        [sys.executable, "-c", program, str(folder)],
-        env=os.environ | kept,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
+    with folder.with_suffix(".err").open("wb") as err:
+        return subprocess.Popen(
+            [sys.executable, "-c", program, str(folder)],
+            env=os.environ | kept,
+            stdout=subprocess.DEVNULL,
+            stderr=err,
+        )
+
+
+def finish(folder, cache):
+    assert start(folder, cache).wait() == 0, folder.with_suffix(".err").read_text()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 def test_fifty_processes_killed_at_random_moments(tmp_path):
     cache = tmp_path / "compiled"
-    process = start(tmp_path / "whole", cache)
-    assert process.wait() == 0, process.stderr.read()
+    finish(tmp_path / "whole", cache)
     began = time.perf_counter()
-    process = start(tmp_path / "again", cache)  # with its programs compiled
-    assert process.wait() == 0, process.stderr.read()
+    finish(tmp_path / "again", cache)  # with its programs compiled
     seconds = time.perf_counter() - began
     expected = [without_times(row) for row in rows(tmp_path / "whole")]
     rng = np.random.default_rng(0)
@@ -59,8 +63,7 @@ def test_fifty_processes_killed_at_random_moments(tmp_path):
             process.kill()
             killed += 1
             process.wait()
-        process = start(folder, cache)
-        assert process.wait() == 0, process.stderr.read()
+        finish(folder, cache)
         assert [without_times(row) for row in rows(folder)] == expected
         assert (folder / run_folder.MODEL).read_bytes() == (tmp_path / "whole" / run_folder.MODEL).read_bytes()
         shutil.rmtree(folder)

@@ -68,10 +68,15 @@ class Head(nnx.Module):
         self.classifier = nnx.Linear(widths[-1], num_classes, kernel_init=CLASSIFIER, rngs=rngs)
 
     def __call__(self, x: Images) -> Logits:
-        features = x.mean(axis=(1, 2))
+        features = global_pool(x)
         for layer in self.hidden:
             features = nnx.relu(layer(features))
         return self.classifier(features)
+
+
+def global_pool(x: Images) -> Float[Array, "batch channels"]:
+    """The mean of each channel."""
+    return x.mean(axis=(1, 2))
 
 
 def max_pool(x: Images) -> Images:

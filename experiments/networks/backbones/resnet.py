@@ -1,5 +1,8 @@
 """Residual networks (He et al., 2016): the papers' ResNet, and ResNet-20 of CIFAR-10."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax.numpy as jnp
 from flax import nnx
 
@@ -30,6 +33,8 @@ class ResNet(nnx.Module):
         in_channels: of the images.
         max_channels: scales every width by `max_channels` / 512, rounded down, at least 1.
         affine: batch norms have a trainable scale and bias.
+        layer: makes a 3x3 convolution of a block and its norm; takes what `ConvNorm` takes.
+        stem: likewise those of the stem.
         rngs: `params` are drawn from it.
 
     Raises:
@@ -44,6 +49,8 @@ class ResNet(nnx.Module):
         in_channels: int = 3,
         max_channels: int = 512,
         affine: bool = True,
+        layer: Callable[..., Any] = ConvNorm,
+        stem: Callable[..., Any] = ConvNorm,
         rngs: nnx.Rngs,
     ):
         check_positive(num_classes=num_classes, in_channels=in_channels, max_channels=max_channels)
@@ -51,14 +58,14 @@ class ResNet(nnx.Module):
             raise ValueError(f"num_layers must be even and at least 10, 2 for each block and 2 more, got {num_layers}.")
         widths = scaled((64, 128, 256, 512), max_channels)
         self.stem = nnx.List(
-            [ConvNorm(c_in, widths[0], bias=True, affine=affine, rngs=rngs) for c_in in (in_channels, widths[0])],
+            [stem(c_in, widths[0], bias=True, affine=affine, rngs=rngs) for c_in in (in_channels, widths[0])],
         )
         blocks = []
         c_in = widths[0]
         for stage, count in enumerate(spread((num_layers - 2) // 2, len(widths))):
             for place in range(count):
                 stride = 2 if stage and not place else 1
-                blocks.append(_BasicBlock(c_in, widths[stage], stride, project=True, affine=affine, rngs=rngs))
+                blocks.append(BasicBlock(c_in, widths[stage], stride, affine=affine, layer=layer, rngs=rngs))
                 c_in = widths[stage]
         self.blocks = nnx.List(blocks)
         self.head = Head((c_in,), num_classes, rngs)
@@ -108,7 +115,7 @@ class ResNet20(nnx.Module):
         c_in = widths[0]
         for stage, width in enumerate(widths):
             for place in range((num_layers - 2) // 6):
-                blocks.append(_BasicBlock(c_in, width, 2 if stage and not place else 1, project=False, rngs=rngs))
+                blocks.append(BasicBlock(c_in, width, 2 if stage and not place else 1, project=False, rngs=rngs))
                 c_in = width
         self.blocks = nnx.List(blocks)
         self.head = Head((c_in,), num_classes, rngs)
@@ -121,12 +128,22 @@ class ResNet20(nnx.Module):
         return self.head(x)
 
 
-class _BasicBlock(nnx.Module):
+class BasicBlock(nnx.Module):
     """Two 3x3 convolutions and a shortcut, projected where the shape changes, or strided and filled with zeros."""
 
-    def __init__(self, c_in: int, c_out: int, stride: int, *, project: bool, affine: bool = True, rngs: nnx.Rngs):
-        self.first = ConvNorm(c_in, c_out, stride=stride, affine=affine, rngs=rngs)
-        self.second = ConvNorm(c_out, c_out, affine=affine, rngs=rngs)
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        stride: int,
+        *,
+        project: bool = True,
+        affine: bool = True,
+        layer: Callable[..., Any] = ConvNorm,
+        rngs: nnx.Rngs,
+    ):
+        self.first = layer(c_in, c_out, stride=stride, affine=affine, rngs=rngs)
+        self.second = layer(c_out, c_out, affine=affine, rngs=rngs)
         projects = project and (stride > 1 or c_in != c_out)
         self.shortcut = conv(c_in, c_out, kernel_size=1, stride=stride, rngs=rngs) if projects else None
         self.stride = stride

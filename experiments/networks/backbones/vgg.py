@@ -54,10 +54,14 @@ class VGG(nnx.Module):
         self.stages = nnx.List(stages)
         self.head = Head((in_channels, *scaled((512, 512), max_channels)), num_classes, rngs)
 
-    def __call__(self, x: Images) -> Logits:
-        """Logits of a batch."""
+    def features(self, x: Images) -> Images:
+        """The last map."""
         for stage in self.stages:
             for layer in stage:
                 x = nnx.relu(layer(x))
             x = max_pool(x)
-        return self.head(x)
+        return x
+
+    def __call__(self, x: Images) -> Logits:
+        """Logits of a batch."""
+        return self.head(self.features(x))

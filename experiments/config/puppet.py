@@ -1,9 +1,4 @@
-"""What a run computes, as records. Imports no JAX, so that `--help` answers at once.
-
-Records nest in code and are flat on the command line. A union says what kind of thing a part is; the preset chooses its
-member, and the options of the other members do not exist for that preset. `experiments.fields.replace` changes options
-by their flat names.
-"""
+"""The papers' CNN, as records: where its kernels come from, what decides its depth. Imports no JAX."""
 
 import dataclasses
 import math
@@ -15,26 +10,6 @@ if TYPE_CHECKING:
     from experiments.networks import Network
 
 ImageShape = tuple[int, int, int]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Data:
-    """Which images a run sees."""
-
-    num_images: int | None = None
-    """Training images drawn with the seed; all that validation leaves if not given."""
-    num_validation: int = 2000
-    """Images held out of the training set for validation, drawn with the seed."""
-    num_test: int | None = None
-    """Most test images that are evaluated, at equal distances in the test set; all if not given."""
-    augment: Literal["none", "crop", "crop_flip"] = "none"
-    """Random shifts by up to an eighth of the image, with or without mirror images, on the device."""
-    cutout: int = 0
-    """Side in pixels of a square, anywhere, that is blanked in every training image; 0 for none."""
-
-    def __post_init__(self):
-        """Refuses values outside their range."""
-        check_at_least(self, num_images=1, num_validation=1, num_test=1, cutout=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -179,87 +154,3 @@ class PuppetCNN:
         from experiments.networks.puppet import make_puppet
 
         return make_puppet(self, num_classes, image_shape)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Backbone:
-    """A network of the literature, of one depth, as the papers compare with (v1 Sec. 4.3)."""
-
-    name: Literal["alexnet", "mobilenet_v1", "mobilenet_v2", "squeezenet"]
-    """Which."""
-    kernels: Generated | Adaptive | Ordinary = Ordinary()
-    """Fixed ones of its own, or the puppeteer-puppet scheme, or that with parameter adaptation."""
-    width: int | None = None
-    """Scales every layer; the widest has so many channels. The usual width if not given."""
-
-    def __post_init__(self):
-        """Refuses values outside their range."""
-        check_at_least(self, width=1)
-
-    def make(self, num_classes: int, image_shape: ImageShape) -> "Network":
-        """The network for `num_classes` and images of (height, width, channels)."""
-        from experiments.networks.backbone import make_backbone_network
-
-        return make_backbone_network(self, num_classes, image_shape)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DeepBackbone(Backbone):
-    """A backbone that the literature has in several depths."""
-
-    name: Literal["vgg", "resnet", "resnet20"]  # type: ignore[assignment]
-    """Which."""
-    num_layers: int | None = None
-    """Layers; the usual number if not given."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Optim:
-    """How a network is trained."""
-
-    epochs: int = 10
-    """Passes over the training images."""
-    batch_size: int = 64
-    """Images a step."""
-    optimizer: Literal["adam", "muon"] = "adam"
-    """Adam; or Muon for matrices and ordinary kernels, with updates of Adam's size, and Adam for the rest."""
-    learning_rate: float = 1e-3
-    """Peak of the schedule: short warm-up, cosine decay to zero."""
-    weight_decay: float = 0.0
-    """Decoupled weight decay: Adam's on matrices, Muon's on what it updates; 0 for none."""
-    label_smoothing: float = 0.0
-    """In [0, 1)."""
-
-    def __post_init__(self):
-        """Refuses values outside their range."""
-        check_at_least(self, epochs=1, batch_size=1)
-        require(0 < self.learning_rate < math.inf, "learning_rate", "positive and finite", self.learning_rate)
-        require(0 <= self.weight_decay < math.inf, "weight_decay", "at least 0 and finite", self.weight_decay)
-        require(0 <= self.label_smoothing < 1, "label_smoothing", "in [0, 1)", self.label_smoothing)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
-    """Everything that decides what a run computes; written to `config.json`."""
-
-    network: PuppetCNN | Backbone | DeepBackbone
-    """What is trained."""
-    data: Data = Data()
-    """On which images."""
-    optim: Optim = Optim()
-    """How."""
-    bits: Literal[32, 8, 4] = 32
-    """Bits of a stored weight; training sees the rounded values (quantisation-aware)."""
-    start_from: str | None = None
-    """Folder of a run of the same network whose parameters training starts with; those of the seed if not given."""
-    seed: int = 0
-    """Of the subset, the split, the initial parameters and the order of the batches."""
-
-    def __post_init__(self):
-        """Refuses values outside their range."""
-        check_at_least(self, seed=0)
-        require(self.seed < 2**32, "seed", "less than 2**32", self.seed)
-        if isinstance(kernels := getattr(self.network, "kernels", None), Adaptive):
-            what = f"a divisor of the batch size {self.optim.batch_size}"
-            divides = self.optim.batch_size % kernels.levels_per_batch == 0
-            require(divides, "levels_per_batch", what, kernels.levels_per_batch)

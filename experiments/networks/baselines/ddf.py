@@ -1,0 +1,212 @@
+"""Decoupled dynamic filters (Zhou, Jampani, Pi, Liu and Yang, CVPR 2021), one filter a sample as the papers ask."""
+
+import dataclasses
+import math
+from typing import Literal
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from experiments.networks.backbones.blocks import (
+    ConvNorm,
+    Head,
+    Images,
+    Logits,
+    check_positive,
+    conv,
+    global_pool,
+    max_pool,
+    scaled,
+)
+from experiments.networks.backbones.resnet import ResNet
+from experiments.networks.convolution import filter_each
+from experiments.networks.module import ModuleNetwork
+
+TAPS = 9
+_GAIN = math.sqrt(2) / 3  # of ReLU, over the side of the filter
+
+
+def filter_norm(filters: Array, axis: int = -1) -> Array:
+    """Filters less their mean over an axis, over their unbiased standard deviation plus 1e-10 (their Eq. 3)."""
+    centred = filters - filters.mean(axis=axis, keepdims=True)
+    return centred / (filters.std(axis=axis, ddof=1, keepdims=True) + 1e-10)
+
+
+class SpatialBranch(nnx.Module):
+    """A filter of nine taps for each image, which all its channels share; pooled first, since it is one a sample."""
+
+    def __init__(self, c_in: int, *, hidden: int | None = None, rngs: nnx.Rngs):
+        self.squeeze = None if hidden is None else nnx.Linear(c_in, hidden, rngs=rngs)
+        self.emit = nnx.Linear(hidden or c_in, TAPS, rngs=rngs)
+
+    def __call__(self, pooled: Float[Array, "batch channels"]) -> Float[Array, "batch taps"]:
+        if self.squeeze is not None:
+            pooled = nnx.relu(self.squeeze(pooled))
+        return filter_norm(self.emit(pooled))
+
+
+class DDF(nnx.Module):
+    """A depthwise dynamic filter: for each image, that of the channel and that of the image, by product or sum.
+
+    Args:
+        channels: of input and output.
+        stride: of both axes.
+        combine: "mul" or "add".
+        rngs: `params` are drawn from it.
+    """
+
+    def __init__(self, channels: int, *, stride: int = 1, combine: Literal["mul", "add"] = "mul", rngs: nnx.Rngs):
+        self.channels, self.stride, self.combine = channels, stride, combine
+        hidden = max(1, channels // 5)
+        self.squeeze = nnx.Linear(channels, hidden, rngs=rngs)
+        self.emit = nnx.Linear(hidden, channels * TAPS, rngs=rngs)
+        self.deviation = nnx.Param(jnp.full((channels, TAPS), _GAIN, jnp.float32))
+        self.spatial = SpatialBranch(channels, rngs=rngs)
+
+    def filters(self, x: Images) -> Float[Array, "batch 3 3 channels"]:
+        """The filters of each image."""
+        pooled = global_pool(x)
+        of_channel = self.emit(nnx.relu(self.squeeze(pooled))).reshape(-1, self.channels, TAPS)
+        of_channel = filter_norm(of_channel) * self.deviation[...][None]
+        of_image = _GAIN * self.spatial(pooled)[:, None]
+        both = of_channel * of_image if self.combine == "mul" else of_channel + of_image
+        return both.reshape(-1, self.channels, 3, 3).transpose(0, 2, 3, 1)
+
+    def __call__(self, x: Images) -> Images:
+        return filter_each(x, self.filters(x), self.stride)
+
+
+class _Bottleneck(nnx.Module):
+    """1x1 convolution, dynamic filter, 1x1 convolution, with a shortcut as in the papers' ResNet."""
+
+    def __init__(self, c_in: int, c_out: int, stride: int, combine: Literal["mul", "add"], rngs: nnx.Rngs):
+        self.first = ConvNorm(c_in, c_out, kernel_size=1, rngs=rngs)
+        self.filter = DDF(c_out, stride=stride, combine=combine, rngs=rngs)
+        self.norm = nnx.BatchNorm(c_out, momentum=0.9, epsilon=1e-5, rngs=rngs)
+        self.second = ConvNorm(c_out, c_out, kernel_size=1, rngs=rngs)
+        projects = stride > 1 or c_in != c_out
+        self.shortcut = conv(c_in, c_out, kernel_size=1, stride=stride, rngs=rngs) if projects else None
+
+    def __call__(self, x: Images) -> Images:
+        y = nnx.relu(self.norm(self.filter(nnx.relu(self.first(x)))))
+        return nnx.relu(self.second(y) + (x if self.shortcut is None else self.shortcut(x)))
+
+
+class DDFResNet(nnx.Module):
+    """The papers' ResNet of 18 layers with bottlenecks whose 3x3 convolution is a depthwise dynamic filter.
+
+    Args:
+        num_classes: at least 1.
+        in_channels: of the images.
+        max_channels: scales every width by `max_channels` / 512.
+        combine: "mul" or "add".
+        rngs: `params` are drawn from it.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        in_channels: int = 3,
+        max_channels: int = 512,
+        combine: Literal["mul", "add"] = "mul",
+        rngs: nnx.Rngs,
+    ):
+        check_positive(num_classes=num_classes, in_channels=in_channels, max_channels=max_channels)
+        widths = scaled((64, 128, 256, 512), max_channels)
+        self.stem = nnx.List(
+            [ConvNorm(c_in, widths[0], bias=True, rngs=rngs) for c_in in (in_channels, widths[0])],
+        )
+        blocks, c_in = [], widths[0]
+        for stage, width in enumerate(widths):
+            for place in range(2):
+                blocks.append(_Bottleneck(c_in, width, 2 if stage and not place else 1, combine, rngs))
+                c_in = width
+        self.blocks = nnx.List(blocks)
+        self.head = Head((c_in,), num_classes, rngs)
+
+    def __call__(self, x: Images) -> Logits:
+        """Logits of a batch."""
+        for layer in self.stem:
+            x = nnx.relu(layer(x))
+        x = max_pool(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x)
+
+
+class DenseDDF(nnx.Module):
+    """A 3x3 convolution: an ordinary kernel plus, for each image, a filter over channels times one over places.
+
+    The channel branch emits c_in c_out values and is normalised over c_in, with a learned deviation an output channel.
+    """
+
+    def __init__(self, c_in: int, c_out: int, *, stride: int = 1, bias: bool = False, rngs: nnx.Rngs):
+        self.c_in, self.c_out, self.stride = c_in, c_out, stride
+        hidden = max(1, c_in // 8)
+        self.ordinary = conv(c_in, c_out, stride=stride, bias=bias, rngs=rngs)
+        self.squeeze = nnx.Linear(c_in, hidden, rngs=rngs)
+        self.emit = nnx.Linear(hidden, c_in * c_out, rngs=rngs)
+        self.spatial = SpatialBranch(c_in, hidden=hidden, rngs=rngs)
+
+    def filters(self, x: Images) -> tuple[Float[Array, "batch 3 3"], Float[Array, "batch c_in c_out"]]:
+        """The filter over places and the filter over channels of each image."""
+        pooled = global_pool(x)
+        channel = self.emit(nnx.relu(self.squeeze(pooled))).reshape(-1, self.c_in, self.c_out)
+        scale = math.sqrt(2 / (TAPS * self.c_in))
+        return self.spatial(pooled).reshape(-1, 3, 3), scale * filter_norm(channel, axis=1)
+
+    def kernels(self, x: Images) -> Float[Array, "batch 3 3 c_in c_out"]:
+        """The kernels of each image."""
+        spatial, channel = self.filters(x)
+        return self.ordinary.kernel[...][None] + spatial[..., None, None] * channel[:, None, None]
+
+    def __call__(self, x: Images) -> Images:
+        """The convolution of each image with its own kernels: the ordinary part, and one filter after the other."""
+        spatial, channel = self.filters(x)
+        shared = jnp.broadcast_to(spatial[..., None], (*spatial.shape, self.c_in))
+        filtered = filter_each(x, shared, self.stride)
+        return self.ordinary(x) + jnp.einsum("bhwi,bio->bhwo", filtered, channel)
+
+
+class DenseDDFNorm(nnx.Module):
+    """A `DenseDDF` and a batch norm."""
+
+    def __init__(
+        self, c_in: int, c_out: int, *, stride: int = 1, bias: bool = False, affine: bool = True, rngs: nnx.Rngs
+    ):
+        self.conv = DenseDDF(c_in, c_out, stride=stride, bias=bias, rngs=rngs)
+        self.norm = nnx.BatchNorm(c_out, momentum=0.9, epsilon=1e-5, use_scale=affine, use_bias=affine, rngs=rngs)
+
+    def __call__(self, x: Images) -> Images:
+        return self.norm(self.conv(x))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DDFNetwork(ModuleNetwork):
+    """A network with decoupled dynamic filters to train, in the published depthwise form or the dense one.
+
+    The papers' 300.83 MB fit no layout that was searched: no confidence. The dense form comes nearest; see
+    `python -m experiments.tables sizes`.
+    """
+
+    form: Literal["depthwise", "dense"]
+    combine: Literal["mul", "add"]
+    width: int
+    convolutions = (*ModuleNetwork.convolutions, DDF)
+
+    def make(self, seed):
+        channels, rngs = self.image_shape[-1], nnx.Rngs(seed)
+        if self.form == "depthwise":
+            return DDFResNet(
+                self.num_classes, in_channels=channels, max_channels=self.width, combine=self.combine, rngs=rngs
+            )
+        return ResNet(
+            self.num_classes,
+            in_channels=channels,
+            max_channels=self.width,
+            layer=DenseDDFNorm,
+            stem=DenseDDFNorm,
+            rngs=rngs,
+        )

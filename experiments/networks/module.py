@@ -1,0 +1,154 @@
+"""A Flax NNX module as a network to train."""
+
+import abc
+import dataclasses
+import functools
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+import puppet_jax as pj
+from experiments.evaluation.macs import count_macs
+from experiments.networks.contract import Network, Predictor
+from experiments.networks.convolution import countable, use_fast_convolutions
+from puppet_jax.checks import check_images
+from puppet_jax.puppet import centred
+from puppet_jax.routing import pieces
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModuleNetwork(Network):
+    """An NNX module from floating images, centred, to logits, of one depth: the number of its convolutions.
+
+    Trainable floats are a dictionary of arrays by path, statistics one of `pj.BatchStats` by the path of their norm. A
+    subclass says which module, and where training wants more than logits, what it is called for.
+
+    Attributes:
+        convolutions: the layers that count for its depth.
+    """
+
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    convolutions: ClassVar[tuple[type, ...]] = (nnx.Conv, nnx.ConvTranspose)
+
+    @abc.abstractmethod
+    def make(self, seed: int) -> nnx.Module:
+        """The module before the first step."""
+
+    def call(self, model: Any, x: Array, key: Array | None) -> Any:
+        """What the module gives in training for `loss`, of images (batch, height, width, channels); its logits."""
+        return model(x)
+
+    @functools.cached_property
+    def abstract(self) -> tuple[Any, ...]:
+        """Graph definition, parameters and statistics, without arrays."""
+        return nnx.split(nnx.eval_shape(lambda: self.make(0)), nnx.Param, nnx.BatchStat)
+
+    def model(self, params: dict[str, Array], stats: dict[str, pj.BatchStats] | None) -> Any:
+        """The module with these parameters: in evaluation with these statistics, or in training without any.
+
+        Its convolutions are those of `experiments.networks.convolution`.
+        """
+        graphdef, like, like_stats = self.abstract
+        model = nnx.merge(
+            graphdef,
+            _state(like, params),
+            _state(like_stats, _unpaired(self.init_stats(0) if stats is None else stats)),
+            copy=True,
+        )
+        use_fast_convolutions(model)
+        if stats is None:
+            model.train()
+            model.set_attributes(nnx.BatchNorm, momentum=0.0, raise_if_not_found=False)  # keeps the batch's own
+        else:
+            model.eval()
+        return model
+
+    def init(self, seed, depths):
+        return jax.jit(lambda: flat(nnx.state(self.make(seed), nnx.Param)))()
+
+    def init_stats(self, depth):
+        return _paired({name: jnp.zeros(leaf.shape) for name, leaf in flat(self.abstract[2]).items()})
+
+    def apply(self, params, stats, images, h, depth, key=None):
+        model = self.model(params, stats)
+        with jax.default_matmul_precision("highest"):  # float32 means float32 on a GPU too
+            outputs = self.call(model, centred(images), key)
+        return outputs, used_stats(model)
+
+    @functools.cached_property
+    def depth(self) -> int:  # type: ignore[override]
+        """Number of convolutions."""
+        return num_convolutions(nnx.eval_shape(lambda: self.make(0)), self.convolutions)
+
+    def predictor(self, params, stats, **settings) -> Predictor:
+        """Settings are for kernels that follow complexity; none matters."""
+        return ModulePredictor(self, params, *stats.values())
+
+    def macs(self, params, depth):
+        image = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
+        with countable():
+            return 0, count_macs(lambda params, x: self.model(params, self.init_stats(0))(x), params, image)
+
+
+class ModulePredictor:
+    """Logits of images of any complexities, which do not matter."""
+
+    def __init__(self, network: ModuleNetwork, params: dict[str, Array], stats: dict[str, pj.BatchStats]):
+        self.network = network
+        self.params = params
+        self.stats = stats
+
+    def __call__(self, images: Any, h: Any | None = None) -> np.ndarray:
+        """Logits (batch, num_classes) float32 of `images` (batch, height, width, channels)."""
+        images = np.asarray(check_images(images))
+        parts = [
+            (len(places), _forward(self.network, self.params, self.stats, images[padded]))
+            for places, padded in pieces(len(images))
+        ]
+        return np.concatenate([np.asarray(logits)[:count] for count, logits in parts])
+
+    def route(self, images: Any, h: Any | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Logits, and the depth of each image, which is the one depth."""
+        return self(images), np.full(len(images), self.network.depth)
+
+
+@functools.partial(jax.jit, static_argnames="network")
+def _forward(network: ModuleNetwork, params, stats, images):
+    with jax.default_matmul_precision("highest"):
+        return network.model(params, stats)(centred(images))
+
+
+def num_convolutions(model: nnx.Module, kinds: tuple[type, ...] = ModuleNetwork.convolutions) -> int:
+    """Convolutions in a module, which may be without arrays."""
+    return sum(isinstance(node, kinds) for _, node in nnx.iter_graph(model))
+
+
+def used_stats(model: Any) -> dict[str, pj.BatchStats]:
+    """The statistics that the norms of a module hold."""
+    return _paired(flat(nnx.state(model, nnx.BatchStat)))
+
+
+def flat(state: Any) -> dict[str, Any]:
+    """The arrays of a state by path."""
+    return {".".join(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)}
+
+
+def _state(like: Any, arrays: dict[str, Any]) -> Any:
+    leaves = nnx.to_flat_state(like)
+    return nnx.from_flat_state([(path, leaf.replace(arrays[".".join(map(str, path))])) for path, leaf in leaves])
+
+
+def _paired(arrays: dict[str, Any]) -> dict[str, pj.BatchStats]:
+    """`NORM.mean` and `NORM.var` as the statistics of NORM."""
+    norms = [name.removesuffix(".mean") for name in arrays if name.endswith(".mean")]
+    return {norm: pj.BatchStats(arrays[f"{norm}.mean"], arrays[f"{norm}.var"]) for norm in norms}
+
+
+def _unpaired(stats: dict[str, pj.BatchStats]) -> dict[str, Any]:
+    means = {f"{norm}.mean": one.mean for norm, one in stats.items()}
+    return means | {f"{norm}.var": one.variance for norm, one in stats.items()}
