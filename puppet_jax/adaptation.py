@@ -9,12 +9,11 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from puppet_jax.checks import as_integer, check_complexity
+from puppet_jax.checks import as_complexity, as_integer
 
 
 def _as_float(h: ArrayLike) -> Float[Array, "..."]:
-    check_complexity(h)
-    h = jnp.asarray(h)
+    h = as_complexity(h)
     return h.astype(jnp.promote_types(h.dtype, jnp.float32))
 
 

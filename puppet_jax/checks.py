@@ -37,6 +37,26 @@ def check_number(name: str, value: Any) -> None:
     """Raises a TypeError unless `value` is a real number."""
     if not isinstance(value, int | float | np.integer | np.floating):
         raise TypeError(f"{name} must be a number, got {value!r:.80}.")
+    try:
+        float(value)
+    except OverflowError:
+        raise ValueError(f"{name} must be finite, got {value!r:.40}..., more than floats hold.") from None
+
+
+def as_floats(name: str, x: ArrayLike, dtype: DTypeLike) -> np.ndarray:
+    """Known values as an array of floats on the host; raises a ValueError if one is more than floats hold."""
+    try:
+        return np.asarray(x, dtype)
+    except OverflowError:
+        raise ValueError(f"{name} must be finite, got {x!r:.40}..., more than floats hold.") from None
+
+
+def as_array(name: str, x: ArrayLike) -> Array:
+    """The array, also inside `jit`; raises a ValueError if `x` is an integer of Python that JAX cannot hold."""
+    try:
+        return jnp.asarray(x)
+    except OverflowError:
+        raise ValueError(f"{name} must be an array, or a number that JAX can hold, got {x!r:.40}....") from None
 
 
 @jax.jit
@@ -54,16 +74,19 @@ def check_complexity(h: ArrayLike) -> None:
     if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
         raise ValueError(f"The complexity h must be a real number (nats), got dtype {dtype}.")
     if is_concrete(h):
-        try:
-            values = np.asarray(h, dtype=np.float64)
-        except OverflowError:
-            raise ValueError(f"The complexity h must be finite, got {h!r:.40}..., more than floats hold.") from None
+        values = as_floats("The complexity h", h, np.float64)
         bad = ~((values >= 0) & (values <= jnp.finfo(jnp.promote_types(dtype, jnp.float32)).max))
         if bad.any():
             raise ValueError(
                 f"The complexity h must be finite and at least 0 nats, got {values[bad].flat[0]} "
                 f"({int(bad.sum())} of {values.size} values are bad). Check the images it was computed from."
             )
+
+
+def as_complexity(h: ArrayLike) -> Array:
+    """The complexity as an array, after `check_complexity`; integers of Python become floats."""
+    check_complexity(h)
+    return jnp.asarray(float(h) if isinstance(h, int) else h)
 
 
 def check_images(images: ArrayLike) -> Array | np.ndarray:

@@ -10,7 +10,7 @@ from jax.scipy.special import xlogy
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from puppet_jax.adaptation import depth_interval
-from puppet_jax.checks import as_integer, check_images, check_number
+from puppet_jax.checks import as_floats, as_integer, check_images, check_number
 
 BINS = 256
 
@@ -108,7 +108,10 @@ def calibrate(h: ArrayLike, min_depth: int, max_depth: int, quantile: float = 0.
         raise ValueError(f"depths must satisfy min_depth <= max_depth, got {min_depth} and {max_depth}.")
     if not 0 <= quantile < 0.5:
         raise ValueError(f"quantile must be in [0, 0.5), got {quantile}.")
-    low, high = np.quantile(np.asarray(h, np.float64), [quantile, 1 - quantile])
+    values = as_floats("h", h, np.float64)
+    if not values.size:
+        raise ValueError("h must hold the complexities of images, got none.")
+    low, high = np.quantile(values, [quantile, 1 - quantile])
     if not low < high:
         raise ValueError(f"h must spread for a calibration, but its quantiles are {low} and {high}.")
     first, last = depth_interval(min_depth)[0], depth_interval(max_depth)[1]

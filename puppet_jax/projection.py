@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from puppet_jax.checks import as_array
+
 
 def adaptive_average_pool(x: Float[Array, "..."], shape: tuple[int, ...]) -> Float[Array, "..."]:
     """Averages `x` over bins along every axis, to `shape`.
@@ -33,7 +35,7 @@ def adaptive_average_pool(x: Float[Array, "..."], shape: tuple[int, ...]) -> Flo
         >>> adaptive_average_pool(jnp.arange(6.0), (4,)).tolist()
         [0.5, 1.5, 3.5, 4.5]
     """
-    x, shape = jnp.asarray(x), tuple(shape)
+    x, shape = as_array("x", x), tuple(shape)
     if not jnp.issubdtype(x.dtype, jnp.inexact):
         raise TypeError(f"x must be floating, got dtype {x.dtype}.")
     if len(shape) != x.ndim or any(not 1 <= m <= n for m, n in zip(shape, x.shape, strict=True)):

@@ -7,12 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from puppet_jax.checks import check_complexity
+from puppet_jax.checks import as_complexity, check_complexity
 from puppet_jax.convolution import convolve
 from puppet_jax.execution_order import uses
 from puppet_jax.projection import check_taps, odd_at_least
@@ -156,8 +155,7 @@ class PuppetModel(nnx.Module, Generic[M]):
         """
         h = self.h if h is None else h
         h = h.get_value() if isinstance(h, nnx.Variable) else h
-        check_complexity(h)  # first: inside `jit` an array of a known value is a tracer
-        h = jnp.asarray(h)
+        h = as_complexity(h)  # first: inside `jit` an array of a known value is a tracer
         if h.ndim > 1:
             raise ValueError(f"h must be a scalar, or have one axis, one value a set of kernels, got shape {h.shape}.")
         order = self.execution_order

@@ -9,7 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from puppet_jax.adaptation import depth as depth_of, depth_interval
-from puppet_jax.checks import as_integer, check_complexity, check_images
+from puppet_jax.checks import as_floats, as_integer, check_complexity, check_images
 from puppet_jax.complexity import complexity as entropy_complexity
 
 Adaptation = Literal["level", "sample"]
@@ -160,7 +160,7 @@ def level_centre(h: np.ndarray, depth: int, num_levels: int) -> np.ndarray:
     num_levels = as_integer("num_levels", num_levels)
     low, high = depth_interval(depth)
     width = (high - low) / num_levels
-    index = np.clip(np.floor((np.asarray(h, np.float64) - low) / width), 0, num_levels - 1)
+    index = np.clip(np.floor((as_floats("h", h, np.float64) - low) / width), 0, num_levels - 1)
     return low + (index + 0.5) * width
 
 
@@ -217,8 +217,11 @@ def run_groups(groups: Sequence[Group], run: Callable[[Group], jax.Array]) -> np
         (batch, ...) float32, without the padding.
 
     Raises:
+        TypeError: if something else is among the groups.
         ValueError: if an index is missing or there twice.
     """
+    if not all(isinstance(group, Group) for group in groups):
+        raise TypeError(f"groups must be those of make_groups, got {groups!r:.80}.")
     indices = np.concatenate([group.indices for group in groups]) if groups else np.empty(0, np.int64)
     batch = len(indices)
     if not batch or (np.sort(indices) != np.arange(batch)).any():

@@ -235,7 +235,8 @@ class TestEarlyExit:
         ("changes", "message"),
         [
             ({"threshold": None}, "threshold must be a number for the kind early_exit, got None"),
-            ({"threshold": 1.5}, r"threshold must be a number in \[0, 1\], or null, got 1.5"),
+            ({"threshold": [0.5]}, r"threshold must be a number for the kind early_exit, got \[0.5\]"),
+            ({"threshold": 1.5}, r"threshold must be a number in \[0, 1\], or null, or a list .*, got 1.5"),
             ({"network": {"exit_layer": 3}}, "network.exit_layer must be less than 3, got 3"),
             ({"network": {"exit_layer": 0}}, "network.exit_layer must be an integer of at least 1, got 0"),
             ({"depths": [2]}, r"the only depth of layers \(1, 2\) is 3, got 2"),

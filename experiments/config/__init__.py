@@ -16,6 +16,7 @@ from experiments.config.baselines import (
     DRNN as DRNN,
     Baseline as Baseline,
     BranchyNet as BranchyNet,
+    DenseDDF as DenseDDF,
     HyperWRN as HyperWRN,
     ODENet as ODENet,
     ResNet8 as ResNet8,

@@ -49,25 +49,40 @@ class WeightNet:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DDF:
-    """A ResNet with decoupled dynamic filters, one an image."""
+    """A ResNet with decoupled dynamic filters, one an image: depthwise filters in bottlenecks, as published."""
 
-    form: Literal["depthwise", "dense"] = "depthwise"
-    """Depthwise filters in bottlenecks, as published; or added to ordinary kernels, of a size near the papers'."""
     combine: Literal["mul", "add"] = "mul"
-    """How the two filters of the depthwise form are combined; the dense form multiplies."""
+    """How the filter of the channel and that of the image are combined."""
     width: int = 512
     """The widest layer; the others scale with it."""
 
     def __post_init__(self):
         """Refuses values outside their range."""
         check_at_least(self, width=1)
-        require(self.form == "depthwise" or self.combine == "mul", "combine", "mul with --form dense", self.combine)
 
     def make(self, num_classes: int, image_shape: ImageShape) -> "Network":
         """The network for `num_classes` and images of (height, width, channels)."""
         from experiments.networks.baselines.ddf import DDFNetwork
 
         return DDFNetwork(num_classes=num_classes, image_shape=image_shape, **dataclasses.asdict(self))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DenseDDF:
+    """A ResNet with dynamic filters of an image added to ordinary kernels, of a size near the papers'."""
+
+    width: int = 512
+    """The widest layer; the others scale with it."""
+
+    def __post_init__(self):
+        """Refuses values outside their range."""
+        check_at_least(self, width=1)
+
+    def make(self, num_classes: int, image_shape: ImageShape) -> "Network":
+        """The network for `num_classes` and images of (height, width, channels)."""
+        from experiments.networks.baselines.ddf import DenseDDFNetwork
+
+        return DenseDDFNetwork(num_classes=num_classes, image_shape=image_shape, width=self.width)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -224,5 +239,5 @@ class ResNet8:
         return ResNet8Network(num_classes=num_classes, image_shape=image_shape, width=self.width)
 
 
-Baseline = DFN | WeightNet | DDF | BranchyNet | SkipNet | DRNN | ODENet | HyperWRN | Tiniest | ResNet8
+Baseline = DFN | WeightNet | DDF | DenseDDF | BranchyNet | SkipNet | DRNN | ODENet | HyperWRN | Tiniest | ResNet8
 """Any of them."""

@@ -28,6 +28,7 @@ KINDS = {
     "dfn": "baselines.dfn.DFNNetwork",
     "weightnet": "baselines.weightnet.WeightNetNetwork",
     "ddf": "baselines.ddf.DDFNetwork",
+    "dense_ddf": "baselines.ddf.DenseDDFNetwork",
     "branchynet": "baselines.branchynet.BranchyNetwork",
     "skipnet": "baselines.skipnet.SkipNetwork",
     "drnn": "baselines.drnn.DRNNNetwork",

@@ -14,6 +14,7 @@ from experiments.config import (
     DRNN,
     BranchyNet,
     Config,
+    DenseDDF,
     HyperWRN,
     ODENet,
     Ordinary,
@@ -82,8 +83,8 @@ def adaptive() -> Table:
     rows = (
         _row("DFN", DFN(), confidence="medium"),
         _row("WeightNet", WeightNet(), confidence="medium-high"),
-        _row("DDFN-SW, dense", DDF(form="dense"), paper="DDFN-SW", confidence="none"),
-        _row("DDFN-SW, depthwise as published", DDF(form="depthwise"), paper="DDFN-SW", confidence="none"),
+        _row("DDFN-SW, dense", DenseDDF(), paper="DDFN-SW", confidence="none"),
+        _row("DDFN-SW, depthwise as published", DDF(), paper="DDFN-SW", confidence="none"),
         _row("BranchyNet", BranchyNet(), confidence="low"),
         _skipnet(),
         _row("DRNN, from its abstract", DRNN(), paper="DRNN", confidence="low"),

@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, DTypeLike, Float, PRNGKeyArray
 
 from puppet_jax.accounting import puppet_macs
 from puppet_jax.architecture import Puppet
-from puppet_jax.checks import as_integer, check_number, check_threshold
+from puppet_jax.checks import as_floats, as_integer, check_number, check_threshold
 from puppet_jax.puppet import (
     BatchStats,
     PuppetParams,
@@ -142,7 +142,7 @@ def exit_threshold(confidences: ArrayLike, fraction: float) -> float:
     Raises:
         ValueError: if `fraction` is out of range, or a confidence is NaN.
     """
-    values = np.asarray(confidences, np.float64)
+    values = as_floats("confidences", confidences, np.float64)
     check_number("fraction", fraction)
     if not 0 < fraction < 1:
         raise ValueError(f"fraction must be in (0, 1), got {fraction}.")
@@ -166,7 +166,7 @@ def combine_exits(
         ValueError: if the threshold is NaN, or the logits have not one shape.
     """
     check_threshold(threshold)
-    early, late = np.asarray(exit_logits, np.float32), np.asarray(logits, np.float32)
+    early, late = as_floats("exit_logits", exit_logits, np.float32), as_floats("logits", logits, np.float32)
     if early.shape != late.shape:
         raise ValueError(f"exit_logits and logits must have one shape, got {early.shape} and {late.shape}.")
     sent_on = ~(np.asarray(confidence(early)) >= threshold)  # NaN is never sure

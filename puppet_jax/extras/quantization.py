@@ -13,7 +13,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Float16, Int8
 
-from puppet_jax.checks import is_concrete
+from puppet_jax.checks import as_array, is_concrete
 from puppet_jax.model_file import Quantized as Quantized, dequantize as dequantize
 
 Bits = Literal[8, 4]
@@ -47,7 +47,7 @@ def quantize(x: Float[ArrayLike, "... channels"], bits: Bits) -> Quantized:
         >>> stored.codes.tolist()
         [[127, -128], [38, 0]]
     """
-    x = jnp.asarray(x)
+    x = as_array("x", x)
     _check_bits(bits)
     _check_magnitude(x, _MOST * 2 ** (bits - 1))
     codes, scale = _round(x, bits)

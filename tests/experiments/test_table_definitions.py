@@ -9,7 +9,8 @@ from experiments.config import Adaptive, FrozenBasis, Generated, Ordinary, Puppe
 from experiments.fields import as_json, flat, replace
 from experiments.tables import papers
 from experiments.tables.__main__ import Command
-from experiments.tables.definitions import TRAINED, scaled
+from experiments.tables.definitions import TRAINED
+from experiments.tables.rows import scaled
 
 
 class TestScaled:

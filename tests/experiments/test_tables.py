@@ -19,7 +19,8 @@ from experiments.fields import replace
 from experiments.runs import folder as run_folder
 from experiments.tables import __main__ as program, runs, sizes
 from experiments.tables.__main__ import Command, make
-from experiments.tables.definitions import TRAINED, Row, Table, scaled
+from experiments.tables.definitions import TRAINED
+from experiments.tables.rows import Row, Table, scaled
 
 CONFIG = Config(
     network=PuppetCNN(
