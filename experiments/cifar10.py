@@ -11,11 +11,13 @@
 | paper | the papers' protocol: C = 512, 800 epochs of 8,000 images | 13 s a step on a CPU core; a GPU | not run |
 | full | all images, crops, cutout, 1.1 MB | 12 min, one NVIDIA H200 | 94.1 |
 | NAME-fixed, NAME-puppet, NAME-adaptive | a backbone under the papers' protocol | a GPU; not measured | not run |
+| dfn, weightnet, skipnet and others, see `experiments.baselines` | what the papers compare with | a GPU | not run |
 
 Ctrl-C saves; --resume goes on.
 """
 
 from experiments.backbones import backbone_presets
+from experiments.baselines import baseline_presets
 from experiments.cli import main, run_experiment
 from experiments.config import (
     Adaptive,
@@ -120,6 +122,7 @@ PRESETS = {
     "paper": PAPER,
     "full": FULL,
     **backbone_presets(PAPER.data, PAPER.optim),
+    **baseline_presets(PAPER.data, PAPER.optim),
 }
 
 if __name__ == "__main__":

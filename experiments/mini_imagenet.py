@@ -11,11 +11,13 @@ DIR holds DIR/CLASS/*.png. All presets split as the papers do: 48,000 training, 
 | paper | the papers' protocol: C = 512, 800 epochs | a GPU | not run |
 | full | twelve layers, 1.2 MB | a GPU | not run |
 | NAME-fixed, NAME-puppet, NAME-adaptive | a backbone under the papers' protocol | a GPU | not run |
+| dfn, weightnet, skipnet and others, see `experiments.baselines` | what the papers compare with | a GPU | not run |
 
 Ctrl-C saves; --resume goes on.
 """
 
 from experiments.backbones import backbone_presets
+from experiments.baselines import baseline_presets
 from experiments.cli import main, run_experiment
 from experiments.config import Adaptive, ByComplexity, Config, Data, Generated, OneDepth, Optim, PuppetCNN
 
@@ -79,6 +81,7 @@ PRESETS = {
     "paper": PAPER,
     "full": FULL,
     **backbone_presets(PAPER.data, PAPER.optim),
+    **baseline_presets(PAPER.data, PAPER.optim),
 }
 
 if __name__ == "__main__":

@@ -14,6 +14,9 @@ LABELS = {
     "trainable_mb": "all trainable (MB)",
     "generator_gmacs": "generator (G mult-adds)",
     "network_gmacs": "network (G mult-adds)",
+    "network_gmacs_std": "their spread",
+    "images_per_s": "images/s, batch 256",
+    "hours": "training (h)",
     "s_per_image": "s/image",
     "s_per_image_generating": "s/image, kernels anew",
     "depth": "mean depth",
@@ -33,19 +36,69 @@ def accuracy_table(results: list[dict[str, Any]], columns: tuple[str, ...]) -> s
         name for name in ("top1", "top5", "mb", "gmacs", "s_per_image") if any(name in r["paper"] for r in results)
     ]
     ours = ["top1", "top5", *columns]
+    sized = any(result.get("confidence") for result in results)
+    searched = any(result.get("search") for result in results)
     several = any(len(result["ours"]["top1"]["seeds"]) > 1 for result in results if "ours" in result)
     header = ["", *(f"papers: {LABELS[name]}" for name in printed), *(f"ours: {LABELS[name]}" for name in ours)]
+    header += ["ours - papers (MB)", "that it is their size"] * sized + ["epochs", "rate, of those tried"] * searched
     rows = []
     for result in results:
         row = [result["label"], *(_number(name, result["paper"].get(name)) for name in printed)]
         if "missing" in result:
-            row += ["not run", *[""] * (len(ours) - 1 + several)]
+            row += ["not run", *[""] * (len(ours) - 1 + 2 * sized + 2 * searched + several)]
         else:
             row += [_spread(name, result["ours"].get(name)) for name in ours]
+            row += _residual(result) * sized + _choice(result) * searched
             if several:
                 row.append(", ".join(_number("top1", value) for value in result["ours"]["top1"]["seeds"]))
         rows.append(row)
     return markdown(header + (["every seed"] if several else []), rows)
+
+
+def _residual(result: dict[str, Any]) -> list[str]:
+    """What lies between our megabytes and the papers', and how sure it is that the network is theirs."""
+    if "mb" not in result["paper"]:
+        return ["", ""]
+    return [f"{result['ours']['mb']['mean'] - result['paper']['mb']:+.3f}", result["confidence"]]
+
+
+def _choice(result: dict[str, Any]) -> list[str]:
+    """Epochs, and the learning rate with those that were tried."""
+    tried = ", ".join(f"{one['learning_rate']:g}" for one in result["search"])
+    return [
+        str(result["epochs"]),
+        f"{result['learning_rate']:g} of {tried}" if tried else f"{result['learning_rate']:g}",
+    ]
+
+
+def plot_bytes(title: str, results: list[dict[str, Any]], published: list[dict[str, Any]]) -> Figure:
+    """Top-1 of each row against its stored bytes, what the papers print, and published networks behind them.
+
+    Args:
+        title: above it.
+        results: of a table; those that are not run are left out.
+        published: rows with a `label`, `bytes` and `top1` (percentages), of other protocols.
+    """
+    shown = [result for result in results if "ours" in result]
+    figure = Figure(figsize=(9, 5.5), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    for row in published:
+        axes.plot(row["bytes"] / 1e6, sum(row["top1"]) / len(row["top1"]), "x", color="0.7", zorder=1)
+    for result in shown:
+        place = result["ours"]["trainable_mb"]["mean"], 100 * result["ours"]["top1"]["mean"]
+        axes.plot(*place, "o", color="tab:blue", zorder=3)
+        axes.annotate(result["label"], place, xytext=(5, 3), textcoords="offset points", fontsize=8)
+        if "top1" in result["paper"]:
+            axes.plot(result["paper"]["mb"], 100 * result["paper"]["top1"], "D", color="tab:orange", zorder=2)
+    axes.plot([], [], "o", color="tab:blue", label="ours")
+    axes.plot([], [], "D", color="tab:orange", label="papers")
+    if published:
+        axes.plot([], [], "x", color="0.7", label="published, all images, augmented")
+    axes.set(xscale="log", xlabel="all trainable floats (MB)", ylabel="top-1 accuracy on the test set (%)")
+    axes.grid(color="0.92")
+    figure.suptitle(textwrap.fill(title, 90))
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    return figure
 
 
 def plot_accuracy(title: str, results: list[dict[str, Any]]) -> Figure:

@@ -7,22 +7,9 @@ rate of each, Puppet-CNN included, is chosen on validation images.
 from typing import Any
 
 from experiments.backbones import RECORDS
+from experiments.baselines import BASELINES
 from experiments.cifar10 import PAPER
-from experiments.config import (
-    DDF,
-    DFN,
-    DRNN,
-    BranchyNet,
-    Config,
-    DenseDDF,
-    HyperWRN,
-    ODENet,
-    Ordinary,
-    ResNet8,
-    SkipNet,
-    Tiniest,
-    WeightNet,
-)
+from experiments.config import Config, Ordinary
 from experiments.fields import replace
 from experiments.tables import papers
 from experiments.tables.rows import Row, Table
@@ -47,7 +34,7 @@ def _row(label: str, network: Any, *, paper: str | None = None, **options: Any) 
 
 def _skipnet() -> Row:
     """The reinforcement phase, from a supervised run."""
-    first = Config(network=SkipNet(), data=PAPER.data, optim=PAPER.optim)
+    first = Config(network=BASELINES["skipnet"], data=PAPER.data, optim=PAPER.optim)
     epochs = round(PAPER.optim.epochs * REINFORCEMENT_SHARE)
     config = replace(first, phase="reinforcement", epochs=epochs, learning_rate=REINFORCEMENT_RATE)
     return Row(
@@ -75,21 +62,21 @@ def _puppet() -> Row:
 
 
 def _hypernetwork() -> Row:
-    return _row("hypernetwork of WRN-40-2", HyperWRN())
+    return _row("hypernetwork of WRN-40-2", BASELINES["hyper-wrn"])
 
 
 def adaptive() -> Table:
     """v1 table 1, v2 table 1, and what stands near: the ODE-Net of v1 figure 1b, and a static hypernetwork."""
     rows = (
-        _row("DFN", DFN(), confidence="medium"),
-        _row("WeightNet", WeightNet(), confidence="medium-high"),
-        _row("DDFN-SW, dense", DenseDDF(), paper="DDFN-SW", confidence="none"),
-        _row("DDFN-SW, depthwise as published", DDF(), paper="DDFN-SW", confidence="none"),
-        _row("BranchyNet", BranchyNet(), confidence="low"),
+        _row("DFN", BASELINES["dfn"], confidence="medium"),
+        _row("WeightNet", BASELINES["weightnet"], confidence="medium-high"),
+        _row("DDFN-SW, dense", BASELINES["ddf-dense"], paper="DDFN-SW", confidence="none"),
+        _row("DDFN-SW, depthwise as published", BASELINES["ddf"], paper="DDFN-SW", confidence="none"),
+        _row("BranchyNet", BASELINES["branchynet"], confidence="low"),
         _skipnet(),
-        _row("DRNN, from its abstract", DRNN(), paper="DRNN", confidence="low"),
-        _row("ODE-Net, Euler, 8 steps", ODENet(solver="euler")),
-        _row("ODE-Net, adaptive steps", ODENet(solver="dopri5")),
+        _row("DRNN, from its abstract", BASELINES["drnn"], paper="DRNN", confidence="low"),
+        _row("ODE-Net, Euler, 8 steps", BASELINES["odenet-euler"]),
+        _row("ODE-Net, adaptive steps", BASELINES["odenet"]),
         _hypernetwork(),
         _puppet(),
     )
@@ -110,8 +97,8 @@ def lightweight() -> Table:
             _row(label, RECORDS[name](name=name, kernels=Ordinary()), confidence=confidence)
             for label, (name, confidence) in ordinary.items()
         ),
-        _row("ResNet-8 of MLPerf Tiny", ResNet8()),
-        _row("cifar10-tiniest", Tiniest()),
+        _row("ResNet-8 of MLPerf Tiny", BASELINES["resnet8"]),
+        _row("cifar10-tiniest", BASELINES["tiniest"]),
         _hypernetwork(),
         _puppet(),
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from experiments import devices
+from experiments.baselines import BASELINES
 from experiments.cifar10 import PRESETS
 from experiments.cli import AT_ONCE, Options, run_command, run_experiment
 from experiments.config import (
@@ -219,8 +220,9 @@ class TestNetworks:
         puppets = {name: one for name, one in networks.items() if isinstance(one, PuppetCNN)}
         assert {name: (type(one.depth), type(one.kernels)) for name, one in puppets.items()} == kinds
         regimes = {"fixed": Ordinary, "puppet": Generated, "adaptive": Adaptive}
-        assert len(networks) == len(kinds) + 7 * len(regimes)
-        for name in networks.keys() - puppets.keys():
+        assert len(networks) == len(kinds) + 7 * len(regimes) + len(BASELINES)
+        assert {name: networks[name] for name in BASELINES} == BASELINES
+        for name in networks.keys() - puppets.keys() - BASELINES.keys():
             backbone, regime = name.rsplit("-", 1)
             assert (networks[name].name, type(networks[name].kernels)) == (backbone, regimes[regime])
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -59,6 +60,7 @@ class Trainer:
     def __init__(self):
         self.configs = []
         self.fails = {}
+        self.validation = {}
 
     def __call__(self, experiment, config, options, dataset):
         self.configs.append(config)
@@ -67,9 +69,18 @@ class Trainer:
             raise self.fails.pop(config)
         top1 = 0.5 + 0.01 * len(self.configs)
         stored = 0 if isinstance(config.network.kernels, Ordinary) else 1_000_000
-        summary = make_summary(config, top1=top1, puppeteer_bytes=stored)
+        validation = self.validation.get(round(config.optim.learning_rate, 6), 0.5)
+        summary = make_summary(config, top1=top1, puppeteer_bytes=stored, validation_top1=validation)
         write_summary(options.workdir, summary)
         return summary
+
+
+def _rate(folder):
+    return json.loads((folder / "config.json").read_text())["config"]["optim"]["learning_rate"]
+
+
+def _epochs(folder):
+    return json.loads((folder / "config.json").read_text())["config"]["optim"]["epochs"]
 
 
 @pytest.fixture
@@ -370,6 +381,53 @@ class TestRuns:
         (folder / "summary.json").unlink()
         assert command_line(tmp_path) == 1
         assert "scale: 0.5 there, 0.1 now" in one_line(capsys)
+
+    def test_a_rate_is_chosen_on_validation_images(self, trainer, tmp_path, monkeypatch, capsys):
+        """Each rate for a fifth of the epochs, further out while the best is at an edge; the best for all epochs."""
+        trainer.validation = {1e-3: 0.3, 3e-3: 0.4, 9e-3: 0.6, 2.7e-2: 0.5}
+        config = replace(CONFIG, epochs=10)
+        rows = (
+            Row("one", "digits", config, {"mb": 1.5}, rates=(1e-3, 3e-3), confidence="low"),
+            Row("other", "digits", CONFIG),
+        )
+        define(monkeypatch, *rows, seeds=1)
+        assert command_line(tmp_path, "--budget", "1") == 0
+        searched = [(config.optim.epochs, config.optim.learning_rate) for config in trainer.configs]
+        rates = pytest.approx([1e-3, 3e-3, 9e-3, 2.7e-2, 9e-3])
+        assert [epochs for epochs, _ in searched] == [2, 2, 2, 2, 10]
+        assert [rate for _, rate in searched] == rates
+        described = json.loads((tmp_path / "out" / "ablation.json").read_text())["rows"][0]
+        assert described["learning_rate"] == pytest.approx(9e-3)
+        assert [one["validation_top1"] for one in described["search"]] == [0.3, 0.4, 0.6, 0.5]
+        text = (tmp_path / "out" / "ablation.md").read_text()
+        assert re.search(r"\| -0.500 \| low \| 10 \| 0.009 of 0.001, 0.003, 0.009, 0.027 \|", text)
+
+    def test_a_row_that_starts_from_another_run(self, trainer, tmp_path, monkeypatch):
+        first, second = replace(CONFIG, epochs=4), replace(CONFIG, epochs=2, learning_rate=1e-4)
+        row = Row("two phases", "digits", second, rates=(1e-3, 3e-3, 1e-2), first=first, short_epochs=2)
+        trainer.validation = {1e-3: 0.3, 3e-3: 0.4, 1e-2: 0.1}
+        define(monkeypatch, row, seeds=1)
+        assert command_line(tmp_path, "--budget", "0.75") == 0
+        *searched, before, after = trainer.configs
+        assert [config.optim.learning_rate for config in searched] == [1e-3, 3e-3, 1e-2]
+        assert (before.optim.epochs, before.optim.learning_rate, before.start_from) == (2, 3e-3, None)  # at most two
+        assert (after.optim.epochs, after.optim.learning_rate) == (2, 1e-4)
+        start = Path(after.start_from)
+        assert start.parent == tmp_path / "runs"
+        assert json.loads((start / "summary.json").read_text())["config"]["optim"]["learning_rate"] == 3e-3
+        described = json.loads((tmp_path / "out" / "ablation.json").read_text())["rows"][0]
+        assert (described["epochs"], described["learning_rate"]) == (4, 3e-3)
+        assert described["seconds"] == 2 * read_summary(start).train_seconds
+
+    def test_finished_without_a_rate_that_is_tried(self, trainer, tmp_path, monkeypatch, capsys):
+        define(monkeypatch, Row("one", "digits", CONFIG, rates=(1e-3, 3e-3)), Row("other", "digits", CONFIG), seeds=1)
+        assert command_line(tmp_path, "--budget", "1") == 0
+        (found,) = [path for path in (tmp_path / "runs").iterdir() if _rate(path) == 3e-3 and _epochs(path) == 1]
+        (found / "summary.json").unlink()
+        assert command_line(tmp_path, "--budget", "1", "--finished") == 0
+        assert (
+            "Not run: one: the learning rate 0.003 is not tried yet" in (tmp_path / "out" / "ablation.md").read_text()
+        )
 
     def test_rows_of_one_configuration_share_runs(self, trainer, tmp_path, monkeypatch):
         define(monkeypatch, ROWS[0], dataclasses.replace(ROWS[0], label="again"))
