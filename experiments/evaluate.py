@@ -1,10 +1,12 @@
 """Measures a trained run on its test set: accuracy, depths, sizes, multiply-accumulates, speed.
 
     python -m experiments.evaluate RUN [--data-dir DIR] [--adaptation level|sample] [--num-levels N] [--agreement N]
+    python -m experiments.evaluate RUN --sweep [--data-dir DIR]
     python -m experiments.evaluate RUN [--shifted-views] [--with RUN...] [--fraction F] [--data-dir DIR]
 
-Prints the figures and writes RUN/summary.json. With --shifted-views or --with, of a finished run: accuracy if an
-ensemble answers the images that its model is least confident of, and what that costs; added to the summary.
+Prints the figures and writes RUN/summary.json. With --sweep, of a run with early exits: accuracy against cost for
+several thresholds, in RUN/sweep.json and RUN/sweep.png. With --shifted-views or --with, of a finished run: accuracy if
+an ensemble answers the images that its model is least confident of, and what that costs; added to the summary.
 """
 
 import dataclasses
@@ -30,6 +32,8 @@ class Command:
     """Levels of complexity within a depth; as trained if not given."""
     agreement: int = 0
     """Also compare the classes that "level" and "sample" give to this many test images."""
+    sweep: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Accuracy against cost for several thresholds of the early exits."""
     shifted_views: tyro.conf.FlagCreatePairsOff[bool] = False
     """Test-time augmentation: every model sees the image shifted by a pixel in four directions as well."""
     others: Annotated[tuple[Path, ...], tyro.conf.arg(name="with")] = ()
@@ -49,6 +53,9 @@ class Command:
             raise ValueError(f"--fraction needs --shifted-views or --with, got --fraction {self.fraction} alone.")
         if (self.shifted_views or self.others) and (self.adaptation or self.num_levels or self.agreement):
             raise ValueError("--shifted-views and --with go with --fraction and --data-dir alone.")
+        others = (self.adaptation, self.num_levels, self.agreement, self.shifted_views, self.others)
+        if self.sweep and any(others):
+            raise ValueError("--sweep goes with --data-dir alone.")
 
 
 def evaluate(command: Command) -> None:
@@ -66,6 +73,9 @@ def evaluate(command: Command) -> None:
         others = [load_run(folder) for folder in command.others]
         summarise_ensemble(run, others, command.shifted_views, command.fraction)
         return
+    if command.sweep:
+        _sweep(run)
+        return
     options: dict[str, Any] = {
         "adaptation": command.adaptation,
         "num_levels": command.num_levels,
@@ -82,6 +92,20 @@ def evaluate(command: Command) -> None:
         images = run.dataset.test_images[: command.agreement]
         same = agreement(run.model, images, **overrides)
         print(f"level = sample {same:.2%} of {len(images)} test images get the same class")
+
+
+def _sweep(run: Any) -> None:
+    from experiments.errors import RunError
+    from experiments.evaluation.sweep import plot, sweep, table
+    from experiments.runs.files import write_json
+
+    if run.model.threshold is None:
+        raise RunError(f"the network of {run.folder} has no early exits; leave out --sweep.")
+    rows = sweep(run.model, run.validation[0], run.test)
+    write_json(run.folder / "sweep.json", rows)
+    plot(rows).savefig(run.folder / "sweep.png")
+    print(table(rows), end="")
+    print(f"written: {run.folder / 'sweep.json'}, {run.folder / 'sweep.png'}")
 
 
 if __name__ == "__main__":

@@ -21,8 +21,7 @@ class Network(abc.ABC):
         image_shape: (height, width, channels).
         depth: the depth that all images are trained at, or None where the complexity of an image decides it.
         exit_fraction: fraction of the validation images that an early exit sends on, or None where there is none. The
-            predictor of a network with one has `choose_threshold(images, fraction)`, which gives a threshold and the
-            logits with it, and takes the setting `threshold`.
+            predictor of a network with such exits is an `ExitingPredictor`.
     """
 
     num_classes: int
@@ -94,3 +93,24 @@ class Predictor(Protocol):
 
     def route(self, images: Any, h: Any | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The same, and the depth (batch,) that each image was taken to."""
+
+
+class ExitingPredictor(Predictor, Protocol):
+    """A predictor whose images leave at early exits, as its setting `threshold` says."""
+
+    def exits(self, images: Any) -> np.ndarray:
+        """Logits (exits, batch, num_classes) of every exit for all images, the last that of the whole network."""
+
+    def choose(self, exits: np.ndarray, fraction: float) -> Any:
+        """The threshold at which each early exit sends a fraction of those images on that reach it."""
+
+    def leave(self, exits: np.ndarray, threshold: Any) -> np.ndarray:
+        """Which exit answers each image, (batch,)."""
+
+    def exit_macs(self) -> np.ndarray:
+        """Multiply-accumulates of the network for an image that leaves at each exit, (exits,)."""
+
+
+def answers_of(exits: np.ndarray, taken: np.ndarray) -> np.ndarray:
+    """The logits (batch, classes) of the exits that answer."""
+    return np.take_along_axis(exits, taken[None, :, None], axis=0)[0]

@@ -79,6 +79,7 @@ class EarlyExitNetwork(Network):
             exit_layer=self.exit_layer,
             h=settings["complexity"].offset,  # the one complexity of all images
             threshold=threshold,
+            image_size=self.image_size,
             **{"dtype": jnp.dtype(self.dtype)} | known,
         )
 
@@ -94,11 +95,18 @@ class EarlyExitNetwork(Network):
 
 
 class ExitPredictor(extras.EarlyExitPredictor):
-    """The predictor of the library, which finds its threshold."""
+    """The predictor of the library, as an `ExitingPredictor`."""
 
-    def choose_threshold(self, images: np.ndarray, fraction: float) -> tuple[float, np.ndarray]:
-        """The confidence below which a fraction of held-out images is, and their logits if those are sent on."""
-        early, late = self.exits(images)
-        confidences = np.nan_to_num(extras.confidence(early), nan=0.0)  # the loss will tell
-        threshold = extras.exit_threshold(confidences, fraction)
-        return threshold, extras.combine_exits(early, late, threshold)[0]
+    def choose(self, exits: np.ndarray, fraction: float) -> float:
+        """The confidence below which a fraction of the images is."""
+        confidences = np.nan_to_num(extras.confidence(exits[0]), nan=0.0)  # the loss will tell
+        return extras.exit_threshold(confidences, fraction)
+
+    def leave(self, exits: np.ndarray, threshold: float) -> np.ndarray:
+        """0 where the exit is confident, else 1."""
+        return extras.combine_exits(exits[0], exits[1], threshold)[1].astype(int)
+
+    def exit_macs(self) -> np.ndarray:
+        """Of an image that leaves, and of one that is sent on."""
+        assert self.image_size is not None
+        return np.array(extras.exit_macs(self.puppet, self.exit_layer, self.image_size))

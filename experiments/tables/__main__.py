@@ -11,7 +11,7 @@
 | channels | sizes by the largest number of channels; no training | v1 table 5, v2 table 7 |
 | datasets | CIFAR-100 and mini-ImageNet | v1 and v2 table 6 |
 | training_sets | partial and full training set | v2 table 4 |
-| sizes | every network that is built here; no training | params of v1 tables 1 to 3 |
+| sizes | backbones and puppeteers; no training | params of v1 tables 2 and 3 |
 | depths | stored size against depth of VGG and ResNet; no training | v1 figure 4 |
 | ablation | initial state, scale, depth rule, adaptation | none |
 | equal_bytes | puppets and networks of as many stored bytes, at three sizes | none |
@@ -168,7 +168,7 @@ def _computed(name: str) -> tuple[dict[str, Any], str, Any]:
         text, figure = render.depth_table(rows), render.plot_depths(title, rows)
     else:
         title = {
-            "sizes": "Every network: stored floats",
+            "sizes": "Backbones and puppeteers: stored floats",
             "channels": "Size by maximum output channels (v1 table 5, v2 table 7)",
         }[name]
         rows = sizes.networks() if name == "sizes" else sizes.channels()

@@ -20,6 +20,7 @@ from experiments.evaluation.report import summarise
 from experiments.evaluation.summary import Summary
 from experiments.model import Model, load_model
 from experiments.networks import Network
+from experiments.networks.contract import answers_of
 from experiments.runs import folder as run_folder
 from experiments.runs.load import check_unseen, load_run, test_set
 from experiments.runs.lock import locked
@@ -181,7 +182,9 @@ def validated(model: Model, images: np.ndarray, labels: np.ndarray, h: np.ndarra
     predictor: Any = model.predictor(max_sets=1)
     if model.network.exit_fraction is None:
         return model, accuracy(predictor(images, h), labels)
-    threshold, logits = predictor.choose_threshold(images, model.network.exit_fraction)
+    exits = predictor.exits(images)
+    threshold = predictor.choose(exits, model.network.exit_fraction)
+    logits = answers_of(exits, predictor.leave(exits, threshold))
     return dataclasses.replace(model, threshold=threshold), accuracy(logits, labels)
 
 

@@ -145,6 +145,12 @@ class TestDDF:
             expected[index] = (one - one.mean()) / (deviation + 1e-10)
         np.testing.assert_allclose(ddf.filter_norm(jnp.asarray(filters, jnp.float32)), expected, rtol=1e-4, atol=1e-6)
 
+    def test_filters_that_are_all_the_same(self):
+        """Nothing is left of them, and their gradient is finite."""
+        filters = jnp.full((2, 9), 3.0)
+        np.testing.assert_array_equal(ddf.filter_norm(filters), 0)
+        assert np.isfinite(jax.grad(lambda x: ddf.filter_norm(x).sum())(filters)).all()
+
     @pytest.mark.parametrize("combine", ["mul", "add"])
     def test_filters(self, combine):
         """That of the channel, with a learned deviation a tap, and that of the image, with a fixed one."""

@@ -146,6 +146,8 @@ class TestEvaluate:
     @pytest.mark.parametrize(
         ("argv", "message"),
         [
+            (["--sweep", "--agreement", "4"], "--sweep goes with --data-dir alone"),
+            (["--sweep"], "the network of .* has no early exits; leave out --sweep"),
             (["--fraction", "0.5"], "--fraction needs --shifted-views or --with"),
             (["--shifted-views", "--fraction", "0"], r"--fraction must be in \(0, 1\]"),
             (

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from tiny_run import CONFIG, STEPS, assert_same_run, command_line, rows, without_times
 
@@ -14,6 +16,7 @@ from experiments.errors import RunError
 from experiments.runs import folder as run_folder
 from experiments.runs.files import write_json
 from experiments.runs.lock import LOCK, locked
+from experiments.training.checkpoint import Checkpoints
 
 
 @pytest.fixture
@@ -112,6 +115,28 @@ class TestCheckpoints:
         err = capsys.readouterr().err
         assert err.count("\n") == 1 and str(finished / "checkpoints") in err and "damaged" in err
 
+    @pytest.mark.parametrize("text", ["", "{}", None])
+    def test_damaged_metrics_of_a_checkpoint(self, tmp_path, capsys, text):
+        """The state in it serves all the same."""
+        state = {"a": jnp.arange(3.0)}
+        with Checkpoints(tmp_path / "c") as checkpoints:
+            checkpoints.save(2, state, 0.5)
+        path = tmp_path / "c" / "2" / "metrics" / "metrics"
+        path.unlink() if text is None else path.write_text(text)
+        with Checkpoints(tmp_path / "c") as checkpoints:
+            assert checkpoints.latest_step == 2
+            np.testing.assert_array_equal(checkpoints.restore(state)["a"], state["a"])
+        assert f"{path.parent} was damaged and removed" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("kept", [0, 2, 3])
+    def test_an_evaluation_without_all_rows(self, finished, kept):
+        """The file may have been cut at the end of a line; the checkpoints tell."""
+        path = finished / "metrics.jsonl"
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(lines[:kept]))
+        with pytest.raises(RunError, match=r"metrics\.jsonl lacks rows: .* newest checkpoint of step 16"):
+            run_folder.check_metrics(finished, run_folder.read_metrics(finished), 16)
+
 
 @pytest.mark.usefixtures("quick")
 class TestStopped:
@@ -123,6 +148,17 @@ class TestStopped:
         assert command_line(folder, "--resume") == 0
         ours, theirs = rows(folder)[0], rows(straight.folder)[0]
         assert without_times(ours) == without_times(theirs)
+
+    def test_its_losses_are_missing(self, recorder, tmp_path, capsys):
+        """They are not made up from the steps that are left; without that checkpoint the epoch is taken anew."""
+        folder = tmp_path / "run"
+        recorder.reset({6: signal.SIGTERM})
+        assert command_line(folder) == 143
+        capsys.readouterr()
+        (folder / "unfinished.json").write_text("{")
+        message = refused(folder, capsys)
+        assert f"{folder / 'unfinished.json'} must hold the losses of the epoch that was stopped at step 6" in message
+        assert f"remove {folder / 'checkpoints' / '6'}" in message
 
     @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no such signal")
     def test_a_closed_terminal_saves(self, recorder, tmp_path):

@@ -11,7 +11,10 @@ import pytest
 import puppet_jax as pj
 from experiments.config import DRNN, BranchyNet, SkipNet
 from experiments.evaluation.macs import count_macs
+from experiments.evaluation.sweep import sweep, table
+from experiments.model import Model
 from experiments.networks.baselines.pieces import warn_of_dead_gates
+from experiments.networks.contract import answers_of
 from experiments.networks.convolution import countable
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
@@ -58,8 +61,11 @@ def run_macs(network, params, stats, run):
     return total
 
 
-@pytest.mark.parametrize("name", ["SkipNet", "DRNN"])
+GATED = ("SkipNet", pytest.param("DRNN", marks=pytest.mark.slow))  # two dozen programs are compiled for each test
+
+
 class TestGates:
+    @pytest.mark.parametrize("name", GATED)
     def test_open_gates_compute_what_training_computes(self, name):
         """With statistics of evaluation, image by image what the whole network gives, every piece computed."""
         network, params, stats = made(name)
@@ -74,6 +80,7 @@ class TestGates:
         assert set(trace.depths.tolist()) == {network.depth}
         assert len(set(trace.macs.tolist())) == 1
 
+    @pytest.mark.parametrize("name", ["SkipNet", "DRNN"])
     def test_shut_gates_compute_less(self, name):
         network, params, stats = made(name)
         shut, opened = (network.predictor(gates_at(params, value), {network.depth: stats}) for value in (-9.0, 9.0))
@@ -90,6 +97,7 @@ class TestGates:
         with pytest.warns(UserWarning, match=r"of 6 images none ran through .*never opens"):
             warn_of_dead_gates(network, runs[0].executed)
 
+    @pytest.mark.parametrize("name", GATED)
     def test_an_image_does_not_depend_on_its_batch(self, name):
         network, params, stats = made(name)
         predictor = network.predictor(params, {network.depth: stats})
@@ -107,7 +115,9 @@ class TestExits:
 
     def test_images_that_leave_are_not_computed_further(self, predictor):
         """Of six images some leave at each exit; the trunk goes on with the others alone."""
-        thresholds, logits = predictor.choose_threshold(IMAGES, 0.5)
+        exits = predictor.exits(IMAGES)
+        thresholds = predictor.choose(exits, 0.5)
+        logits = answers_of(exits, predictor.leave(exits, thresholds))
         network = predictor.network
         leaving = network.predictor(predictor.params, {6: predictor.stats}, threshold=thresholds)
         run = leaving.start(len(IMAGES))
@@ -120,8 +130,35 @@ class TestExits:
         assert counts[names.index("trunk 2")] == counts[names.index("exit 2")] == 3
         assert counts[names.index("trunk 3")] < 3
         trace = leaving.trace(IMAGES)
+        taken = predictor.leave(exits, thresholds)
+        np.testing.assert_array_equal(trace.macs, predictor.exit_macs()[taken])
         easy = trace.depths == 1
         assert trace.macs[easy].max() < trace.macs[~easy].min()
+
+    def test_sweep(self, predictor):
+        """The more images are sent on, the more each costs; what leaves where is what the predictor does."""
+        network = predictor.network
+        model = Model(
+            network=network,
+            params=predictor.params,
+            batch_stats={6: predictor.stats},
+            class_names=tuple("0123456789"),
+            adaptation="level",
+            num_levels=1,
+            complexity=pj.CalibratedComplexity(0.0, 1.0),
+            step=1,
+            threshold=(0.1, 0.1),
+        )
+        rows = sweep(model, IMAGES, (IMAGES, np.arange(6)), fractions=(0.2, 0.5, 0.9))
+        costs = [row["network_macs"] for row in rows]
+        assert costs == sorted(costs)
+        assert costs[0] < costs[-1]
+        for row in rows:
+            trace = network.predictor(predictor.params, {6: predictor.stats}, threshold=row["threshold"]).trace(IMAGES)
+            assert trace.macs.mean() == pytest.approx(row["network_macs"])
+            assert (trace.logits.argmax(axis=1) == np.arange(6)).mean() == pytest.approx(row["top1"])
+        lines = table(rows).splitlines()
+        assert (len(lines), lines[2].split("|")[1].strip()) == (5, "0.2")
 
     def test_exits_are_those_of_the_whole_network(self, predictor):
         network, stats = predictor.network, predictor.stats

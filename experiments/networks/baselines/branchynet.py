@@ -19,7 +19,7 @@ from experiments.networks.backbones.blocks import (
     max_pool,
     scaled,
 )
-from experiments.networks.baselines.pieces import PiecewiseNetwork, PiecewisePredictor
+from experiments.networks.baselines.pieces import PiecewiseNetwork, PiecewisePredictor, piece_macs
 from puppet_jax.checks import check_images
 
 TRUNK = (64, 128, 256, 256, 512, 512)
@@ -165,11 +165,20 @@ class BranchyPredictor(PiecewisePredictor):
         run, rows = self.start(len(images)), np.arange(len(images))
         return _all_exits(run, images, rows)
 
-    def choose_threshold(self, images: Any, fraction: float) -> tuple[tuple[float, ...], np.ndarray]:
-        """The `thresholds_of` held-out images, and the logits that they get with these."""
-        exits = self.exits(images)
-        thresholds = thresholds_of(exits, fraction)
-        return thresholds, np.take_along_axis(exits, leave(exits, thresholds)[None, :, None], axis=0)[0]
+    def choose(self, exits: np.ndarray, fraction: float) -> tuple[float, ...]:
+        """The entropies below which images leave."""
+        return thresholds_of(exits, fraction)
+
+    def leave(self, exits: np.ndarray, threshold: Sequence[float]) -> np.ndarray:
+        """The first exit that is sure of an image."""
+        return leave(exits, threshold)
+
+    def exit_macs(self) -> np.ndarray:
+        """Of the trunk and the exits up to each."""
+        run = self.start(1)
+        _all_exits(run, np.zeros((1, *self.network.image_shape), np.uint8), np.arange(1))
+        pieces = [piece_macs(self.network, piece, run.shapes[piece]) for piece in self.network.pieces]
+        return np.cumsum(pieces)[1::2]
 
 
 def _all_exits(run: Any, images: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -30,7 +30,9 @@ _GAIN = math.sqrt(2) / 3  # of ReLU, over the side of the filter
 def filter_norm(filters: Array, axis: int = -1) -> Array:
     """Filters less their mean over an axis, over their unbiased standard deviation plus 1e-10 (their Eq. 3)."""
     centred = filters - filters.mean(axis=axis, keepdims=True)
-    return centred / (filters.std(axis=axis, ddof=1, keepdims=True) + 1e-10)
+    variance = filters.var(axis=axis, ddof=1, keepdims=True)
+    deviation = jnp.sqrt(jnp.where(variance > 0, variance, 1)) * (variance > 0)  # with a gradient at 0
+    return centred / (deviation + 1e-10)
 
 
 class SpatialBranch(nnx.Module):

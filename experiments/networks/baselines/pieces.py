@@ -85,7 +85,7 @@ class Run:
         self.calls.append((piece, len(padded)))
         self.shapes[piece] = x.shape[1:]
         self.executed[rows, self.names.index(piece)] = True
-        self.macs[rows] += _piece_macs(self.network, piece, x.shape[1:])
+        self.macs[rows] += piece_macs(self.network, piece, x.shape[1:])
         outputs = _run_piece(self.network, self.params, self.stats, piece, x[padded])
         return jax.tree.map(lambda leaf: np.array(leaf)[: len(rows)], outputs)
 
@@ -155,7 +155,8 @@ def _run_piece(network: PiecewiseNetwork, params, stats, piece: str, x):
 
 
 @functools.lru_cache(maxsize=4096)
-def _piece_macs(network: PiecewiseNetwork, piece: str, shape: tuple[int, ...]) -> int:
+def piece_macs(network: PiecewiseNetwork, piece: str, shape: tuple[int, ...]) -> int:
+    """Multiply-accumulates of a piece for an image that is of `shape` where it enters."""
     params = flat(network.abstract[1])
     one = jax.ShapeDtypeStruct((1, *shape), "float32")
     stats = network.init_stats(0)
