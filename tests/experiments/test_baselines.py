@@ -145,6 +145,14 @@ class TestDDF:
             expected[index] = (one - one.mean()) / (deviation + 1e-10)
         np.testing.assert_allclose(ddf.filter_norm(jnp.asarray(filters, jnp.float32)), expected, rtol=1e-4, atol=1e-6)
 
+    def test_gradient_of_the_filter_norm(self):
+        """A row's gradient has no mean and nothing along the row itself: neither level nor scale matters."""
+        filters = normal(2, 9)
+        slope = np.asarray(jax.grad(lambda x: (ddf.filter_norm(x) * normal(9, 2).T).sum())(filters))
+        np.testing.assert_allclose(slope.sum(axis=1), 0, atol=1e-5)
+        np.testing.assert_allclose((slope * filters).sum(axis=1), 0, atol=1e-5)
+        assert np.abs(slope).max() > 0.1
+
     def test_filters_that_are_all_the_same(self):
         """Nothing is left of them, and their gradient is finite."""
         filters = jnp.full((2, 9), 3.0)

@@ -62,6 +62,15 @@ def test_filters_of_each_image(stride):
         again = jax.jit(lambda x, filters: filter_each(x, filters, stride))(np.float32(x), np.float32(filters))
     np.testing.assert_allclose(again, expected, rtol=1e-5, atol=1e-5)
 
+    def slopes(x, filters):
+        return jax.grad(lambda x, filters: (filter_each(x, filters, stride) ** 2).sum(), argnums=(0, 1))(x, filters)
+
+    ours = jax.jit(lambda x, filters: slopes(x, filters))(np.float32(x), np.float32(filters))
+    with countable():
+        theirs = jax.jit(lambda x, filters: slopes(x, filters))(np.float32(x), np.float32(filters))
+    for own, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(own, other, rtol=1e-4, atol=1e-4)
+
 
 def test_macs_are_counted_where_they_must_be():
     """A depthwise convolution on a CPU is sums and multiples of slices, which do not count."""

@@ -33,8 +33,8 @@ class ResNet(nnx.Module):
         in_channels: of the images.
         max_channels: scales every width by `max_channels` / 512, rounded down, at least 1.
         affine: batch norms have a trainable scale and bias.
-        layer: makes a 3x3 convolution of a block and its norm; takes what `ConvNorm` takes.
-        stem: likewise those of the stem.
+        block: makes a block; takes what `BasicBlock` takes.
+        stem: makes a convolution of the stem and its norm; takes what `ConvNorm` takes.
         rngs: `params` are drawn from it.
 
     Raises:
@@ -49,10 +49,11 @@ class ResNet(nnx.Module):
         in_channels: int = 3,
         max_channels: int = 512,
         affine: bool = True,
-        layer: Callable[..., Any] = ConvNorm,
+        block: Callable[..., Any] | None = None,
         stem: Callable[..., Any] = ConvNorm,
         rngs: nnx.Rngs,
     ):
+        block = BasicBlock if block is None else block
         check_positive(num_classes=num_classes, in_channels=in_channels, max_channels=max_channels)
         if num_layers < 10 or num_layers % 2:
             raise ValueError(f"num_layers must be even and at least 10, 2 for each block and 2 more, got {num_layers}.")
@@ -65,16 +66,20 @@ class ResNet(nnx.Module):
         for stage, count in enumerate(spread((num_layers - 2) // 2, len(widths))):
             for place in range(count):
                 stride = 2 if stage and not place else 1
-                blocks.append(BasicBlock(c_in, widths[stage], stride, affine=affine, layer=layer, rngs=rngs))
+                blocks.append(block(c_in, widths[stage], stride, affine=affine, rngs=rngs))
                 c_in = widths[stage]
         self.blocks = nnx.List(blocks)
         self.head = Head((c_in,), num_classes, rngs)
 
-    def __call__(self, x: Images) -> Logits:
-        """Logits of a batch."""
+    def start(self, x: Images) -> Images:
+        """The stem and its max-pool."""
         for layer in self.stem:
             x = nnx.relu(layer(x))
-        x = max_pool(x)
+        return max_pool(x)
+
+    def __call__(self, x: Images) -> Logits:
+        """Logits of a batch."""
+        x = self.start(x)
         for block in self.blocks:
             x = block(x)
         return self.head(x)

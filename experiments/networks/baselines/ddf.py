@@ -1,6 +1,7 @@
 """Decoupled dynamic filters (Zhou, Jampani, Pi, Liu and Yang, CVPR 2021), one filter a sample as the papers ask."""
 
 import dataclasses
+import functools
 import math
 from typing import Any, Literal
 
@@ -10,16 +11,11 @@ from jaxtyping import Array, Float
 
 from experiments.networks.backbones.blocks import (
     ConvNorm,
-    Head,
     Images,
-    Logits,
-    check_positive,
     conv,
     global_pool,
-    max_pool,
-    scaled,
 )
-from experiments.networks.backbones.resnet import ResNet
+from experiments.networks.backbones.resnet import BasicBlock, ResNet
 from experiments.networks.convolution import filter_each
 from experiments.networks.module import ModuleNetwork
 
@@ -82,60 +78,19 @@ class DDF(nnx.Module):
 class _Bottleneck(nnx.Module):
     """1x1 convolution, dynamic filter, 1x1 convolution, with a shortcut as in the papers' ResNet."""
 
-    def __init__(self, c_in: int, c_out: int, stride: int, combine: Literal["mul", "add"], rngs: nnx.Rngs):
-        self.first = ConvNorm(c_in, c_out, kernel_size=1, rngs=rngs)
+    def __init__(
+        self, c_in: int, c_out: int, stride: int, *, combine: Literal["mul", "add"], affine: bool, rngs: nnx.Rngs
+    ):
+        self.first = ConvNorm(c_in, c_out, kernel_size=1, affine=affine, rngs=rngs)
         self.filter = DDF(c_out, stride=stride, combine=combine, rngs=rngs)
-        self.norm = nnx.BatchNorm(c_out, momentum=0.9, epsilon=1e-5, rngs=rngs)
-        self.second = ConvNorm(c_out, c_out, kernel_size=1, rngs=rngs)
+        self.norm = nnx.BatchNorm(c_out, momentum=0.9, epsilon=1e-5, use_scale=affine, use_bias=affine, rngs=rngs)
+        self.second = ConvNorm(c_out, c_out, kernel_size=1, affine=affine, rngs=rngs)
         projects = stride > 1 or c_in != c_out
         self.shortcut = conv(c_in, c_out, kernel_size=1, stride=stride, rngs=rngs) if projects else None
 
     def __call__(self, x: Images) -> Images:
         y = nnx.relu(self.norm(self.filter(nnx.relu(self.first(x)))))
         return nnx.relu(self.second(y) + (x if self.shortcut is None else self.shortcut(x)))
-
-
-class DDFResNet(nnx.Module):
-    """The papers' ResNet of 18 layers with bottlenecks whose 3x3 convolution is a depthwise dynamic filter.
-
-    Args:
-        num_classes: at least 1.
-        in_channels: of the images.
-        max_channels: scales every width by `max_channels` / 512.
-        combine: "mul" or "add".
-        rngs: `params` are drawn from it.
-    """
-
-    def __init__(
-        self,
-        num_classes: int,
-        *,
-        in_channels: int = 3,
-        max_channels: int = 512,
-        combine: Literal["mul", "add"] = "mul",
-        rngs: nnx.Rngs,
-    ):
-        check_positive(num_classes=num_classes, in_channels=in_channels, max_channels=max_channels)
-        widths = scaled((64, 128, 256, 512), max_channels)
-        self.stem = nnx.List(
-            [ConvNorm(c_in, widths[0], bias=True, rngs=rngs) for c_in in (in_channels, widths[0])],
-        )
-        blocks, c_in = [], widths[0]
-        for stage, width in enumerate(widths):
-            for place in range(2):
-                blocks.append(_Bottleneck(c_in, width, 2 if stage and not place else 1, combine, rngs))
-                c_in = width
-        self.blocks = nnx.List(blocks)
-        self.head = Head((c_in,), num_classes, rngs)
-
-    def __call__(self, x: Images) -> Logits:
-        """Logits of a batch."""
-        for layer in self.stem:
-            x = nnx.relu(layer(x))
-        x = max_pool(x)
-        for block in self.blocks:
-            x = block(x)
-        return self.head(x)
 
 
 class DenseDDF(nnx.Module):
@@ -187,17 +142,18 @@ class DenseDDFNorm(nnx.Module):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DDFNetwork(ModuleNetwork):
-    """A `DDFResNet` to train. It is far smaller than the papers' 300.83 MB."""
+    """The papers' ResNet of 18 layers with bottlenecks whose 3x3 convolution is a depthwise dynamic filter.
+
+    Stored for 10 classes at 512 channels: 2,885,518 floats, far fewer than the papers' 300.83 MB.
+    """
 
     combine: Literal["mul", "add"]
     width: int
     convolutions = (*ModuleNetwork.convolutions, DDF)
 
     def make(self, seed):
-        channels, rngs = self.image_shape[-1], nnx.Rngs(seed)
-        return DDFResNet(
-            self.num_classes, in_channels=channels, max_channels=self.width, combine=self.combine, rngs=rngs
-        )
+        channels, block = self.image_shape[-1], functools.partial(_Bottleneck, combine=self.combine)
+        return ResNet(self.num_classes, in_channels=channels, max_channels=self.width, block=block, rngs=nnx.Rngs(seed))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -212,5 +168,8 @@ class DenseDDFNetwork(ModuleNetwork):
 
     def make(self, seed):
         channels, rngs = self.image_shape[-1], nnx.Rngs(seed)
-        options: dict[str, Any] = {"layer": DenseDDFNorm, "stem": DenseDDFNorm}
+        options: dict[str, Any] = {
+            "block": functools.partial(BasicBlock, layer=DenseDDFNorm),
+            "stem": DenseDDFNorm,
+        }
         return ResNet(self.num_classes, in_channels=channels, max_channels=self.width, rngs=rngs, **options)

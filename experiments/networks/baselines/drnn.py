@@ -6,6 +6,7 @@ has batch norms of its own. How a gate looks, when it is read, and the penalty a
 """
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -17,15 +18,11 @@ from jaxtyping import Array, Float
 
 from experiments.networks.backbones.blocks import (
     HE_NORMAL,
-    ConvNorm,
-    Head,
     Images,
-    check_positive,
     conv,
     global_pool,
-    max_pool,
-    scaled,
 )
+from experiments.networks.backbones.resnet import ResNet
 from experiments.networks.baselines.pieces import PiecewiseNetwork
 
 NUM_BLOCKS = 8
@@ -41,9 +38,10 @@ class DRNNOutputs(NamedTuple):
 class LoopNorm(nnx.Module):
     """A batch norm for each loop; its moments are those of the images that are still in the loop."""
 
-    def __init__(self, channels: int, num_loops: int, rngs: nnx.Rngs):
+    def __init__(self, channels: int, num_loops: int, affine: bool, rngs: nnx.Rngs):
+        options: dict[str, Any] = {"use_scale": affine, "use_bias": affine, "rngs": rngs}
         self.norms = nnx.List(
-            [nnx.BatchNorm(channels, momentum=0.9, epsilon=1e-5, rngs=rngs) for _ in range(num_loops)]
+            [nnx.BatchNorm(channels, momentum=0.9, epsilon=1e-5, **options) for _ in range(num_loops)]
         )
 
     def __call__(self, x: Images, loop: int, alive: Float[Array, " batch"] | None = None) -> Images:
@@ -60,11 +58,11 @@ class RecursiveBlock(nnx.Module):
     decision of its gate holds for all loops.
     """
 
-    def __init__(self, c_in: int, c_out: int, stride: int, num_loops: int, rngs: nnx.Rngs):
+    def __init__(self, c_in: int, c_out: int, stride: int, *, num_loops: int, affine: bool, rngs: nnx.Rngs):
         self.first = conv(c_in, c_out, stride=stride, rngs=rngs)
-        self.first_norm = LoopNorm(c_out, num_loops, rngs)
+        self.first_norm = LoopNorm(c_out, num_loops, affine, rngs)
         self.second = conv(c_out, c_out, rngs=rngs)
-        self.second_norm = LoopNorm(c_out, num_loops, rngs)
+        self.second_norm = LoopNorm(c_out, num_loops, affine, rngs)
         self.changes = stride > 1 or c_in != c_out
         self.shortcut = conv(c_in, c_out, kernel_size=1, stride=stride, rngs=rngs) if self.changes else None
         self.squeeze = nnx.Linear(c_in, max(1, c_in // 2), kernel_init=HE_NORMAL, rngs=rngs)
@@ -84,7 +82,7 @@ class RecursiveBlock(nnx.Module):
         return nnx.relu(self.residual(x, 0) + (x if self.shortcut is None else self.shortcut(x)))
 
 
-class DRNN(nnx.Module):
+class DRNN(ResNet):
     """The papers' ResNet of 18 layers whose blocks are recursive.
 
     Stored for 10 classes at 512 channels with 3 loops: 11,445,266 floats, 45.781 MB (papers: 45.78). Many settings of
@@ -101,31 +99,16 @@ class DRNN(nnx.Module):
     def __init__(
         self, num_classes: int, *, in_channels: int = 3, max_channels: int = 512, num_loops: int = 3, rngs: nnx.Rngs
     ):
-        check_positive(num_classes=num_classes, in_channels=in_channels, max_channels=max_channels)
+        block = functools.partial(RecursiveBlock, num_loops=num_loops)
+        super().__init__(num_classes, in_channels=in_channels, max_channels=max_channels, block=block, rngs=rngs)
         self.num_loops = num_loops
-        widths = scaled((64, 128, 256, 512), max_channels)
-        self.stem = nnx.List(
-            [ConvNorm(c_in, widths[0], bias=True, rngs=rngs) for c_in in (in_channels, widths[0])],
-        )
-        blocks, c_in = [], widths[0]
-        for stage, width in enumerate(widths):
-            for place in range(NUM_BLOCKS // 4):
-                blocks.append(RecursiveBlock(c_in, width, 2 if stage and not place else 1, num_loops, rngs))
-                c_in = width
-        self.blocks = nnx.List(blocks)
-        self.head = Head((c_in,), num_classes, rngs)
 
-    def start(self, x: Images) -> Images:
-        """The stem."""
-        for layer in self.stem:
-            x = nnx.relu(layer(x))
-        return max_pool(x)
-
-    def __call__(self, x: Images) -> DRNNOutputs:
+    def __call__(self, x: Images) -> DRNNOutputs:  # type: ignore[override]
         """Training: every loop is computed, and taken where the gate is open; the gradient is that of soft gates."""
         x = self.start(x)
         total = jnp.zeros(len(x))
-        for block in self.blocks:
+        blocks: Any = self.blocks
+        for block in blocks:
             read, y = x, block.enter(x)
             alive = jnp.ones(len(x))
             for loop in range(1, self.num_loops):
@@ -186,7 +169,7 @@ class DRNNNetwork(PiecewiseNetwork):
             return model.start(x)
         if kind == "head":
             return model.head(x)
-        block = model.blocks[int(rest[-1]) - 1]
+        block: Any = model.blocks[int(rest[-1]) - 1]
         if kind == "gate":
             return block.gate(x)
         loop = int(rest[0]) - 1

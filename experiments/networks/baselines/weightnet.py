@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from experiments.networks.backbones.blocks import Images, global_pool
-from experiments.networks.backbones.resnet import ResNet
+from experiments.networks.backbones.resnet import BasicBlock, ResNet
 from experiments.networks.convolution import NHWC, convolve
 from experiments.networks.module import ModuleNetwork
 
@@ -91,5 +91,5 @@ class WeightNetNetwork(ModuleNetwork):
     convolutions = (*ModuleNetwork.convolutions, WeightNetConv)
 
     def make(self, seed):
-        channels, rngs = self.image_shape[-1], nnx.Rngs(seed)
-        return ResNet(self.num_classes, in_channels=channels, max_channels=self.width, layer=WeightNetNorm, rngs=rngs)
+        channels, block = self.image_shape[-1], functools.partial(BasicBlock, layer=WeightNetNorm)
+        return ResNet(self.num_classes, in_channels=channels, max_channels=self.width, block=block, rngs=nnx.Rngs(seed))
