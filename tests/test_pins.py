@@ -13,7 +13,7 @@ import puppet_jax as pj
 PINS = json.loads((Path(__file__).parent / "pins" / "models.json").read_text())
 
 
-@pytest.mark.parametrize("name", quick(pj.pretrained_models(), "cifar10-full", "cifar10-c64-4bit", "cifar10-adaptive"))
+@pytest.mark.parametrize("name", quick(pj.pretrained_models(), "cifar10-c64-4bit", "cifar10-adaptive"))
 def test_pretrained_model(name):
     pin, model = PINS[name], pj.load_pretrained(name)
     h, depth = pin["h"], pin["depth"]

@@ -89,7 +89,7 @@ def answers(model: Model, predictor: Any, images: np.ndarray, h: np.ndarray | No
     if hasattr(predictor, "trace"):
         trace = predictor.trace(images)
         return Answers(trace.logits, trace.depths, np.zeros_like(trace.macs), trace.macs, trace.executed)
-    logits, depths = predictor.route(images, h)
+    logits, depths = predictor.route(images) if h is None else predictor.route(images, h)
     of_depth = {depth: model.network.macs(model.params, depth) for depth in sorted(set(depths.tolist()))}
     generator, network = np.array([of_depth[depth] for depth in depths.tolist()]).T
     return Answers(logits, depths, generator, network, None)

@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import puppet_jax as pj
 from experiments.config import DRNN, BranchyNet, SkipNet
 from experiments.evaluation.macs import count_macs
 from experiments.evaluation.sweep import sweep, table
 from experiments.model import Model
+from experiments.networks.baselines.drnn import LoopNorm
 from experiments.networks.baselines.pieces import warn_of_dead_gates
 from experiments.networks.contract import answers_of
 from experiments.networks.convolution import countable
@@ -80,7 +82,7 @@ class TestGates:
         assert set(trace.depths.tolist()) == {network.depth}
         assert len(set(trace.macs.tolist())) == 1
 
-    @pytest.mark.parametrize("name", ["SkipNet", "DRNN"])
+    @pytest.mark.parametrize("name", GATED)
     def test_shut_gates_compute_less(self, name):
         network, params, stats = made(name)
         shut, opened = (network.predictor(gates_at(params, value), {network.depth: stats}) for value in (-9.0, 9.0))
@@ -178,14 +180,16 @@ class TestExits:
         assert set(nobody.trace(IMAGES).depths.tolist()) == {6}
 
 
-def test_statistics_where_nobody_is_left_in_a_loop():
-    """All gates shut in training: the norms of the later loops see no image, and nothing is NaN."""
-    network, params, _ = made("DRNN")
-    apply = jax.jit(lambda params: network.apply(gates_at(params, -9.0), None, IMAGES, None, network.depth))
-    outputs, stats = apply(params)
-    assert np.isfinite(outputs.logits).all()
-    assert not outputs.gates.any()
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(stats))
+def test_norm_of_a_loop():
+    """Its moments are those of the images that are left; where nobody is, nothing is NaN."""
+    norm = LoopNorm(3, 2, True, nnx.Rngs(0))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 2, 2, 3)), jnp.float32)
+    some = norm(x, 1, jnp.asarray([1.0, 0, 1, 0]))
+    left = np.asarray(some)[[0, 2]]
+    np.testing.assert_allclose(left.mean(axis=(0, 1, 2)), 0, atol=1e-5)
+    np.testing.assert_allclose(left.std(axis=(0, 1, 2)), 1, atol=1e-3)
+    assert np.isfinite(norm(x, 1, jnp.zeros(4))).all()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(nnx.state(norm, nnx.BatchStat)))
 
 
 def test_phases_of_skipnet_share_their_parameters():
