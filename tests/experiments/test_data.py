@@ -217,6 +217,7 @@ class TestCommandLine:
         stand_still(monkeypatch)
         return run
 
+    @pytest.mark.slow
     def test_cifar100(self, run, tmp_path):
         """With the fine labels, and a classifier of a hundred classes generated."""
         flags = ["--max-channels", "100", "--classifier", "generated", "--no-affine"]

@@ -148,6 +148,7 @@ class TestSizes:
         assert rows["resnet, 100 classes"]["paper_mb"] == 45.02
         assert rows["resnet20"]["residual_mb"] is None
 
+    @pytest.mark.slow
     def test_depths(self, tmp_path, monkeypatch, capsys):
         """Generated kernels cost the same at any depth; kernels of one's own grow."""
         monkeypatch.setattr(sizes, "LAYERS", {"vgg": (11, 47), "resnet": (12, 48)})
