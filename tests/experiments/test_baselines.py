@@ -178,6 +178,7 @@ class TestDDF:
             both = channel * image_filter if combine == "mul" else channel + image_filter
             np.testing.assert_allclose(filters.reshape(9, 5).T, both, rtol=1e-4, atol=1e-5)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("stride", [1, 2])
     def test_dense_form_convolves_each_image_with_its_kernels(self, stride):
         layer = ddf.DenseDDF(64, 3, stride=stride, rngs=nnx.Rngs(0))
@@ -263,6 +264,7 @@ class TestSkipNet:
 
 
 class TestODENet:
+    @pytest.mark.slow
     def test_euler(self):
         """x <- x + f(x, t) / n: one kernel for n layers (figure 1b)."""
         model = odenet.ODENet(10, solver="euler", num_steps=3, rngs=nnx.Rngs(0))

@@ -19,6 +19,7 @@ from experiments.networks.baselines.pieces import warn_of_dead_gates
 from experiments.networks.contract import answers_of
 from experiments.networks.convolution import countable
 
+pytestmark = pytest.mark.slow  # many programs are compiled
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
 CONFIGS = {"BranchyNet": BranchyNet(width=64), "SkipNet": SkipNet(width=8), "DRNN": DRNN(width=8, num_loops=2)}
 
@@ -63,7 +64,7 @@ def run_macs(network, params, stats, run):
     return total
 
 
-GATED = ("SkipNet", pytest.param("DRNN", marks=pytest.mark.slow))  # two dozen programs are compiled for each test
+GATED = ("SkipNet", "DRNN")
 
 
 class TestGates:
