@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
+NHWC = ("NHWC", "HWIO", "NHWC")
+
 
 def convolve(x: Array, kernel: Array, window_strides: Any, padding: Any, **options: Any) -> Array:
     """`jax.lax.conv_general_dilated`, whose kernel may have a leading axis of sets.
@@ -53,38 +55,56 @@ def _is_batched(x: Array) -> bool:
 
 
 def _own_kernels(x: Array, kernel: Array, window_strides: Any, padding: Any, **options: Any) -> Array:
-    if not _is_plain(x, kernel, **options):
+    groups, dilation = options.get("feature_group_count", 1), options.get("rhs_dilation") or ()
+    if not is_plain(x, kernel.shape[1:], **options) or groups != 1 or any(d != 1 for d in dilation):
         one = lambda image, own: lax.conv_general_dilated(image[None], own, window_strides, padding, **options)[0]  # noqa: E731
         return jax.vmap(one)(x, kernel)
-    kh, kw = kernel.shape[1:3]  # shifted slices and one product
-    if isinstance(padding, str):
-        padding = lax.padtype_to_pads(x.shape[1:3], (kh, kw), window_strides, padding)
-    padded = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((*pair, 0) for pair in padding), (0, 0, 0)))
-    (sh, sw), (height, width) = window_strides, padded.shape[1:3]
-    rows, columns = (height - kh) // sh + 1, (width - kw) // sw + 1
-    patches = jnp.concatenate(
-        [
-            padded[:, i : i + sh * (rows - 1) + 1 : sh, j : j + sw * (columns - 1) + 1 : sw]
-            for i in range(kh)
-            for j in range(kw)
-        ],
-        axis=-1,
-    )
+    patches = jnp.concatenate(shifted(x, kernel.shape[1:3], window_strides, padding), axis=-1)  # and one product
     flat = kernel.reshape(kernel.shape[0], -1, kernel.shape[-1])
     return jnp.einsum("bhwi,bio->bhwo", patches, flat, precision=options.get("precision"))
 
 
-def _is_plain(x: Array, kernel: Array, **options: Any) -> bool:
-    """Whether it is a convolution of NHWC images with HWIO kernels, and nothing more."""
+def shifted(x: Array, size: Any, strides: Any, padding: Any, dilation: Any = (1, 1)) -> list[Array]:
+    """What each tap of a window of `size` sees of NHWC images, row by row: (batch, rows, columns, channels) each.
+
+    Args:
+        x: (batch, height, width, channels).
+        size: of the window.
+        strides: as of `jax.lax.conv_general_dilated`.
+        padding: likewise.
+        dilation: of the window's taps.
+    """
+    if isinstance(padding, str):
+        reach = [d * (k - 1) + 1 for d, k in zip(dilation, size, strict=True)]
+        padding = lax.padtype_to_pads(x.shape[1:3], reach, strides, padding)
+    padded = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((*pair, 0) for pair in padding), (0, 0, 0)))
+    spans = [  # from the first place to behind the last
+        (full - d * (k - 1) - 1) // s * s + 1
+        for full, k, s, d in zip(padded.shape[1:3], size, strides, dilation, strict=True)
+    ]
+    (rows, columns), (sh, sw), (dh, dw) = spans, strides, dilation
+    return [
+        padded[:, dh * i : dh * i + rows : sh, dw * j : dw * j + columns : sw]
+        for i in range(size[0])
+        for j in range(size[1])
+    ]
+
+
+def is_plain(x: Array, shape: tuple[int, ...], **options: Any) -> bool:
+    """Whether it is a convolution of NHWC images with HWIO kernels, and nothing more but groups and dilated taps.
+
+    Args:
+        x: the images.
+        shape: of the kernel.
+        **options: of `jax.lax.conv_general_dilated`.
+    """
     dims = options.get("dimension_numbers")
     return (
-        x.ndim == 4
+        x.ndim == len(shape) == 4
         and dims is not None
-        and lax.conv_dimension_numbers(x.shape, kernel.shape[1:], dims)
-        == lax.conv_dimension_numbers(x.shape, kernel.shape[1:], ("NHWC", "HWIO", "NHWC"))
-        and options.get("feature_group_count", 1) == 1
+        and lax.conv_dimension_numbers(x.shape, shape, dims) == lax.conv_dimension_numbers(x.shape, shape, NHWC)
         and options.get("batch_group_count", 1) == 1
-        and all(d == 1 for name in ("lhs_dilation", "rhs_dilation") for d in options.get(name) or (1,))
+        and all(d == 1 for d in options.get("lhs_dilation") or ())
         and options.get("preferred_element_type") is None
         and options.get("out_sharding") is None
     )

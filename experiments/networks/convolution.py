@@ -17,9 +17,10 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
+from puppet_jax.convolution import is_plain, shifted
+
 FEW_PLACES = 9
 """Maps of at most so many places are convolved as one matrix product."""
-NHWC = ("NHWC", "HWIO", "NHWC")
 _countable = contextvars.ContextVar("countable", default=False)
 
 
@@ -46,27 +47,22 @@ def convolve(x: Array, kernel: Array, window_strides: Any, padding: Any, **optio
     def plain(x: Array, kernel: Array) -> Array:
         return lax.conv_general_dilated(x, kernel, window_strides, padding, **options)
 
-    if jax.default_backend() != "cpu" or _countable.get() or not _is_plain(x, kernel, **options):
+    if jax.default_backend() != "cpu" or _countable.get() or not is_plain(x, kernel.shape, **options):
         return plain(x, kernel)
-    strides, dilation = tuple(window_strides), tuple(options.get("rhs_dilation") or (1, 1))
-    kh, kw = kernel.shape[:2]
-    pads = padding
-    if isinstance(padding, str):
-        reach = [d * (k - 1) + 1 for d, k in zip(dilation, (kh, kw), strict=True)]
-        pads = lax.padtype_to_pads(x.shape[1:3], reach, strides, padding)
-    shifted = functools.partial(
-        _shifted, size=(kh, kw), strides=strides, padding=tuple(map(tuple, pads)), dilation=dilation
+    dilation = tuple(options.get("rhs_dilation") or (1, 1))
+    taps = functools.partial(
+        shifted, size=kernel.shape[:2], strides=tuple(window_strides), padding=padding, dilation=dilation
     )
     groups = options.get("feature_group_count", 1)
     if groups == x.shape[-1] == kernel.shape[-1] > 1:  # depthwise
-        taps = kernel.reshape(kh * kw, -1)
-        return functools.reduce(jnp.add, (part * taps[n][None, None, None] for n, part in enumerate(shifted(x))))
+        weights = kernel.reshape(-1, kernel.shape[-1])
+        return functools.reduce(jnp.add, (part * weights[n][None, None, None] for n, part in enumerate(taps(x))))
     if groups > 1:
         return plain(x, kernel)
     places = math.prod(jax.eval_shape(plain, x, kernel).shape[1:3])
     if places <= FEW_PLACES:
-        return jnp.concatenate(shifted(x), axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
-    return _with_products(plain, shifted, x, kernel)
+        return jnp.concatenate(taps(x), axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
+    return _with_products(plain, taps, x, kernel)
 
 
 def filter_each(
@@ -75,29 +71,13 @@ def filter_each(
     """Convolves each channel of each image with a filter of its own, of odd size, padded by half of it."""
     batch, k, _, channels = filters.shape
     taps = filters.reshape(batch, k * k, channels)
-    pad = (k // 2, k // 2)
-    parts = _shifted(x, size=(k, k), strides=(stride, stride), padding=(pad, pad), dilation=(1, 1))
+    parts = shifted(x, (k, k), (stride, stride), ((k // 2, k // 2),) * 2)
     if _countable.get():
         return jnp.einsum("bkhwc,bkc->bhwc", jnp.stack(parts, axis=1), taps)
     return functools.reduce(jnp.add, (part * taps[:, n, None, None] for n, part in enumerate(parts)))
 
 
-def _shifted(x: Array, *, size: Any, strides: Any, padding: Any, dilation: Any) -> list[Array]:
-    """What each tap of a window sees, row by row."""
-    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    counts = [
-        (full - d * (k - 1) - 1) // s + 1
-        for full, k, s, d in zip(padded.shape[1:3], size, strides, dilation, strict=True)
-    ]
-    ends = [s * (count - 1) + 1 for s, count in zip(strides, counts, strict=True)]
-    return [
-        padded[:, dilation[0] * i :, dilation[1] * j :][:, : ends[0] : strides[0], : ends[1] : strides[1]]
-        for i in range(size[0])
-        for j in range(size[1])
-    ]
-
-
-def _with_products(plain: Any, shifted: Any, x: Array, kernel: Array) -> Array:
+def _with_products(plain: Any, taps: Any, x: Array, kernel: Array) -> Array:
     """The convolution, whose gradient of the kernel is a matrix product for each tap."""
 
     @jax.custom_vjp
@@ -111,23 +91,8 @@ def _with_products(plain: Any, shifted: Any, x: Array, kernel: Array) -> Array:
         x, kernel = kept
         (dx,) = jax.vjp(lambda x: plain(x, kernel), x)[1](g)
         flat = g.reshape(-1, g.shape[-1])
-        taps = [part.reshape(-1, part.shape[-1]).T @ flat for part in shifted(x)]
-        return dx, jnp.stack(taps).reshape(kernel.shape)
+        products = [part.reshape(-1, part.shape[-1]).T @ flat for part in taps(x)]
+        return dx, jnp.stack(products).reshape(kernel.shape)
 
     run.defvjp(forward, backward)
     return run(x, kernel)
-
-
-def _is_plain(x: Array, kernel: Array, **options: Any) -> bool:
-    """Whether it is a convolution of NHWC images with HWIO kernels, and nothing more but groups and dilated taps."""
-    dims = options.get("dimension_numbers")
-    return (
-        x.ndim == kernel.ndim == 4
-        and dims is not None
-        and lax.conv_dimension_numbers(x.shape, kernel.shape, dims)
-        == lax.conv_dimension_numbers(x.shape, kernel.shape, NHWC)
-        and options.get("batch_group_count", 1) == 1
-        and all(d == 1 for d in options.get("lhs_dilation") or (1,))
-        and options.get("preferred_element_type") is None
-        and options.get("out_sharding") is None
-    )

@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
@@ -83,7 +84,7 @@ class ModuleNetwork(Network):
     @functools.cached_property
     def depth(self) -> int:  # type: ignore[override]
         """Number of convolutions."""
-        return num_convolutions(nnx.eval_shape(lambda: self.make(0)), self.convolutions)
+        return num_convolutions(nnx.merge(*self.abstract), self.convolutions)
 
     def predictor(self, params, stats, **settings) -> Predictor:
         """Settings are for kernels that follow complexity; none matters."""
@@ -105,12 +106,15 @@ class ModulePredictor:
 
     def __call__(self, images: Any, h: Any | None = None) -> np.ndarray:
         """Logits (batch, num_classes) float32 of `images` (batch, height, width, channels)."""
+        return self.in_pieces(images, lambda part: _forward(self.network, self.params, self.stats, part))
+
+    @staticmethod
+    def in_pieces(images: Any, run: Callable[[np.ndarray], Any]) -> Any:
+        """What `run` gives for the images, a pytree with a row an image, piece by piece of few sizes."""
         images = np.asarray(check_images(images))
-        parts = [
-            (len(places), _forward(self.network, self.params, self.stats, images[padded]))
-            for places, padded in pieces(len(images))
-        ]
-        return np.concatenate([np.asarray(logits)[:count] for count, logits in parts])
+        parts = [(len(places), run(images[padded])) for places, padded in pieces(len(images))]
+        cut = [jax.tree.map(lambda leaf, count=count: np.asarray(leaf)[:count], found) for count, found in parts]
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *cut)
 
     def route(self, images: Any, h: Any | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Logits, and the depth of each image, which is the one depth."""

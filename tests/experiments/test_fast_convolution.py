@@ -8,7 +8,8 @@ from flax import nnx
 from jax import lax
 
 from experiments.evaluation.macs import count_macs
-from experiments.networks.convolution import NHWC, convolve, countable, filter_each, use_fast_convolutions
+from experiments.networks.convolution import convolve, countable, filter_each, use_fast_convolutions
+from puppet_jax.convolution import NHWC
 
 CASES = {  # image, kernel, strides, padding, options
     "plain": ((6, 5, 2), (3, 3, 2, 3), (1, 1), ((1, 1), (1, 1)), {}),

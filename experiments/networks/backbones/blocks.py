@@ -1,6 +1,7 @@
 """What several backbones are made of: convolutions, norms, heads, pools."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from flax import nnx
 from jaxtyping import Array, Float
@@ -38,21 +39,28 @@ def conv(
 
 
 class ConvNorm(nnx.Module):
-    """A convolution and a batch norm."""
+    """A convolution and a batch norm.
+
+    Args:
+        c_in: channels of the input.
+        c_out: channels of the output.
+        layer: makes the convolution.
+        affine: the norm has a trainable scale and bias.
+        rngs: `params` are drawn from it.
+        **options: of `layer`.
+    """
 
     def __init__(
         self,
         c_in: int,
         c_out: int,
         *,
-        kernel_size: int = 3,
-        stride: int = 1,
-        groups: int = 1,
-        bias: bool = False,
+        layer: Callable[..., Any] = conv,
         affine: bool = True,
         rngs: nnx.Rngs,
+        **options: Any,
     ):
-        self.conv = conv(c_in, c_out, kernel_size=kernel_size, stride=stride, groups=groups, bias=bias, rngs=rngs)
+        self.conv = layer(c_in, c_out, rngs=rngs, **options)
         self.norm = nnx.BatchNorm(c_out, momentum=0.9, epsilon=1e-5, use_scale=affine, use_bias=affine, rngs=rngs)
 
     def __call__(self, x: Images) -> Images:

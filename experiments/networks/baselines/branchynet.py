@@ -19,8 +19,9 @@ from experiments.networks.backbones.blocks import (
     max_pool,
     scaled,
 )
-from experiments.networks.baselines.pieces import PiecewiseNetwork, PiecewisePredictor, piece_macs
+from experiments.networks.baselines.pieces import PiecewiseNetwork, PiecewisePredictor, Run, piece_macs
 from puppet_jax.checks import check_images
+from puppet_jax.routing import GROUP_SIZES
 
 TRUNK = (64, 128, 256, 256, 512, 512)
 SEGMENTS = ((0, 1), (1, 2), (2, 6))
@@ -138,7 +139,7 @@ class BranchyNetwork(PiecewiseNetwork):
         return (model.segment if kind == "trunk" else model.exit)(int(number) - 1, x)
 
     def answer(self, run, images, settings):
-        thresholds = check_thresholds(settings.get("threshold"), self.num_classes)
+        thresholds = settings["threshold"]
         logits = np.empty((len(images), self.num_classes), np.float32)
         rows, x = np.arange(len(images)), images
         for number, threshold in enumerate((*thresholds, math.inf), 1):
@@ -151,9 +152,8 @@ class BranchyNetwork(PiecewiseNetwork):
         return logits
 
     def predictor(self, params, stats, **settings) -> "BranchyPredictor":
-        check_thresholds(settings.get("threshold"), self.num_classes)
-        known = {name: value for name, value in settings.items() if name == "threshold"}
-        return BranchyPredictor(self, params, *stats.values(), **known)
+        thresholds = check_thresholds(settings.get("threshold"), self.num_classes)
+        return BranchyPredictor(self, params, *stats.values(), threshold=thresholds)
 
 
 class BranchyPredictor(PiecewisePredictor):
@@ -162,8 +162,9 @@ class BranchyPredictor(PiecewisePredictor):
     def exits(self, images: Any) -> np.ndarray:
         """Logits (exits, batch, classes) of every exit for all images."""
         images = np.asarray(check_images(images))
-        run, rows = self.start(len(images)), np.arange(len(images))
-        return _all_exits(run, images, rows)
+        size = GROUP_SIZES[-1]
+        parts = [images[first : first + size] for first in range(0, len(images), size)]
+        return np.concatenate([_all_exits(self.start(len(part)), part) for part in parts], axis=1)
 
     def choose(self, exits: np.ndarray, fraction: float) -> tuple[float, ...]:
         """The entropies below which images leave."""
@@ -176,20 +177,17 @@ class BranchyPredictor(PiecewisePredictor):
     def exit_macs(self) -> np.ndarray:
         """Of the trunk and the exits up to each."""
         run = self.start(1)
-        _all_exits(run, np.zeros((1, *self.network.image_shape), np.uint8), np.arange(1))
+        _all_exits(run, np.zeros((1, *self.network.image_shape), np.uint8))
         pieces = [piece_macs(self.network, piece, run.shapes[piece]) for piece in self.network.pieces]
         return np.cumsum(pieces)[1::2]
 
 
-def _all_exits(run: Any, images: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    parts = []
-    for first in range(0, len(rows), 256):
-        x, some, logits = images[first : first + 256], rows[first : first + 256], []
-        for number in range(1, len(SEGMENTS) + 1):
-            x = run(f"trunk {number}", x, some)
-            logits.append(run(f"exit {number}", x, some))
-        parts.append(np.stack(logits))
-    return np.concatenate(parts, axis=1)
+def _all_exits(run: Run, x: np.ndarray) -> np.ndarray:
+    rows, logits = np.arange(len(x)), []
+    for number in range(1, len(SEGMENTS) + 1):
+        x = run(f"trunk {number}", x, rows)
+        logits.append(run(f"exit {number}", x, rows))
+    return np.stack(logits)
 
 
 def check_thresholds(thresholds: Sequence[float] | None, num_classes: int) -> tuple[float, ...]:

@@ -127,19 +127,6 @@ class DenseDDF(nnx.Module):
         return self.ordinary(x) + jnp.einsum("bhwi,bio->bhwo", filtered, channel)
 
 
-class DenseDDFNorm(nnx.Module):
-    """A `DenseDDF` and a batch norm."""
-
-    def __init__(
-        self, c_in: int, c_out: int, *, stride: int = 1, bias: bool = False, affine: bool = True, rngs: nnx.Rngs
-    ):
-        self.conv = DenseDDF(c_in, c_out, stride=stride, bias=bias, rngs=rngs)
-        self.norm = nnx.BatchNorm(c_out, momentum=0.9, epsilon=1e-5, use_scale=affine, use_bias=affine, rngs=rngs)
-
-    def __call__(self, x: Images) -> Images:
-        return self.norm(self.conv(x))
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DDFNetwork(ModuleNetwork):
     """The papers' ResNet of 18 layers with bottlenecks whose 3x3 convolution is a depthwise dynamic filter.
@@ -168,8 +155,9 @@ class DenseDDFNetwork(ModuleNetwork):
 
     def make(self, seed):
         channels, rngs = self.image_shape[-1], nnx.Rngs(seed)
+        layer = functools.partial(ConvNorm, layer=DenseDDF)
         options: dict[str, Any] = {
-            "block": functools.partial(BasicBlock, layer=DenseDDFNorm),
-            "stem": DenseDDFNorm,
+            "block": functools.partial(BasicBlock, layer=layer),
+            "stem": layer,
         }
         return ResNet(self.num_classes, in_channels=channels, max_channels=self.width, rngs=rngs, **options)

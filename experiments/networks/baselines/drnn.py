@@ -23,7 +23,7 @@ from experiments.networks.backbones.blocks import (
     global_pool,
 )
 from experiments.networks.backbones.resnet import ResNet
-from experiments.networks.baselines.pieces import PiecewiseNetwork
+from experiments.networks.baselines.pieces import PiecewiseNetwork, straight_through
 
 NUM_BLOCKS = 8
 
@@ -109,25 +109,18 @@ class DRNN(ResNet):
         total = jnp.zeros(len(x))
         blocks: Any = self.blocks
         for block in blocks:
-            read, y = x, block.enter(x)
+            y = block.enter(x)
             alive = jnp.ones(len(x))
             for loop in range(1, self.num_loops):
                 read = x if block.changes else y
                 if loop == 1 or not block.changes:
-                    probability = block.gate(read)
-                    alive = alive * straight_through(probability)
+                    alive = alive * straight_through(block.gate(read))
                 more = nnx.relu(y + block.residual(read, loop, jax.lax.stop_gradient(alive)))
                 g = alive[:, None, None, None]
                 y = g * more + (1 - g) * y
                 total += alive
             x = y
         return DRNNOutputs(self.head(x), total)
-
-
-def straight_through(probability: Float[Array, " batch"]) -> Float[Array, " batch"]:
-    """1 where the probability is above a half, else 0, with the gradient of the probability."""
-    hard = (probability > 0.5).astype(probability.dtype)
-    return hard + probability - jax.lax.stop_gradient(probability)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -144,7 +137,7 @@ class DRNNNetwork(PiecewiseNetwork):
             self.num_classes, in_channels=channels, max_channels=self.width, num_loops=self.num_loops, rngs=rngs
         )
 
-    @property
+    @functools.cached_property
     def pieces(self):
         loops = {f"loop {loop} of {n}": 2 for n in range(1, NUM_BLOCKS + 1) for loop in range(1, self.num_loops + 1)}
         gates = {f"gate of {n}": 0 for n in range(1, NUM_BLOCKS + 1)}
@@ -177,16 +170,21 @@ class DRNNNetwork(PiecewiseNetwork):
             return block.enter(x)
         return block.residual(x, loop)
 
+    @functools.cached_property
+    def _changes(self) -> tuple[bool, ...]:
+        """Which blocks change the shape."""
+        blocks: Any = nnx.merge(*self.abstract).blocks
+        return tuple(block.changes for block in blocks)
+
     def answer(self, run, images, settings):
-        model = nnx.eval_shape(lambda: self.make(0))
         every = np.arange(len(images))
         x = run("stem", images, every)
-        for n, block in enumerate(model.blocks, 1):
+        for n, changes in enumerate(self._changes, 1):
             y = run(f"loop 1 of {n}", x, every)
             rows = every
             for loop in range(2, self.num_loops + 1):
-                read = x if block.changes else y
-                if loop == 2 or not block.changes:
+                read = x if changes else y
+                if loop == 2 or not changes:
                     rows = rows[run(f"gate of {n}", read[rows], rows) > 0.5]
                 if not len(rows):
                     break

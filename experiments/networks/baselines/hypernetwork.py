@@ -12,11 +12,10 @@ from jaxtyping import Array, Float
 
 from experiments.evaluation.macs import count_macs
 from experiments.networks.backbones.blocks import Head, Images, Logits, check_positive, conv
-from experiments.networks.convolution import NHWC, convolve
+from experiments.networks.convolution import convolve
 from experiments.networks.module import ModuleNetwork, ModulePredictor
-from puppet_jax.checks import check_images
+from puppet_jax.convolution import NHWC
 from puppet_jax.puppet import centred
-from puppet_jax.routing import pieces
 
 BASE = 16
 """Channels of a block of a kernel, of its input and of its output."""
@@ -140,12 +139,8 @@ class HyperPredictor(ModulePredictor):
         self.kernels = _kernels(network, params)
 
     def __call__(self, images: Any, h: Any | None = None) -> np.ndarray:
-        images = np.asarray(check_images(images))
-        parts = [
-            (len(places), _forward(self.network, self.params, self.stats, self.kernels, images[padded]))
-            for places, padded in pieces(len(images))
-        ]
-        return np.concatenate([np.asarray(logits)[:count] for count, logits in parts])
+        fixed = (self.network, self.params, self.stats, self.kernels)
+        return self.in_pieces(images, lambda part: _forward(*fixed, part))
 
 
 @jax.jit(static_argnames="network")

@@ -14,9 +14,7 @@ from experiments.evaluation.macs import count_macs
 from experiments.networks.backbones.blocks import HE_NORMAL, Head, Images, Logits
 from experiments.networks.convolution import countable
 from experiments.networks.module import ModuleNetwork, ModulePredictor
-from puppet_jax.checks import check_images
 from puppet_jax.puppet import centred
-from puppet_jax.routing import pieces
 
 WIDTH = 64
 TOLERANCE = 1e-3
@@ -177,12 +175,7 @@ class ODEPredictor(ModulePredictor):
         return self.route(images, h)[0]
 
     def route(self, images: Any, h: Any | None = None) -> tuple[np.ndarray, np.ndarray]:
-        images = np.asarray(check_images(images))
-        found = [
-            [np.asarray(part)[: len(places)] for part in _solve(self.network, self.params, images[padded])]
-            for places, padded in pieces(len(images))
-        ]
-        logits, evaluations = map(np.concatenate, zip(*found, strict=True))
+        logits, evaluations = self.in_pieces(images, lambda part: _solve(self.network, self.params, part))
         return logits, CONVOLUTIONS + 2 * evaluations
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jaxtyping import Array, Float
 
 import puppet_jax as pj
 from experiments.evaluation.macs import count_macs
@@ -42,8 +42,7 @@ class PiecewiseNetwork(ModuleNetwork):
         """Logits of images, each piece run by `run` for the images that need it."""
 
     def predictor(self, params, stats, **settings) -> "PiecewisePredictor":
-        known = {name: value for name, value in settings.items() if name == "threshold"}
-        return PiecewisePredictor(self, params, *stats.values(), **known)
+        return PiecewisePredictor(self, params, *stats.values())
 
 
 class Trace(NamedTuple):
@@ -129,6 +128,12 @@ class PiecewisePredictor:
     def start(self, batch: int) -> Run:
         """A run of as many images, none of whose pieces has been run."""
         return Run(self.network, self.params, self.stats, batch)
+
+
+def straight_through(probability: Float[Array, " batch"]) -> Float[Array, " batch"]:
+    """1 where the probability is above a half, else 0, with the gradient of the probability."""
+    hard = (probability > 0.5).astype(probability.dtype)
+    return hard + probability - jax.lax.stop_gradient(probability)
 
 
 def warn_of_dead_gates(network: PiecewiseNetwork, executed: np.ndarray) -> None:

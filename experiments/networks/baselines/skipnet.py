@@ -1,6 +1,7 @@
 """SkipNet (Wang, Yu, Dou, Darrell and Gonzalez, ECCV 2018): gates decide which blocks an image runs through."""
 
 import dataclasses
+import functools
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -20,7 +21,7 @@ from experiments.networks.backbones.blocks import (
     global_pool,
     scaled,
 )
-from experiments.networks.baselines.pieces import PiecewiseNetwork
+from experiments.networks.baselines.pieces import PiecewiseNetwork, straight_through
 
 BLOCKS_PER_GROUP = 2
 NUM_BLOCKS = 3 * BLOCKS_PER_GROUP
@@ -134,7 +135,7 @@ class SkipNet(nnx.Module):
             elif self.kind == "soft":
                 running = probability
             else:
-                running = action + probability - jax.lax.stop_gradient(probability)
+                running = straight_through(probability)
         return SkipOutputs(self.head(x), jnp.stack(log_probs, axis=1), jnp.stack(actions, axis=1))
 
 
@@ -169,7 +170,7 @@ class SkipNetwork(PiecewiseNetwork):
         channels, rngs = self.image_shape[-1], nnx.Rngs(seed)
         return SkipNet(self.num_classes, in_channels=channels, max_channels=self.width, gates=self.gates, rngs=rngs)
 
-    @property
+    @functools.cached_property
     def pieces(self):
         gates = {f"gate {n}": 0 for n in range(1, NUM_BLOCKS)}
         bypasses = {f"bypass {n}": 0 for n in range(1, NUM_BLOCKS + 1)}

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from experiments.networks.backbones.blocks import Images, global_pool
+from experiments.networks.backbones.blocks import ConvNorm, Images, global_pool
 from experiments.networks.backbones.resnet import BasicBlock, ResNet
-from experiments.networks.convolution import NHWC, convolve
+from experiments.networks.convolution import convolve
 from experiments.networks.module import ModuleNetwork
+from puppet_jax.convolution import NHWC
 
 G = 2
 """Groups an output channel of the layer that makes kernels; M = G, so that each reads one activation."""
@@ -68,17 +69,6 @@ class WeightNetConv(nnx.Module):
         return functools.reduce(jnp.add, parts)
 
 
-class WeightNetNorm(nnx.Module):
-    """A `WeightNetConv` and a batch norm."""
-
-    def __init__(self, c_in: int, c_out: int, *, stride: int = 1, affine: bool = True, rngs: nnx.Rngs):
-        self.conv = WeightNetConv(c_in, c_out, stride=stride, rngs=rngs)
-        self.norm = nnx.BatchNorm(c_out, momentum=0.9, epsilon=1e-5, use_scale=affine, use_bias=affine, rngs=rngs)
-
-    def __call__(self, x: Images) -> Images:
-        return self.norm(self.conv(x))
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WeightNetNetwork(ModuleNetwork):
     """The papers' ResNet, the 3x3 convolutions of its blocks replaced by WeightNet; stem and shortcuts ordinary.
@@ -91,5 +81,6 @@ class WeightNetNetwork(ModuleNetwork):
     convolutions = (*ModuleNetwork.convolutions, WeightNetConv)
 
     def make(self, seed):
-        channels, block = self.image_shape[-1], functools.partial(BasicBlock, layer=WeightNetNorm)
+        channels, layer = self.image_shape[-1], functools.partial(ConvNorm, layer=WeightNetConv)
+        block = functools.partial(BasicBlock, layer=layer)
         return ResNet(self.num_classes, in_channels=channels, max_channels=self.width, block=block, rngs=nnx.Rngs(seed))
