@@ -12,14 +12,15 @@ from jaxtyping import Array, ArrayLike, Float
 from puppet_jax.adaptation import step_size
 from puppet_jax.checks import as_integer, check_complexity
 from puppet_jax.projection import as_kernel_shape, blocks, check_taps, project
-from puppet_jax.puppeteer import Puppeteer, check_puppeteer, field, start
+from puppet_jax.puppeteer import KernelsFrom, Puppeteer, check_puppeteer, field, start
 
 
 def trajectory(puppeteer: Puppeteer, h: Float[ArrayLike, ""], num_steps: int) -> Float[Array, "N C C taps"]:
     """The states S_0 ... S_N of the Euler scheme S_{n+1} = S_n + dl(h) G(S_n) (v1 Eqs. 7 and 12).
 
-    One call of `diffrax.diffeqsolve`. Time counts steps and dl multiplies the field, so that the number of steps is
-    static and `h` may be traced; gradients flow to the puppeteer and to `h`.
+    Stepped by `diffrax.Euler` inside `jax.lax.scan`. Time counts steps and dl multiplies the field, so that the number
+    of steps is static and `h` may be traced. Every transform of JAX applies, forward and reverse mode of any order,
+    `jax.vmap` and `jax.export` among them; gradients flow to the puppeteer and to `h`.
 
     Args:
         puppeteer: the parameters.
@@ -41,31 +42,25 @@ def trajectory(puppeteer: Puppeteer, h: Float[ArrayLike, ""], num_steps: int) ->
     check_puppeteer(puppeteer)
     num_steps = as_integer("num_steps", num_steps)
     check_scalar(h)
-    return _solve(puppeteer, jnp.asarray(h, puppeteer.state_dtype), num_steps=num_steps)
+    h = jnp.asarray(h, puppeteer.state_dtype)
+    states = _solve(puppeteer, h, num_steps=num_steps, read="state")
+    return jnp.concatenate([start(puppeteer, h)[None], states])
 
 
-@functools.partial(jax.jit, static_argnames="num_steps")  # so that calls outside `jit` compile once too
-def _solve(puppeteer: Puppeteer, h: Float[Array, ""], *, num_steps: int) -> Float[Array, "N C C taps"]:
-    def vector_field(t, y, args):
-        puppeteer, dl = args
-        return dl * field(puppeteer, y)
+@functools.partial(jax.jit, static_argnames=("num_steps", "read"))  # so that calls outside `jit` compile once too
+def _solve(
+    puppeteer: Puppeteer, h: Float[Array, ""], *, num_steps: int, read: KernelsFrom
+) -> Float[Array, "N C C taps"]:
+    """What layers 0 ... `num_steps` - 1 read: the state S_{n+1} or the velocity G(S_n), (N, C, C, K**2)."""
+    solver, term, dl = dfx.Euler(), dfx.ODETerm(lambda t, y, args: args), step_size(h)
 
-    zero = jnp.zeros((), puppeteer.state_dtype)
-    solution = dfx.diffeqsolve(
-        dfx.ODETerm(vector_field),
-        dfx.Euler(),
-        t0=zero,
-        t1=zero + num_steps,
-        dt0=zero + 1,
-        y0=start(puppeteer, h),
-        args=(puppeteer, step_size(h)),
-        saveat=dfx.SaveAt(t0=True, steps=True),  # every state, no interpolation
-        adjoint=dfx.RecursiveCheckpointAdjoint(checkpoints=num_steps),  # keeps each state, redoes each step once
-        max_steps=num_steps,  # exact, so that there is no padding
-        throw=False,  # the grid cannot run out of steps; this keeps host callbacks out of the program
-    )
-    assert solution.ys is not None
-    return solution.ys
+    @functools.partial(jax.checkpoint, prevent_cse=False)  # the gradient keeps each state and does each step again
+    def step(state, n):
+        velocity = field(puppeteer, state)
+        state, *_ = solver.step(term, n, n + 1, state, dl * velocity, None, False)
+        return state, state if read == "state" else velocity
+
+    return jax.lax.scan(step, start(puppeteer, h), jnp.arange(num_steps, dtype=puppeteer.state_dtype))[1]
 
 
 def generate_kernels(
@@ -111,9 +106,8 @@ def generate_kernels(
 
 @functools.partial(jax.jit, static_argnames="sizes")
 def _generate(puppeteer: Puppeteer, h: Float[Array, ""], *, sizes: tuple) -> tuple[Float[Array, "..."], ...]:
-    states = _solve(puppeteer, h, num_steps=num_steps(sizes, puppeteer.max_channels))
-    velocity = puppeteer.kernels_from == "velocity"
-    read = iter((states[1:] - states[:-1]) / step_size(h) if velocity else states[1:])
+    steps = num_steps(sizes, puppeteer.max_channels)
+    read = iter(_solve(puppeteer, h, num_steps=steps, read=puppeteer.kernels_from))
     return tuple(
         jnp.concatenate(
             [

@@ -132,7 +132,7 @@ def test_trajectory_matches_reference(initial_state, h):
     assert reference.relative_error(states, expected) <= {0.0: 1e-3, 0.4: 1e-4}.get(h, 1e-5)
 
 
-@pytest.mark.parametrize("h", [0.4, 2.3, 30.0])
+@pytest.mark.parametrize("h", [0.4, 2.3, 30.0, 1e6])
 def test_kernels_from_the_velocity_are_the_field(h):
     """Layer n is the projected G(S_n), also where the steps are small."""
     puppeteer = make_puppeteer(8, kernels_from="velocity")
