@@ -15,8 +15,9 @@ from jax import Array
 import puppet_jax as pj
 from experiments.evaluation.macs import count_macs
 from experiments.networks.contract import Network, Predictor
-from experiments.networks.convolution import countable, use_fast_convolutions
+from experiments.networks.convolution import use_fast_convolutions
 from puppet_jax.checks import check_images
+from puppet_jax.fast_convolution import countable
 from puppet_jax.puppet import centred
 from puppet_jax.routing import pieces
 

@@ -17,7 +17,7 @@ from experiments.model import Model
 from experiments.networks.baselines.drnn import LoopNorm
 from experiments.networks.baselines.pieces import warn_of_dead_gates
 from experiments.networks.contract import answers_of
-from experiments.networks.convolution import countable
+from puppet_jax.fast_convolution import countable
 
 pytestmark = pytest.mark.slow  # many programs are compiled
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)

@@ -12,9 +12,9 @@ from jaxtyping import Array, Float
 
 from experiments.evaluation.macs import count_macs
 from experiments.networks.backbones.blocks import Head, Images, Logits, check_positive, conv
-from experiments.networks.convolution import convolve
 from experiments.networks.module import ModuleNetwork, ModulePredictor
-from puppet_jax.convolution import NHWC
+from puppet_jax.convolution import convolve
+from puppet_jax.fast_convolution import NHWC
 from puppet_jax.puppet import centred
 
 BASE = 16

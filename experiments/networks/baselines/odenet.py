@@ -12,8 +12,8 @@ from jaxtyping import Array, Float, Int
 
 from experiments.evaluation.macs import count_macs
 from experiments.networks.backbones.blocks import HE_NORMAL, Head, Images, Logits
-from experiments.networks.convolution import countable
 from experiments.networks.module import ModuleNetwork, ModulePredictor
+from puppet_jax.fast_convolution import countable
 from puppet_jax.puppet import centred
 
 WIDTH = 64

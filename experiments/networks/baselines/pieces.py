@@ -13,9 +13,9 @@ from jaxtyping import Array, Float
 
 import puppet_jax as pj
 from experiments.evaluation.macs import count_macs
-from experiments.networks.convolution import countable
 from experiments.networks.module import ModuleNetwork, flat
 from puppet_jax.checks import check_images
+from puppet_jax.fast_convolution import countable
 from puppet_jax.puppet import centred
 from puppet_jax.routing import GROUP_SIZES, pad_indices
 

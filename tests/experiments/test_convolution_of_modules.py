@@ -1,46 +1,14 @@
-"""Convolutions as a CPU computes them fast, against those of JAX, in value and gradient."""
+"""Filters of each image, and which multiply-accumulates are counted."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax import lax
 
 from experiments.evaluation.macs import count_macs
-from experiments.networks.convolution import convolve, countable, filter_each, use_fast_convolutions
-from puppet_jax.convolution import NHWC
-
-CASES = {  # image, kernel, strides, padding, options
-    "plain": ((6, 5, 2), (3, 3, 2, 3), (1, 1), ((1, 1), (1, 1)), {}),
-    "strides": ((7, 6, 2), (3, 3, 2, 3), (2, 2), ((1, 1), (1, 1)), {}),
-    "same, strides": ((6, 7, 2), (3, 3, 2, 3), (2, 1), "SAME", {}),
-    "even": ((9, 8, 2), (4, 4, 2, 3), (2, 2), ((1, 1), (1, 1)), {}),
-    "one by one": ((6, 5, 2), (1, 1, 2, 3), (2, 2), ((0, 0), (0, 0)), {}),
-    "few places": ((2, 2, 2), (3, 3, 2, 3), (1, 1), ((1, 1), (1, 1)), {}),
-    "depthwise": ((6, 5, 4), (3, 3, 1, 4), (1, 1), "SAME", {"feature_group_count": 4}),
-    "depthwise, strides": ((6, 5, 4), (3, 3, 1, 4), (2, 2), ((1, 1), (1, 1)), {"feature_group_count": 4}),
-    "depthwise, dilated": ((9, 8, 4), (3, 3, 1, 4), (1, 1), "SAME", {"feature_group_count": 4, "rhs_dilation": (3, 2)}),
-    "dilated": ((9, 8, 2), (3, 3, 2, 3), (1, 1), "SAME", {"rhs_dilation": (2, 2)}),
-    "groups": ((6, 5, 4), (3, 3, 2, 6), (1, 1), "SAME", {"feature_group_count": 2}),
-    "another layout": ((2, 6, 5), (3, 2, 3, 3), (1, 1), "SAME", {"dimension_numbers": ("NCHW", "OIHW", "NCHW")}),
-}
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_is_that_of_jax(case):
-    image, shape, strides, padding, options = CASES[case]
-    options = {"dimension_numbers": NHWC} | options
-    rng = np.random.default_rng(0)
-    x, kernel = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((3, *image), shape))
-
-    def results(function, x, kernel):
-        out, pull = jax.vjp(lambda x, kernel: function(x, kernel, strides, padding, **options), x, kernel)
-        return out, *pull(jnp.cos(jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape))
-
-    run = jax.jit(lambda x, kernel: [results(one, x, kernel) for one in (convolve, lax.conv_general_dilated)])
-    for own, expected in zip(*run(x, kernel), strict=True):
-        np.testing.assert_allclose(own, expected, rtol=1e-4, atol=1e-5)
+from experiments.networks.convolution import filter_each, use_fast_convolutions
+from puppet_jax.fast_convolution import countable
 
 
 @pytest.mark.parametrize("stride", [1, 2])

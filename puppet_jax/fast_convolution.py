@@ -1,0 +1,270 @@
+"""One convolution as a CPU computes it fast: Winograd's algorithm, products of patches, or XLA's own.
+
+XLA for CPUs (jax 0.10.2) takes up to 20 times as long as products for the gradient of a kernel, and three times as
+long as Winograd's algorithm for values (`python -m experiments.convolutions` measures both). Results agree with XLA's
+up to rounding. Every transform of JAX applies, forward mode and second order among them.
+"""
+
+import contextlib
+import contextvars
+import functools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+NHWC = ("NHWC", "HWIO", "NHWC")
+Way = Literal["xla", "products", "winograd", "patches", "shifts"]
+WAYS: tuple[Way, ...] = ("xla", "products", "winograd", "patches", "shifts")
+
+# The rule of `choose` and the sizes of pieces. `python -m experiments.convolutions` remakes the measurement.
+WINOGRAD_CHANNELS = 32
+WINOGRAD_PLACES = 4096
+PATCHES_PLACES = 16
+PATCHES_FLOATS = 1_500_000
+
+_countable = contextvars.ContextVar("countable", default=False)
+
+
+@contextlib.contextmanager
+def countable() -> Iterator[None]:
+    """Programs traced within it convolve by `conv_general_dilated`, whose multiply-accumulates can be counted."""
+    token = _countable.set(True)
+    try:
+        yield
+    finally:
+        _countable.reset(token)
+
+
+def is_countable() -> bool:
+    """Whether a program is traced that must be `countable`."""
+    return _countable.get()
+
+
+class Windows(NamedTuple):
+    """Where the windows of a convolution of NHWC images lie.
+
+    Attributes:
+        size: rows and columns of a window.
+        strides: from one window to the next.
+        padding: zeros before and behind the rows, and the columns.
+        dilation: from one tap of a window to the next.
+    """
+
+    size: tuple[int, int]
+    strides: tuple[int, int]
+    padding: tuple[tuple[int, int], tuple[int, int]]
+    dilation: tuple[int, int] = (1, 1)
+
+    def places(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Rows and columns of windows over images of a shape (..., height, width, channels)."""
+        rows, columns = (
+            (n + sum(pad) - d * (k - 1) - 1) // s + 1
+            for n, pad, k, s, d in zip(shape[-3:-1], self.padding, self.size, self.strides, self.dilation, strict=True)
+        )
+        return rows, columns
+
+
+def find_windows(shape: Any, size: Any, strides: Any, padding: Any, dilation: Any = None) -> Windows:
+    """Windows of `size` over NHWC images of `shape`, as `conv_general_dilated` places them."""
+    dilation = tuple(dilation or (1, 1))
+    if isinstance(padding, str):
+        reach = [d * (k - 1) + 1 for d, k in zip(dilation, size, strict=True)]
+        padding = lax.padtype_to_pads(shape[1:3], reach, strides, padding)
+    rows, columns = (tuple(pair) for pair in padding)
+    return Windows(tuple(size), tuple(strides), (rows, columns), dilation)
+
+
+def is_plain(x: Array, shape: tuple[int, ...], **options: Any) -> bool:
+    """Whether it is a convolution of NHWC images with HWIO kernels, and nothing more but groups and dilated taps.
+
+    Args:
+        x: the images.
+        shape: of the kernel.
+        **options: of `jax.lax.conv_general_dilated`.
+    """
+    dims = options.get("dimension_numbers")
+    return (
+        x.ndim == len(shape) == 4
+        and dims is not None
+        and lax.conv_dimension_numbers(x.shape, shape, dims) == lax.conv_dimension_numbers(x.shape, shape, NHWC)
+        and options.get("batch_group_count", 1) == 1
+        and all(d == 1 for d in options.get("lhs_dilation") or ())
+        and options.get("preferred_element_type") is None
+        and options.get("out_sharding") is None
+    )
+
+
+def choose(shape: tuple[int, ...], kernel_shape: tuple[int, ...], windows: Windows, groups: int = 1) -> Way:
+    """The fastest way on a CPU.
+
+    Args:
+        shape: of the images, (batch, height, width, channels).
+        kernel_shape: HWIO.
+        windows: where they lie.
+        groups: of channels.
+
+    Returns:
+        "winograd": F(2x2, 3x3); "patches": one product of all patches; "products": XLA's convolution, whose kernel has
+        its gradient from products of patches; "shifts": sums of shifted images, for depthwise kernels; "xla".
+    """
+    *_, channels, produced = kernel_shape
+    if groups > 1:
+        return "shifts" if groups == shape[-1] == produced else "xla"
+    places = math.prod(windows.places(shape))
+    if places <= PATCHES_PLACES:
+        return "patches"
+    dense = windows == Windows((3, 3), (1, 1), windows.padding)
+    wide = min(channels, produced) >= WINOGRAD_CHANNELS
+    return "winograd" if dense and wide and shape[0] * places >= WINOGRAD_PLACES else "products"
+
+
+def convolve_one(x: Array, kernel: Array, strides: Any, padding: Any, **options: Any) -> Array:
+    """`jax.lax.conv_general_dilated`, on a CPU the fastest way and equal up to rounding.
+
+    Args:
+        x: images. What is no convolution of NHWC images in float32 or float64 is left to XLA.
+        kernel: of the rank of `x`.
+        strides: as in `conv_general_dilated`.
+        padding: likewise.
+        **options: likewise.
+    """
+    floats = x.dtype == kernel.dtype and x.dtype in (jnp.float32, jnp.float64)
+    fast = jax.default_backend() == "cpu" and not is_countable()
+    if not (fast and floats and is_plain(x, kernel.shape, **options)) or 0 in (*x.shape, *kernel.shape):
+        return lax.conv_general_dilated(x, kernel, strides, padding, **options)
+    windows = find_windows(x.shape, kernel.shape[:2], strides, padding, options.get("rhs_dilation"))
+    groups = options.get("feature_group_count", 1)
+    if min(windows.places(x.shape)) < 1:
+        return lax.conv_general_dilated(x, kernel, strides, padding, **options)
+    return compute(choose(x.shape, kernel.shape, windows, groups), x, kernel, windows, groups)
+
+
+def compute(way: Way, x: Array, kernel: Array, windows: Windows, groups: int = 1) -> Array:
+    """The convolution, computed in one `way` of `choose`."""
+    xla = functools.partial(
+        lax.conv_general_dilated,
+        window_strides=windows.strides,
+        padding=windows.padding,
+        rhs_dilation=windows.dilation,
+        dimension_numbers=NHWC,
+        feature_group_count=groups,
+    )
+    if way == "shifts":
+        weights = kernel.reshape(-1, kernel.shape[-1])
+        terms = [part * weights[n][None, None, None] for n, part in enumerate(shifted(x, windows))]
+        return functools.reduce(jnp.add, terms)
+    if way == "patches":
+        return patches(x, windows) @ kernel.reshape(-1, kernel.shape[-1])
+    if way == "xla":
+        return xla(x, kernel)
+    return _with_products(winograd if way == "winograd" else xla, windows, x, kernel)
+
+
+def _with_products(values: Callable[..., Array], windows: Windows, x: Array, kernel: Array) -> Array:
+    """The convolution, whose derivative by the kernel is one of products."""
+
+    @jax.custom_jvp
+    def run(x, kernel):
+        return call(x, kernel)
+
+    @run.defjvp
+    def _(primals, tangents):
+        (x, kernel), (dx, dkernel) = primals, tangents
+        return run(x, kernel), call(dx, kernel) + products(x, dkernel, windows)
+
+    def call(x, kernel):
+        return values(x, kernel, windows) if values is winograd else values(x, kernel)
+
+    return run(x, kernel)
+
+
+def shifted(x: Float[Array, "batch height width c"], windows: Windows) -> list[Float[Array, "batch rows columns c"]]:
+    """What each tap of the windows sees of images, row by row."""
+    padded = _padded(x, windows.padding)
+    (rows, columns), (sh, sw), (dh, dw) = windows.places(x.shape), windows.strides, windows.dilation
+    return [
+        padded[:, dh * i : dh * i + (rows - 1) * sh + 1 : sh, dw * j : dw * j + (columns - 1) * sw + 1 : sw]
+        for i in range(windows.size[0])
+        for j in range(windows.size[1])
+    ]
+
+
+def patches(x: Float[Array, "batch height width c"], windows: Windows) -> Float[Array, "batch rows columns patch"]:
+    """What each window sees of images: its taps row by row, the channels of each."""
+    return jnp.concatenate(shifted(x, windows), axis=-1)
+
+
+def products(
+    x: Float[Array, "batch height width c_in"], kernel: Float[Array, "kh kw c_in c_out"], windows: Windows
+) -> Float[Array, "batch rows columns c_out"]:
+    """The convolution as products of patches, of a few images at a time: patches of all would not fit into a cache."""
+    flat = kernel.reshape(-1, kernel.shape[-1])
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)  # patches are not kept
+    def piece(x):
+        return patches(x, windows) @ flat
+
+    image = math.prod(windows.places(x.shape)) * len(flat)
+    return _by_pieces(piece, x, max(1, PATCHES_FLOATS // image))
+
+
+def winograd(
+    x: Float[Array, "batch height width c_in"], kernel: Float[Array, "3 3 c_in c_out"], windows: Windows
+) -> Float[Array, "batch rows columns c_out"]:
+    """Winograd's F(2x2, 3x3) for windows of stride 1 (Lavin and Gray 2016, Sec. 4.1).
+
+    Four neighbouring outputs take 16 products instead of 36: A'[(G k G') * (B' x B)]A, where x is the 4 x 4 square of
+    the image that they see, and B', G and A' are the matrices of `_image`, of `_KERNEL`, and of `_outputs`.
+    """
+    rows, columns = windows.places(x.shape)
+    transformed = jnp.einsum("pi,qj,ijco->pqco", _KERNEL.astype(kernel.dtype), _KERNEL.astype(kernel.dtype), kernel)
+
+    def piece(x):
+        (top, bottom), (left, right) = windows.padding
+        padded = _padded(x, ((top, bottom + rows % 2), (left, right + columns % 2)))
+        found = [
+            _outputs([part @ transformed[p, q] for q, part in enumerate(_image(strip, 2))], 3)
+            for p, strip in enumerate(_image(padded, 1))
+        ]
+        whole = _outputs(found, 2)  # (batch, half the rows, 2, half the columns, 2, c_out)
+        y = whole.reshape(len(x), rows + rows % 2, columns + columns % 2, -1)
+        return y[:, :rows, :columns]
+
+    return _by_pieces(piece, x, max(1, WINOGRAD_PLACES // (rows * columns)))
+
+
+_KERNEL = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+
+
+def _image(x: Array, axis: int) -> list[Array]:
+    """B' along an axis: [[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]] of four in a row, every other."""
+    end = x.shape[axis] - 3
+    a, b, c, d = (lax.slice_in_dim(x, n, n + end, stride=2, axis=axis) for n in range(4))
+    return [a - c, b + c, c - b, b - d]
+
+
+def _outputs(found: list[Array], axis: int) -> Array:
+    """A' of four arrays, [[1, 1, 1, 0], [0, 1, -1, -1]], in a new axis."""
+    a, b, c, d = found
+    return jnp.stack([a + b + c, b - c - d], axis=axis)
+
+
+def _by_pieces(function: Callable[[Array], Array], x: Array, most: int) -> Array:
+    """The function of a batch, taken of equal pieces of at most so many images, one after the other."""
+    batch = len(x)
+    size = max(n for n in range(1, batch + 1) if batch % n == 0 and n <= most)
+    if size == batch:
+        return function(x)
+    y = lax.map(function, x.reshape(-1, size, *x.shape[1:]))
+    return y.reshape(batch, *y.shape[2:])
+
+
+def _padded(x: Array, padding: Any) -> Array:
+    """With zeros around its rows and columns; negative ones are cut off."""
+    return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((*pair, 0) for pair in padding), (0, 0, 0)))

@@ -1,0 +1,180 @@
+"""Convolutions as a CPU computes them fast, against those of JAX, in value and derivatives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from puppet_jax import fast_convolution
+from puppet_jax.fast_convolution import (
+    NHWC,
+    Windows,
+    choose,
+    compute,
+    convolve_one,
+    countable,
+    find_windows,
+    is_plain,
+    products,
+    winograd,
+)
+
+CASES = {  # image, kernel, strides, padding, options
+    "plain": ((6, 5, 2), (3, 3, 2, 3), (1, 1), ((1, 1), (1, 1)), {}),
+    "strides": ((7, 6, 2), (3, 3, 2, 3), (2, 2), ((1, 1), (1, 1)), {}),
+    "same, strides": ((6, 7, 2), (3, 3, 2, 3), (2, 1), "SAME", {}),
+    "even": ((9, 8, 2), (4, 4, 2, 3), (2, 2), ((1, 1), (1, 1)), {}),
+    "one by one": ((6, 5, 2), (1, 1, 2, 3), (2, 2), ((0, 0), (0, 0)), {}),
+    "few places": ((2, 2, 2), (3, 3, 2, 3), (1, 1), ((1, 1), (1, 1)), {}),
+    "depthwise": ((6, 5, 4), (3, 3, 1, 4), (1, 1), "SAME", {"feature_group_count": 4}),
+    "depthwise, strides": ((6, 5, 4), (3, 3, 1, 4), (2, 2), ((1, 1), (1, 1)), {"feature_group_count": 4}),
+    "depthwise, dilated": ((9, 8, 4), (3, 3, 1, 4), (1, 1), "SAME", {"feature_group_count": 4, "rhs_dilation": (3, 2)}),
+    "dilated": ((9, 8, 2), (3, 3, 2, 3), (1, 1), "SAME", {"rhs_dilation": (2, 2)}),
+    "groups": ((6, 5, 4), (3, 3, 2, 6), (1, 1), "SAME", {"feature_group_count": 2}),
+    "another layout": ((2, 6, 5), (3, 2, 3, 3), (1, 1), "SAME", {"dimension_numbers": ("NCHW", "OIHW", "NCHW")}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_is_that_of_jax(case):
+    image, shape, strides, padding, options = CASES[case]
+    options = {"dimension_numbers": NHWC} | options
+    rng = np.random.default_rng(0)
+    x, kernel = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((3, *image), shape))
+
+    def results(function, x, kernel):
+        out, pull = jax.vjp(lambda x, kernel: function(x, kernel, strides, padding, **options), x, kernel)
+        return out, *pull(jnp.cos(jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape))
+
+    run = jax.jit(lambda x, kernel: [results(one, x, kernel) for one in (convolve_one, lax.conv_general_dilated)])
+    for own, expected in zip(*run(x, kernel), strict=True):
+        np.testing.assert_allclose(own, expected, rtol=1e-4, atol=1e-5)
+
+
+DENSE = {  # height, width, channels of images, channels produced, padding
+    "even": (6, 8, 3, 4, ((1, 1), (1, 1))),
+    "odd": (5, 7, 3, 4, ((1, 1), (1, 1))),
+    "valid": (7, 6, 2, 3, ((0, 0), (0, 0))),
+    "uneven": (6, 5, 2, 3, ((2, 0), (0, 3))),
+    "cut": (9, 8, 2, 3, ((-1, 1), (1, -2))),
+    "one place": (3, 3, 2, 3, ((0, 0), (0, 0))),
+}
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+@pytest.mark.parametrize("case", DENSE)
+@pytest.mark.parametrize("way", [winograd, products])
+def test_of_numpy(way, case, pieces, monkeypatch):
+    """Sums over the taps in float64; the batch in one piece or in three."""
+    height, width, channels, produced, padding = DENSE[case]
+    for name in ("WINOGRAD_PLACES", "PATCHES_FLOATS"):
+        monkeypatch.setattr(fast_convolution, name, 1 if pieces == 3 else 10**9)
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=(3, height, width, channels)), rng.normal(size=(3, 3, channels, produced))
+    (top, bottom), (left, right) = padding
+    padded = np.pad(x, ((0, 0), (max(top, 0), max(bottom, 0)), (max(left, 0), max(right, 0)), (0, 0)))
+    padded = padded[:, max(-top, 0) :, max(-left, 0) :]
+    padded = padded[:, : padded.shape[1] + min(bottom, 0), : padded.shape[2] + min(right, 0)]
+    rows, columns = padded.shape[1] - 2, padded.shape[2] - 2
+    expected = sum(padded[:, i : i + rows, j : j + columns] @ kernel[i, j] for i in range(3) for j in range(3))
+    windows = find_windows(x.shape, (3, 3), (1, 1), padding)
+    found = jax.jit(lambda x, kernel: way(x, kernel, windows))(np.float32(x), np.float32(kernel))
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.fixture(scope="module")
+def dense():
+    rng = np.random.default_rng(1)
+    x, kernel = rng.normal(size=(4, 6, 5, 3)), rng.normal(size=(3, 3, 3, 4))
+    return jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32)
+
+
+WINDOWS = Windows((3, 3), (1, 1), ((1, 1), (1, 1)))
+
+
+def energy(way, x, kernel):
+    return jnp.sin(compute(way, x, kernel, WINDOWS)).sum()
+
+
+@pytest.mark.parametrize("way", ["products", "winograd", "patches"])
+def test_derivatives(way, dense, monkeypatch):
+    """Reverse and forward mode, second order and vmap, all of them XLA's."""
+    monkeypatch.setattr(fast_convolution, "WINOGRAD_PLACES", 60)  # two pieces
+    monkeypatch.setattr(fast_convolution, "PATCHES_FLOATS", 60 * 27)
+
+    @jax.jit
+    def both(x, kernel):
+        def results(way):
+            function = lambda *args: energy(way, *args)  # noqa: E731
+            gradient = jax.grad(function, argnums=(0, 1))
+            tangent = (jnp.cos(x), jnp.cos(kernel))
+            return (
+                gradient(x, kernel),
+                jax.jvp(function, (x, kernel), tangent)[1],
+                jax.jvp(gradient, (x, kernel), tangent)[1],
+                jax.vmap(gradient)(jnp.stack([x, 2 * x]), jnp.stack([kernel, kernel + 1])),
+            )
+
+        return results(way), results("xla")
+
+    for own, expected in zip(*map(jax.tree.leaves, both(*dense)), strict=True):
+        np.testing.assert_allclose(own, expected, atol=5e-5 * float(jnp.abs(expected).max()))
+
+
+@pytest.mark.parametrize(
+    ("images", "kernel", "stride", "groups", "way"),
+    [
+        ((64, 32, 32, 64), (3, 3, 64, 64), 1, 1, "winograd"),
+        ((4, 32, 32, 64), (3, 3, 64, 64), 1, 1, "winograd"),
+        ((1, 32, 32, 64), (3, 3, 64, 64), 1, 1, "products"),  # few tiles: the kernel's transform would not pay
+        ((64, 32, 32, 3), (3, 3, 3, 64), 1, 1, "products"),
+        ((64, 32, 32, 64), (3, 3, 64, 64), 2, 1, "products"),
+        ((64, 32, 32, 64), (5, 5, 64, 64), 1, 1, "products"),
+        ((64, 4, 4, 512), (3, 3, 512, 512), 1, 1, "patches"),
+        ((64, 32, 32, 64), (3, 3, 1, 64), 1, 64, "shifts"),
+        ((64, 32, 32, 64), (3, 3, 1, 128), 1, 64, "xla"),
+        ((64, 32, 32, 64), (3, 3, 32, 64), 1, 2, "xla"),
+    ],
+)
+def test_way_that_is_chosen(images, kernel, stride, groups, way):
+    windows = find_windows(images, kernel[:2], (stride, stride), "SAME")
+    assert choose(images, kernel, windows, groups) == way
+
+
+@pytest.mark.parametrize(
+    ("x", "kernel"),
+    [
+        (jnp.ones((2, 6, 5, 3), jnp.bfloat16), jnp.ones((3, 3, 3, 4), jnp.bfloat16)),
+        (jnp.ones((0, 6, 5, 3)), jnp.ones((3, 3, 3, 4))),
+        (jnp.ones((2, 1, 1, 3)), jnp.ones((3, 3, 3, 4))),
+    ],
+    ids=["half precision", "no images", "no places"],
+)
+def test_is_left_to_xla(x, kernel):
+    function = lambda x, kernel: convolve_one(x, kernel, (1, 1), "VALID", dimension_numbers=NHWC)  # noqa: E731
+    expected = lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=NHWC)
+    found = function(x, kernel)
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected)
+    assert "conv_general_dilated" in str(jax.make_jaxpr(function)(x, kernel))
+
+
+def test_countable_programs_convolve():
+    x, kernel = jnp.ones((2, 4, 4, 3)), jnp.ones((3, 3, 3, 4))
+
+    def traced():
+        return str(jax.make_jaxpr(lambda x, k: convolve_one(x, k, (1, 1), "SAME", dimension_numbers=NHWC))(x, kernel))
+
+    assert "conv_general_dilated" not in traced()
+    with countable():
+        assert "conv_general_dilated" in traced()
+
+
+def test_what_is_plain():
+    x = jnp.ones((2, 6, 5, 3))
+    assert is_plain(x, (3, 3, 3, 4), dimension_numbers=NHWC)
+    assert not is_plain(x, (3, 3, 3, 4))
+    assert not is_plain(x, (3, 3, 3, 4), dimension_numbers=NHWC, lhs_dilation=(2, 1))
+    assert not is_plain(x, (3, 3, 3, 4), dimension_numbers=NHWC, batch_group_count=2)
