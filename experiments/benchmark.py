@@ -1,15 +1,19 @@
 """How fast finished runs classify, beside each other: every figure is also a ratio to the first run, of one process.
 
     python -m experiments.benchmark RUN RUN... [--batch-sizes 1 256] [--images 2048] [--rounds 10]
+    python -m experiments.benchmark --convolutions [--rounds 10]
 
 The models classify the same test images, from 8-bit images to logits, kernels from the bank where they are generated.
 In every round each takes its turn, another one first, so that whatever else slows the machine slows all. Compiling and
 filling the bank come before. Prints a table, and writes it to FOLDER/benchmark.json with --out FOLDER.
+
+With --convolutions it times the ways in which the library can compute a convolution on this machine, and PyTorch where
+it is installed, and says which way the library's rule chooses (FOLDER/convolutions.json).
 """
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -20,8 +24,10 @@ from experiments.cli import main, run_command
 class Command:
     """Command line of `experiments.benchmark`."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
     """Folders of finished runs on the same data; ratios are to the first."""
+    convolutions: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Times convolutions instead of runs."""
     data_dir: Path | None = None
     """Folder that holds the data; the one the first run was trained from if not given."""
     batch_sizes: tuple[int, ...] = (1, 256)
@@ -31,12 +37,12 @@ class Command:
     rounds: int = 10
     """How often each takes its turn."""
     out: Path | None = None
-    """Folder that benchmark.json is written to; none if not given."""
+    """Folder that the figures are written to; none if not given."""
 
     def __post_init__(self):
         """Refuses values outside their range."""
-        if not self.runs:
-            raise ValueError("give at least one RUN, the folder of a finished run.")
+        if bool(self.runs) == self.convolutions:
+            raise ValueError("give at least one RUN, the folder of a finished run, or else --convolutions.")
         if not self.batch_sizes or min(self.batch_sizes) < 1:
             raise ValueError(f"--batch-sizes must be positive, got {self.batch_sizes}.")
         for name in ("images", "rounds"):
@@ -47,27 +53,38 @@ class Command:
 def benchmark(command: Command) -> None:
     """Carries out the command."""
     from experiments.devices import device_name, start_jax
-    from experiments.errors import RunError
-    from experiments.evaluation.rounds import measure, table
-    from experiments.fields import as_json, flat
-    from experiments.names import distinct_names
+    from experiments.evaluation import convolutions, rounds
     from experiments.runs.files import write_json
     from experiments.runs.folder import versions
-    from experiments.runs.load import load_run
 
     start_jax()
+    if command.convolutions:
+        rows = convolutions.measure(command.rounds, convolutions.CASES)
+        name, table = "convolutions", convolutions.table(rows)
+    else:
+        rows = _measure_runs(command)
+        name, table = "benchmark", rounds.table(rows)
+    result = {"device": device_name(), "versions": versions(), "rounds": command.rounds, "rows": rows}
+    print(table + f"device: {result['device']}")
+    if command.out is not None:
+        command.out.mkdir(parents=True, exist_ok=True)
+        write_json(command.out / f"{name}.json", result)
+
+
+def _measure_runs(command: Command) -> list[dict[str, Any]]:
+    from experiments.errors import RunError
+    from experiments.evaluation.rounds import measure
+    from experiments.fields import as_json, flat
+    from experiments.names import distinct_names
+    from experiments.runs.load import load_run
+
     runs = [load_run(folder, command.data_dir) for folder in command.runs]
     for run in runs:
         if run.data["sha256"] != runs[0].data["sha256"]:
             raise RunError(f"{run.folder} was trained on other data than {runs[0].folder}; give runs on the same data.")
     names = distinct_names([flat(as_json(run.config)) for run in runs])
     images = runs[0].dataset.test_images
-    rows = measure(runs, names, images, command.batch_sizes, command.images, command.rounds)
-    result = {"device": device_name(), "versions": versions(), "rounds": command.rounds, "rows": rows}
-    print(table(rows) + f"device: {result['device']}")
-    if command.out is not None:
-        command.out.mkdir(parents=True, exist_ok=True)
-        write_json(command.out / "benchmark.json", result)
+    return measure(runs, names, images, command.batch_sizes, command.images, command.rounds)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ from typing import Any
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var
 
+from puppet_jax.fast_convolution import is_convolution
+
 # These only rename or reformat an array: a model may cast all its weights before it uses the first.
 _ALIASES = {
     "broadcast_in_dim",
@@ -64,14 +66,15 @@ def _walk(jaxpr: Jaxpr, operands: Sequence[int | None], found: list[tuple[int, s
         if all(place is None for place in used):
             continue
         results: Sequence[int | None] = ()
-        bodies = list(_bodies(eqn, used))
+        bodies = [] if is_convolution(eqn) else list(_bodies(eqn, used))
         if eqn.primitive.name in _ALIASES:
             results = used
         elif bodies:
             for body, inner in bodies:
                 results = _walk(body, inner, found)
         else:
-            found += [(place, eqn.primitive.name) for place in used if place is not None]
+            name = "conv_general_dilated" if is_convolution(eqn) else eqn.primitive.name
+            found += [(place, name) for place in used if place is not None]
         places |= zip(eqn.outvars, results, strict=False)
     return [places.get(var) if isinstance(var, Var) else None for var in jaxpr.outvars]
 

@@ -5,17 +5,16 @@ long as Winograd's algorithm for values (`python -m experiments.convolutions` me
 up to rounding. Every transform of JAX applies, forward mode and second order among them.
 """
 
-import contextlib
-import contextvars
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.extend.core import JaxprEqn
 from jaxtyping import Array, Float
 
 NHWC = ("NHWC", "HWIO", "NHWC")
@@ -27,23 +26,6 @@ WINOGRAD_CHANNELS = 32
 WINOGRAD_PLACES = 4096
 PATCHES_PLACES = 16
 PATCHES_FLOATS = 1_500_000
-
-_countable = contextvars.ContextVar("countable", default=False)
-
-
-@contextlib.contextmanager
-def countable() -> Iterator[None]:
-    """Programs traced within it convolve by `conv_general_dilated`, whose multiply-accumulates can be counted."""
-    token = _countable.set(True)
-    try:
-        yield
-    finally:
-        _countable.reset(token)
-
-
-def is_countable() -> bool:
-    """Whether a program is traced that must be `countable`."""
-    return _countable.get()
 
 
 class Windows(NamedTuple):
@@ -135,14 +117,26 @@ def convolve_one(x: Array, kernel: Array, strides: Any, padding: Any, **options:
         **options: likewise.
     """
     floats = x.dtype == kernel.dtype and x.dtype in (jnp.float32, jnp.float64)
-    fast = jax.default_backend() == "cpu" and not is_countable()
-    if not (fast and floats and is_plain(x, kernel.shape, **options)) or 0 in (*x.shape, *kernel.shape):
+    on_cpu = jax.default_backend() == "cpu"
+    if not (on_cpu and floats and is_plain(x, kernel.shape, **options)) or 0 in (*x.shape, *kernel.shape):
         return lax.conv_general_dilated(x, kernel, strides, padding, **options)
     windows = find_windows(x.shape, kernel.shape[:2], strides, padding, options.get("rhs_dilation"))
     groups = options.get("feature_group_count", 1)
     if min(windows.places(x.shape)) < 1:
         return lax.conv_general_dilated(x, kernel, strides, padding, **options)
-    return compute(choose(x.shape, kernel.shape, windows, groups), x, kernel, windows, groups)
+    return fast_convolution(choose(x.shape, kernel.shape, windows, groups), x, kernel, windows, groups)
+
+
+# A program of this name, so that one who reads what a model computes can tell that it is a convolution.
+@functools.partial(jax.jit, static_argnames=("way", "windows", "groups"))
+def fast_convolution(way: Way, x: Array, kernel: Array, windows: Windows, groups: int = 1) -> Array:
+    """`compute`, as one equation of a jaxpr: equal convolutions are traced once."""
+    return compute(way, x, kernel, windows, groups)
+
+
+def is_convolution(equation: JaxprEqn) -> bool:
+    """Whether an equation of a jaxpr is a convolution of its first operand with its second: XLA's or a fast one."""
+    return equation.primitive.name == "conv_general_dilated" or equation.params.get("name") == "fast_convolution"
 
 
 def compute(way: Way, x: Array, kernel: Array, windows: Windows, groups: int = 1) -> Array:

@@ -225,7 +225,7 @@ def test_kernels_are_those_of_the_reference(network):
 
 def test_is_the_original_with_these_kernels(misleading):
     net, puppet = misleading
-    np.testing.assert_array_equal(puppet(X, h=3.7), by_hand(net, puppet, 3.7)(X))
+    assert reference.relative_error(puppet(X, h=3.7), by_hand(net, puppet, 3.7)(X)) < 1e-5
     assert np.any(np.asarray(puppet(X, h=3.7)) != np.asarray(puppet(X)))
 
 

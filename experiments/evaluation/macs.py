@@ -7,6 +7,9 @@ from typing import Any
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
+from experiments.networks.convolution import FILTER_EACH
+from puppet_jax.fast_convolution import is_convolution
+
 
 def count_macs(function: Callable[..., Any], *args: Any) -> int:
     """Multiply-accumulates of the convolutions and matrix products in one call of a function.
@@ -33,9 +36,13 @@ def _count(jaxpr: Jaxpr) -> int:
 
 def _count_equation(equation: Any) -> int:
     name, params = equation.primitive.name, equation.params
-    if name == "conv_general_dilated":
+    if is_convolution(equation):
         kernel = equation.invars[1].aval.shape
-        return equation.outvars[0].aval.size * math.prod(kernel) // kernel[params["dimension_numbers"].rhs_spec[0]]
+        produced = params["dimension_numbers"].rhs_spec[0] if name == "conv_general_dilated" else -1
+        return equation.outvars[0].aval.size * math.prod(kernel) // kernel[produced]
+    if params.get("name") == FILTER_EACH:
+        _, height, width, _ = equation.invars[1].aval.shape
+        return equation.outvars[0].aval.size * height * width
     if name == "dot_general":
         (contracted, _), _ = params["dimension_numbers"]
         left = equation.invars[0].aval.shape

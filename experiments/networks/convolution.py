@@ -2,13 +2,14 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
 from puppet_jax.convolution import convolve
-from puppet_jax.fast_convolution import find_windows, is_countable, shifted
+from puppet_jax.fast_convolution import find_windows, shifted
 
 
 def use_fast_convolutions(model: nnx.Module) -> None:
@@ -18,6 +19,11 @@ def use_fast_convolutions(model: nnx.Module) -> None:
             node.conv_general_dilated = convolve
 
 
+FILTER_EACH = "filter_each"
+"""Name of its equation in a jaxpr, by which its products are counted."""
+
+
+@functools.partial(jax.jit, static_argnames="stride")
 def filter_each(
     x: Float[Array, "batch height width channels"], filters: Float[Array, "batch k k channels"], stride: int = 1
 ) -> Float[Array, "batch height2 width2 channels"]:
@@ -25,6 +31,4 @@ def filter_each(
     batch, k, _, channels = filters.shape
     taps = filters.reshape(batch, k * k, channels)
     parts = shifted(x, find_windows(x.shape, (k, k), (stride, stride), ((k // 2, k // 2),) * 2))
-    if is_countable():
-        return jnp.einsum("bkhwc,bkc->bhwc", jnp.stack(parts, axis=1), taps)
     return functools.reduce(jnp.add, (part * taps[:, n, None, None] for n, part in enumerate(parts)))

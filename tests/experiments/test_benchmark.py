@@ -8,6 +8,7 @@ from helpers import rewrite_json
 
 from experiments.benchmark import Command, benchmark
 from experiments.cli import run_command
+from experiments.evaluation import convolutions
 from experiments.evaluation.rounds import table, time_rounds
 from experiments.runs.folder import versions
 
@@ -65,6 +66,26 @@ class TestCommand:
         out = capsys.readouterr().out
         assert table(found["rows"]) in out
         assert out.endswith(f"device: {found['device']}\n")
+
+    def test_convolutions(self, tmp_path, capsys, monkeypatch):
+        monkeypatch.setattr(convolutions, "CASES", ((2, 6, 3, 4), (64, 8, 32, 32)))
+        assert command_line("--convolutions", "--rounds", 2, "--out", tmp_path) == 0
+        found = json.loads((tmp_path / "convolutions.json").read_text())
+        small, wide = found["rows"]
+        assert (small["images"], small["kernel"], small["chosen"]) == ([2, 6, 6, 3], [3, 3, 3, 4], "products")
+        assert wide["chosen"] == "winograd"
+        for row in found["rows"]:
+            assert row["error"] < 1e-5
+            for name in ("value", "gradients"):
+                ours = [row[name][way] for way in ("xla", "products", "winograd", "patches")]
+                assert min(ours) > 0
+                assert row["to_best"][name] == row[name][row["chosen"]] / min(ours) >= 1
+        assert convolutions.table(found["rows"]) in capsys.readouterr().out
+
+    def test_refuses_both_and_neither(self, run, capsys):
+        for argv in ((), (run, "--convolutions")):
+            assert command_line(*argv) == 2
+            assert "give at least one RUN" in capsys.readouterr().err
 
     def test_refuses_runs_on_other_data(self, run, tmp_path, capsys):
         other = shutil.copytree(run, tmp_path / "other")

@@ -17,7 +17,6 @@ from experiments.model import Model
 from experiments.networks.baselines.drnn import LoopNorm
 from experiments.networks.baselines.pieces import warn_of_dead_gates
 from experiments.networks.contract import answers_of
-from puppet_jax.fast_convolution import countable
 
 pytestmark = pytest.mark.slow  # many programs are compiled
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
@@ -56,10 +55,9 @@ def run_macs(network, params, stats, run):
         shapes[piece, size] = shapes.get((piece, size), 0) + 1
     for (piece, size), times in shapes.items():
         x = jax.ShapeDtypeStruct((size, *run.shapes[piece]), jnp.float32)
-        with countable():
-            one = count_macs(
-                lambda params, x, piece=piece: network.run_piece(network.model(params, stats), piece, x), params, x
-            )
+        one = count_macs(
+            lambda params, x, piece=piece: network.run_piece(network.model(params, stats), piece, x), params, x
+        )
         total += times * one
     return total
 

@@ -13,7 +13,6 @@ from jaxtyping import Array, Float, Int
 from experiments.evaluation.macs import count_macs
 from experiments.networks.backbones.blocks import HE_NORMAL, Head, Images, Logits
 from experiments.networks.module import ModuleNetwork, ModulePredictor
-from puppet_jax.fast_convolution import countable
 from puppet_jax.puppet import centred
 
 WIDTH = 64
@@ -163,9 +162,8 @@ class ODENetwork(ModuleNetwork):
         def start(params, image):
             return self.model(params, {}).start(image)
 
-        with countable():
-            evaluation = count_macs(derivative, params, image) - count_macs(start, params, image)
-            return 0, count_macs(ends, params, image) + (depth - CONVOLUTIONS) // 2 * evaluation
+        evaluation = count_macs(derivative, params, image) - count_macs(start, params, image)
+        return 0, count_macs(ends, params, image) + (depth - CONVOLUTIONS) // 2 * evaluation
 
 
 class ODEPredictor(ModulePredictor):

@@ -15,7 +15,6 @@ import puppet_jax as pj
 from experiments.evaluation.macs import count_macs
 from experiments.networks.module import ModuleNetwork, flat
 from puppet_jax.checks import check_images
-from puppet_jax.fast_convolution import countable
 from puppet_jax.puppet import centred
 from puppet_jax.routing import GROUP_SIZES, pad_indices
 
@@ -165,5 +164,4 @@ def piece_macs(network: PiecewiseNetwork, piece: str, shape: tuple[int, ...]) ->
     params = flat(network.abstract[1])
     one = jax.ShapeDtypeStruct((1, *shape), "float32")
     stats = network.init_stats(0)
-    with countable():
-        return count_macs(lambda params, x: network.run_piece(network.model(params, stats), piece, x), params, one)
+    return count_macs(lambda params, x: network.run_piece(network.model(params, stats), piece, x), params, one)
