@@ -25,6 +25,8 @@ WAYS: tuple[Way, ...] = ("xla", "products", "winograd", "patches", "shifts")
 WINOGRAD_CHANNELS = 32
 WINOGRAD_PLACES = 4096
 PATCHES_PLACES = 16
+PATCHES_ALL_PLACES = 128
+PATCHES_TAPS = 36
 PATCHES_FLOATS = 1_500_000
 
 
@@ -95,11 +97,12 @@ def choose(shape: tuple[int, ...], kernel_shape: tuple[int, ...], windows: Windo
         "winograd": F(2x2, 3x3); "patches": one product of all patches; "products": XLA's convolution, whose kernel has
         its gradient from products of patches; "shifts": sums of shifted images, for depthwise kernels; "xla".
     """
-    *_, channels, produced = kernel_shape
+    rows, columns, channels, produced = kernel_shape
     if groups > 1:
         return "shifts" if groups == shape[-1] == produced else "xla"
     places = math.prod(windows.places(shape))
-    if places <= PATCHES_PLACES:
+    few = places <= PATCHES_PLACES or shape[0] * places <= PATCHES_ALL_PLACES
+    if few or rows * columns * channels <= PATCHES_TAPS:
         return "patches"
     dense = windows == Windows((3, 3), (1, 1), windows.padding)
     wide = min(channels, produced) >= WINOGRAD_CHANNELS

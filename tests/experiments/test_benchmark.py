@@ -68,11 +68,11 @@ class TestCommand:
         assert out.endswith(f"device: {found['device']}\n")
 
     def test_convolutions(self, tmp_path, capsys, monkeypatch):
-        monkeypatch.setattr(convolutions, "CASES", ((2, 6, 3, 4), (64, 8, 32, 32)))
+        monkeypatch.setattr(convolutions, "CASES", ((4, 6, 6, 4), (64, 8, 32, 32)))
         assert command_line("--convolutions", "--rounds", 2, "--out", tmp_path) == 0
         found = json.loads((tmp_path / "convolutions.json").read_text())
         small, wide = found["rows"]
-        assert (small["images"], small["kernel"], small["chosen"]) == ([2, 6, 6, 3], [3, 3, 3, 4], "products")
+        assert (small["images"], small["kernel"], small["chosen"]) == ([4, 6, 6, 6], [3, 3, 6, 4], "products")
         assert wide["chosen"] == "winograd"
         for row in found["rows"]:
             assert row["error"] < 1e-5
