@@ -25,6 +25,7 @@ from puppet_jax.complexity import (
     complexity as complexity,
 )
 from puppet_jax.execution_order import execution_order as execution_order
+from puppet_jax.gains import start_gains as start_gains
 from puppet_jax.predictor import Predictor as Predictor
 from puppet_jax.pretrained import (
     PretrainedPuppet as PretrainedPuppet,
@@ -39,15 +40,13 @@ from puppet_jax.puppet import (
     init_batch_stats as init_batch_stats,
     init_puppet as init_puppet,
 )
+from puppet_jax.puppet_model import PuppetModel as PuppetModel
 from puppet_jax.puppeteer import (
     Puppeteer as Puppeteer,
     field as field,
     init_puppeteer as init_puppeteer,
 )
-from puppet_jax.puppetize import (
-    PuppetModel as PuppetModel,
-    puppetize as puppetize,
-)
+from puppet_jax.puppetize import puppetize as puppetize
 from puppet_jax.routing import complexities as complexities
 from puppet_jax.seeded import seeded_pattern as seeded_pattern
 from puppet_jax.trajectory import (

@@ -64,7 +64,10 @@ def _solve(
 
 
 def generate_kernels(
-    puppeteer: Puppeteer, h: Float[ArrayLike, ""], shapes: Sequence[Any]
+    puppeteer: Puppeteer,
+    h: Float[ArrayLike, ""],
+    shapes: Sequence[Any],
+    gains: Sequence[Any] | Array | None = None,
 ) -> tuple[Float[Array, "..."], ...]:
     """The kernels of a CNN at complexity `h`, one Euler step each (v1 Eqs. 12 and 13).
 
@@ -77,6 +80,7 @@ def generate_kernels(
         puppeteer: the parameters.
         h: complexity in nats, a scalar, finite and at least 0. Use `jax.vmap` for one set of kernels per image.
         shapes: HWIO shapes in network order, tuples or anything with `.shape`; static.
+        gains: factors of the kernels, one each, such as `start_gains` gives. None: as the papers have it, no factors.
 
     Returns:
         A tuple of float32 arrays of those shapes. From h = 0.5 on they are those of exact arithmetic to about 1e-5. For
@@ -84,8 +88,8 @@ def generate_kernels(
         divide by next to nothing, another device may give other kernels.
 
     Raises:
-        ValueError: if `shapes` is empty, a shape is no HWIO shape or has more taps than the state, or `h` is no scalar
-            or (outside `jit`) negative or not finite.
+        ValueError: if `shapes` is empty, a shape is no HWIO shape or has more taps than the state, there are not as
+            many gains as shapes, or `h` is no scalar or (outside `jit`) negative or not finite.
 
     Example:
         >>> import jax, puppet_jax as pj
@@ -101,7 +105,12 @@ def generate_kernels(
     for size in sizes:
         check_taps(size, puppeteer.state_shape)
     check_scalar(h)
-    return _generate(puppeteer, jnp.asarray(h, puppeteer.state_dtype), sizes=sizes)
+    kernels = _generate(puppeteer, jnp.asarray(h, puppeteer.state_dtype), sizes=sizes)
+    if gains is None:
+        return kernels
+    if len(gains) != len(sizes):
+        raise ValueError(f"gains must be one a kernel, got {len(gains)} for {len(sizes)} shapes.")
+    return tuple(jnp.asarray(gain, kernel.dtype) * kernel for gain, kernel in zip(gains, kernels, strict=True))
 
 
 @functools.partial(jax.jit, static_argnames="sizes")

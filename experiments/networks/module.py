@@ -46,19 +46,20 @@ class ModuleNetwork(Network):
 
     @functools.cached_property
     def abstract(self) -> tuple[Any, ...]:
-        """Graph definition, parameters and statistics, without arrays."""
-        return nnx.split(nnx.eval_shape(lambda: self.make(0)), nnx.Param, nnx.BatchStat)
+        """Graph definition, parameters, statistics, and what holds nothing, without arrays."""
+        return nnx.split(nnx.eval_shape(lambda: self.make(0)), nnx.Param, nnx.BatchStat, ...)
 
     def model(self, params: dict[str, Array], stats: dict[str, pj.BatchStats] | None) -> Any:
         """The module with these parameters: in evaluation with these statistics, or in training without any.
 
         Its convolutions are those of `experiments.networks.convolution`.
         """
-        graphdef, like, like_stats = self.abstract
+        graphdef, like, like_stats, rest = self.abstract
         model = nnx.merge(
             graphdef,
             _state(like, params),
             _state(like_stats, _unpaired(self.init_stats(0) if stats is None else stats)),
+            jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), rest),
             copy=True,
         )
         use_fast_convolutions(model)
