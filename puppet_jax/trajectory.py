@@ -1,18 +1,20 @@
 """The trajectory through parameter space (v1 Eqs. 7 and 12), and the kernels read from it."""
 
 import functools
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import diffrax as dfx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from puppet_jax.adaptation import step_size
 from puppet_jax.checks import as_integer, check_complexity
 from puppet_jax.projection import as_kernel_shape, blocks, check_taps, project
-from puppet_jax.puppeteer import KernelsFrom, Puppeteer, check_puppeteer, field, start
+from puppet_jax.puppeteer import Puppeteer, check_puppeteer, field, start
 
 
 def trajectory(puppeteer: Puppeteer, h: Float[ArrayLike, ""], num_steps: int) -> Float[Array, "N C C taps"]:
@@ -42,25 +44,28 @@ def trajectory(puppeteer: Puppeteer, h: Float[ArrayLike, ""], num_steps: int) ->
     check_puppeteer(puppeteer)
     num_steps = as_integer("num_steps", num_steps)
     check_scalar(h)
-    h = jnp.asarray(h, puppeteer.state_dtype)
-    states = _solve(puppeteer, h, num_steps=num_steps, read="state")
-    return jnp.concatenate([start(puppeteer, h)[None], states])
+    return _solve(puppeteer, jnp.asarray(h, puppeteer.state_dtype), num_steps=num_steps)
 
 
-@functools.partial(jax.jit, static_argnames=("num_steps", "read"))  # so that calls outside `jit` compile once too
-def _solve(
-    puppeteer: Puppeteer, h: Float[Array, ""], *, num_steps: int, read: KernelsFrom
-) -> Float[Array, "N C C taps"]:
-    """What layers 0 ... `num_steps` - 1 read: the state S_{n+1} or the velocity G(S_n), (N, C, C, K**2)."""
+@functools.partial(jax.jit, static_argnames="num_steps")  # so that calls outside `jit` compile once too
+def _solve(puppeteer: Puppeteer, h: Float[Array, ""], *, num_steps: int) -> Float[Array, "N C C taps"]:
+    step = _euler(puppeteer, h)
+    first = start(puppeteer, h)
+    _, states = jax.lax.scan(lambda state, n: (step(state, n)[0],) * 2, first, jnp.arange(num_steps, dtype=first.dtype))
+    return jnp.concatenate([first[None], states])
+
+
+def _euler(puppeteer: Puppeteer, h: Float[Array, ""]) -> Callable[..., tuple[Array, Array]]:
+    """Step n of the scheme: of S_n the next state S_{n+1} and the velocity G(S_n)."""
     solver, term, dl = dfx.Euler(), dfx.ODETerm(lambda t, y, args: args), step_size(h)
 
-    @functools.partial(jax.checkpoint, prevent_cse=False)  # the gradient keeps each state and does each step again
-    def step(state, n):
+    @functools.partial(jax.checkpoint, prevent_cse=False)  # a gradient keeps the state and does the step again
+    def step(state: Array, n: Array) -> tuple[Array, Array]:
         velocity = field(puppeteer, state)
         state, *_ = solver.step(term, n, n + 1, state, dl * velocity, None, False)
-        return state, state if read == "state" else velocity
+        return state, velocity
 
-    return jax.lax.scan(step, start(puppeteer, h), jnp.arange(num_steps, dtype=puppeteer.state_dtype))[1]
+    return step
 
 
 def generate_kernels(
@@ -115,14 +120,35 @@ def generate_kernels(
 
 @functools.partial(jax.jit, static_argnames="sizes")
 def _generate(puppeteer: Puppeteer, h: Float[Array, ""], *, sizes: tuple) -> tuple[Float[Array, "..."], ...]:
-    steps = num_steps(sizes, puppeteer.max_channels)
-    read = iter(_solve(puppeteer, h, num_steps=steps, read=puppeteer.kernels_from))
+    """Each step is projected when it is done, so that without a gradient no more than one state is held."""
+    rows = [row for size in sizes for row in blocks(size, puppeteer.max_channels)]
+    parts = [part for row in rows for part in row]  # one a step
+    shapes = tuple(dict.fromkeys(parts))
+    lengths = [math.prod(part) for part in parts]
+    begins = np.cumsum([0, *lengths])
+    step, first = _euler(puppeteer, h), start(puppeteer, h)
+
+    def read(shape: tuple[int, ...], state: Array) -> Array:
+        flat = project(state, shape).ravel()
+        return jnp.pad(flat, (0, max(lengths) - len(flat)))  # all of one length; the next one overwrites the rest
+
+    def body(carry: tuple[Array, Array], x: tuple[Array, Array, Array]) -> tuple[tuple[Array, Array], None]:
+        (state, found), (n, which, begin) = carry, x
+        state, velocity = step(state, n)
+        seen = velocity if puppeteer.kernels_from == "velocity" else state
+        flat = jax.lax.switch(which, [functools.partial(read, shape) for shape in shapes], seen)
+        return (state, jax.lax.dynamic_update_slice(found, flat, (begin,))), None
+
+    found = jnp.zeros_like(first, shape=begins[-1] + max(lengths))
+    which = jnp.array([shapes.index(part) for part in parts])
+    xs = jnp.arange(len(parts), dtype=first.dtype), which, jnp.array(begins[:-1])
+    (_, found), _ = jax.lax.scan(body, (first, found), xs)
+    pieces = iter(
+        found[begin : begin + math.prod(part)].reshape(part) for begin, part in zip(begins, parts, strict=False)
+    )
     return tuple(
         jnp.concatenate(
-            [
-                jnp.concatenate([project(next(read), block) for block in row], axis=-1)
-                for row in blocks(size, puppeteer.max_channels)
-            ],
+            [jnp.concatenate([next(pieces) for _ in row], axis=-1) for row in blocks(size, puppeteer.max_channels)],
             axis=-2,
         )
         for size in sizes

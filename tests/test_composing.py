@@ -210,7 +210,7 @@ BLOCKS = dict(re.findall(r"## ([\w ]+)\n[^#]*?```python\n(.*?)```", PAGE.read_te
 
 
 def test_the_page_has_a_block_for_each_library():
-    assert list(BLOCKS) == ["Flax NNX", "Flax Linen", "Equinox", "Haiku"]
+    assert list(BLOCKS) == ["Flax NNX", "A network without norms", "Flax Linen", "Equinox", "Haiku"]
     assert PAGE.read_text().count("```python") == len(BLOCKS)
 
 
@@ -219,6 +219,10 @@ def test_the_blocks_of_the_page(library):
     """Each runs on its own, and its step makes the loss smaller."""
     names = {}
     exec(compile(BLOCKS[library], f"{PAGE.name}, {library}", "exec"), names)
+    if library == "A network without norms":
+        activations = names["puppet"].instantiate(4.5).encode(names["images"])
+        assert 0.2 < activations.std() / names["net"].encode(names["images"]).std() < 5
+        return
     if library == "Flax NNX":
         names["puppet"].train()
         after = names["step"](*(names[name] for name in ("puppet", "optimizer", "images", "labels")), names["h"].mean())
