@@ -1,7 +1,9 @@
 """From a state of the trajectory to a convolution kernel: adaptive average pooling (v1 Sec. 3.3)."""
 
+import itertools
 import math
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -66,7 +68,7 @@ def project(state: Float[Array, "C C taps"], shape: tuple[int, ...]) -> Float[Ar
         ValueError: if `shape` is no HWIO shape or is larger than the state.
     """
     kh, kw, c_in, c_out = shape = as_kernel_shape(shape)
-    check_taps(shape, jnp.shape(state))
+    _check_taps(shape, jnp.shape(state))
     if max(c_in, c_out) > len(state):
         raise ValueError(
             f"Kernel shape {shape} (HWIO) is larger than the state: it has {c_out} x {c_in} channels, the state "
@@ -76,20 +78,44 @@ def project(state: Float[Array, "C C taps"], shape: tuple[int, ...]) -> Float[Ar
     return pooled.reshape(c_out, c_in, kh, kw).transpose(2, 3, 1, 0)
 
 
-def blocks(shape: tuple[int, ...], max_channels: int) -> tuple[tuple[tuple[int, ...], ...], ...]:
-    """How a kernel of HWIO `shape` is cut into blocks that a state of C = `max_channels` can be pooled to.
+def blocks(shape: tuple[int, ...], max_channels: int, kernel_size: int | None = None) -> tuple[tuple[int, ...], ...]:
+    """How a kernel of HWIO `shape` is cut into blocks that a state can be pooled to.
+
+    Args:
+        shape: HWIO.
+        max_channels: C of the state.
+        kernel_size: K of the state; None for one that has taps enough.
 
     Returns:
-        HWIO shapes by input channels, then by output channels; one block for a kernel no wider than C. Blocks along
-        an axis differ by one channel at most, wider ones first.
+        HWIO shapes; one block for a kernel that fits. Rows of the window are slowest, then its columns, input channels,
+        output channels. Blocks along an axis differ by one at most, larger ones first. A window of at most K**2 taps
+        is not cut.
     """
+    return tuple(itertools.product(*_cuts(shape, max_channels, kernel_size)))
+
+
+def join(
+    parts: Sequence[Float[Array, "..."]], shape: tuple[int, ...], max_channels: int, kernel_size: int | None = None
+) -> Float[Array, "kh kw c_in c_out"]:
+    """The kernel of `shape` whose `blocks` are `parts`."""
+    found = list(parts)
+    for axis, lengths in reversed(list(enumerate(_cuts(shape, max_channels, kernel_size)))):
+        count = len(lengths)
+        found = [jnp.concatenate(found[n : n + count], axis) for n in range(0, len(found), count)]
+    return found[0]
+
+
+def _cuts(shape: tuple[int, ...], max_channels: int, kernel_size: int | None) -> list[tuple[int, ...]]:
+    """Lengths of the blocks along each axis."""
     kh, kw, c_in, c_out = shape
-    return tuple(tuple((kh, kw, i, o) for o in _parts(c_out, max_channels)) for i in _parts(c_in, max_channels))
+    window = max(kh, kw) if kernel_size is None or kh * kw <= kernel_size**2 else kernel_size
+    limits = window, window, max_channels, max_channels
+    return [_parts(length, at_most) for length, at_most in zip((kh, kw, c_in, c_out), limits, strict=True)]
 
 
-def _parts(channels: int, at_most: int) -> tuple[int, ...]:
-    count = -(-channels // at_most)
-    return tuple(channels // count + (n < channels % count) for n in range(count))
+def _parts(length: int, at_most: int) -> tuple[int, ...]:
+    count = -(-length // at_most)
+    return tuple(length // count + (n < length % count) for n in range(count))
 
 
 def as_kernel_shape(shape: Any) -> tuple[int, int, int, int]:
@@ -103,17 +129,16 @@ def as_kernel_shape(shape: Any) -> tuple[int, int, int, int]:
     return kh, kw, c_in, c_out
 
 
-def check_taps(shape: tuple[int, ...], state_shape: tuple[int, ...], name: str | None = None) -> None:
-    """Raises a ValueError, which begins with `name`, unless a state of `state_shape` has the taps of HWIO `shape`."""
+def _check_taps(shape: tuple[int, ...], state_shape: tuple[int, ...]) -> None:
+    """Raises a ValueError unless a state of `state_shape` has the taps of HWIO `shape`."""
     kh, kw, _, _ = shape
     if len(state_shape) != 3:
         raise ValueError(f"A state must have shape (C, C, K**2), got {tuple(state_shape)}.")
     taps = state_shape[-1]
     if kh * kw > taps:
-        name = name or f"Kernel shape {tuple(shape)} (HWIO)"
         raise ValueError(
-            f"{name} is larger than the state: it has {kh * kw} taps, the state {taps}. Use a puppeteer with "
-            f"kernel_size of at least {odd_at_least(kh * kw)}."
+            f"Kernel shape {tuple(shape)} (HWIO) is larger than the state: it has {kh * kw} taps, the state {taps}. "
+            "`generate_kernels` joins such a kernel from several states."
         )
 
 

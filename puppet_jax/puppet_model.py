@@ -192,7 +192,7 @@ class PuppetModel(nnx.Module, Generic[M]):
             )
         puppeteer = self.puppeteer.get_value()
         own = _settings(puppeteer)
-        others = [name for name in self.settings if name != own]
+        others = [name for name, one in self.settings.items() if isinstance(one, Settings) and name != own]
         if others:
             raise ValueError(
                 f"a state of the settings {others[0]!r} was loaded into a puppet of {own!r}; puppetize with those."

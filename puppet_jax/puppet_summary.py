@@ -82,7 +82,7 @@ def summarise(model: str, kernels: Sequence[Generated], puppeteer: Puppeteer, ke
         h: complexity at which the kernels are looked at.
     """
     c = puppeteer.max_channels
-    steps = [num_steps([one.hwio], c) for one in kernels]
+    steps = [num_steps([one.hwio], c, puppeteer.kernel_size) for one in kernels]
     floats = [int(np.prod(one.shape)) for one in kernels]
     state_bytes = int(np.prod(puppeteer.state_shape)) * puppeteer.state_dtype.itemsize
     found = PuppetSummary(

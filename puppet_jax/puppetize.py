@@ -15,7 +15,7 @@ from jaxtyping import PRNGKeyArray
 from puppet_jax.checks import check_complexity
 from puppet_jax.convolution import convolve
 from puppet_jax.gains import response
-from puppet_jax.projection import check_taps, odd_at_least
+from puppet_jax.projection import odd_at_least
 from puppet_jax.puppet_model import M, PuppetModel, call
 from puppet_jax.puppet_plan import Generated, Path, Plan, Where, name_of
 from puppet_jax.puppet_summary import size_notes, summarise
@@ -23,6 +23,8 @@ from puppet_jax.puppeteer import InitialState, KernelsFrom, Puppeteer, init_pupp
 
 MOST_CHANNELS = 512
 """C that is chosen at most, the papers'."""
+MOST_TAPS = 3
+"""K likewise."""
 
 
 def puppetize(
@@ -52,7 +54,7 @@ def puppetize(
 
     A grouped or depthwise convolution is generated in the shape that it holds, (*window, c_in / groups, c_out); leave
     it alone with `where=lambda path, conv: conv.feature_group_count == 1`. Windows of one or three axes are folded into
-    two, so that a kernel of 27 taps needs a state of kernel size 7.
+    two.
 
     Args:
         model: any Flax NNX model.
@@ -67,7 +69,8 @@ def puppetize(
         max_channels: C of a new puppeteer; if not given, the largest number of channels of any generated kernel, but
             at most 512, the papers'. A smaller one stores less; wider kernels take several steps, see
             `generate_kernels`.
-        kernel_size: K of a new puppeteer, odd; the least that holds the largest window if not given.
+        kernel_size: K of a new puppeteer, odd; if not given, the least that holds the largest window, but at most 3,
+            the papers': a larger window takes several steps, and does not make all other states larger.
         initial_state: see `init_puppeteer`.
         seed: see `init_puppeteer`.
         scale: see `init_puppeteer`.
@@ -82,8 +85,8 @@ def puppetize(
 
     Raises:
         TypeError: if `model` is no `nnx.Module`, or holds a convolution whose kernel is no array of its window.
-        ValueError: if the model has no convolution, `where` matches none, a kernel has more taps than the state, or
-            the example does not use every kernel; or `keep_scale` has no example or no numbers.
+        ValueError: if the model has no convolution, `where` matches none, the example does not use every
+            kernel, or `keep_scale` has no example or no numbers.
 
     Warns:
         UserWarning: if the puppeteer holds more floats than it replaces, or a gradient would keep more than 1 GiB of
@@ -117,18 +120,15 @@ def puppetize(
             jax.random.key(0) if key is None else key,
             max_channels=max_channels,
             kernel_size=(
-                odd_at_least(max(math.prod(one.shape[:-2]) for one in kernels)) if kernel_size is None else kernel_size
+                min(odd_at_least(max(math.prod(one.shape[:-2]) for one in kernels)), MOST_TAPS)
+                if kernel_size is None
+                else kernel_size
             ),
             initial_state=initial_state,
             seed=seed,
             scale=scale,
             kernels_from=kernels_from,
         )
-    for one in kernels:
-        try:
-            check_taps(one.hwio, puppeteer.state_shape, f"The kernel of {one}")
-        except ValueError as error:
-            raise ValueError(f"{error} Or leave it alone with `where`.") from None
     abstract = jax.eval_shape(lambda puppeteer: puppeteer, puppeteer)
     for note in size_notes(summarise(type(model).__name__, kernels, abstract, 0, h)):
         warnings.warn(f"{type(model).__name__}: {note}.", stacklevel=2)

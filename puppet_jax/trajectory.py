@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from puppet_jax.adaptation import step_size
 from puppet_jax.checks import as_integer, check_complexity
-from puppet_jax.projection import as_kernel_shape, blocks, check_taps, project
+from puppet_jax.projection import as_kernel_shape, blocks, join, project
 from puppet_jax.puppeteer import Puppeteer, check_puppeteer, field, start
 
 
@@ -77,9 +77,9 @@ def generate_kernels(
     """The kernels of a CNN at complexity `h`, one Euler step each (v1 Eqs. 12 and 13).
 
     Layer n = 0, 1, ... uses the state S_{n+1}, average-pooled to the layer's shape; or the velocity G(S_n), if that is
-    what the puppeteer's `kernels_from` says. A kernel of more than C input or output channels, of which the papers have
-    none, is joined from blocks of at most C x C channels, output channels running faster, and each block takes a step
-    of its own: a small puppeteer can make a wide network.
+    what the puppeteer's `kernels_from` says. A kernel of more than C input or output channels or K**2 taps, of which
+    the papers have none, is joined from blocks of at most C x C channels and K x K taps, and each block takes a step of
+    its own: a small puppeteer can make a wide network.
 
     Args:
         puppeteer: the parameters.
@@ -93,8 +93,8 @@ def generate_kernels(
         divide by next to nothing, another device may give other kernels.
 
     Raises:
-        ValueError: if `shapes` is empty, a shape is no HWIO shape or has more taps than the state, there are not as
-            many gains as shapes, or `h` is no scalar or (outside `jit`) negative or not finite.
+        ValueError: if `shapes` is empty, a shape is no HWIO shape, there are not as many gains as shapes, or `h`
+            is no scalar or (outside `jit`) negative or not finite.
 
     Example:
         >>> import jax, puppet_jax as pj
@@ -107,8 +107,6 @@ def generate_kernels(
     sizes = _hwio(shapes)
     if not sizes:
         raise ValueError("shapes must name at least one kernel, got none.")
-    for size in sizes:
-        check_taps(size, puppeteer.state_shape)
     check_scalar(h)
     kernels = _generate(puppeteer, jnp.asarray(h, puppeteer.state_dtype), sizes=sizes)
     if gains is None:
@@ -121,8 +119,9 @@ def generate_kernels(
 @functools.partial(jax.jit, static_argnames="sizes")
 def _generate(puppeteer: Puppeteer, h: Float[Array, ""], *, sizes: tuple) -> tuple[Float[Array, "..."], ...]:
     """Each step is projected when it is done, so that without a gradient no more than one state is held."""
-    rows = [row for size in sizes for row in blocks(size, puppeteer.max_channels)]
-    parts = [part for row in rows for part in row]  # one a step
+    state_size = puppeteer.max_channels, puppeteer.kernel_size
+    cut = [blocks(size, *state_size) for size in sizes]
+    parts = [part for blocks_of_one in cut for part in blocks_of_one]  # one a step
     shapes = tuple(dict.fromkeys(parts))
     lengths = [math.prod(part) for part in parts]
     begins = np.cumsum([0, *lengths])
@@ -146,24 +145,19 @@ def _generate(puppeteer: Puppeteer, h: Float[Array, ""], *, sizes: tuple) -> tup
     pieces = iter(
         found[begin : begin + math.prod(part)].reshape(part) for begin, part in zip(begins, parts, strict=False)
     )
-    return tuple(
-        jnp.concatenate(
-            [jnp.concatenate([next(pieces) for _ in row], axis=-1) for row in blocks(size, puppeteer.max_channels)],
-            axis=-2,
-        )
-        for size in sizes
-    )
+    return tuple(join([next(pieces) for _ in own], size, *state_size) for own, size in zip(cut, sizes, strict=True))
 
 
-def num_steps(shapes: Sequence[Any], max_channels: int) -> int:
-    """How many Euler steps `generate_kernels` takes: one a kernel that is no wider than C, else one a block.
+def num_steps(shapes: Sequence[Any], max_channels: int, kernel_size: int | None = None) -> int:
+    """How many Euler steps `generate_kernels` takes: one a kernel that a state holds, else one a block.
 
     Args:
         shapes: HWIO shapes, tuples or anything with `.shape`.
         max_channels: C of the puppeteer.
+        kernel_size: K of the puppeteer; None for one that holds the largest window.
 
     Raises:
-        TypeError, ValueError: if `max_channels` is no positive integer, or a shape is no HWIO shape.
+        TypeError, ValueError: if C or K is no positive integer, or a shape is no HWIO shape.
 
     Example:
         >>> import puppet_jax as pj
@@ -171,7 +165,8 @@ def num_steps(shapes: Sequence[Any], max_channels: int) -> int:
         7
     """
     max_channels = as_integer("max_channels", max_channels)
-    return sum(len(row) for size in _hwio(shapes) for row in blocks(size, max_channels))
+    kernel_size = None if kernel_size is None else as_integer("kernel_size", kernel_size)
+    return sum(len(blocks(size, max_channels, kernel_size)) for size in _hwio(shapes))
 
 
 def _hwio(shapes: Sequence[Any]) -> tuple[tuple[int, ...], ...]:

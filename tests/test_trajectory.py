@@ -170,6 +170,24 @@ def test_wide_kernels_are_joined_from_several_states():
     assert reference.relative_error(last, pj.project(states[9], shapes[3])) <= 1e-6
 
 
+def test_wide_windows_are_joined_from_several_states():
+    """Five rows make blocks of 3 and 2; a window of nine taps is one block, whatever its form."""
+    puppeteer = make_puppeteer(8)
+    shapes = ((5, 4, 3, 9), (1, 9, 8, 8))
+    states = trajectory(puppeteer, jnp.float32(H), num_steps=8 + 1)[1:]
+    wide, flat = generate_kernels(puppeteer, jnp.float32(H), shapes=shapes)
+    sizes = [(rows, 2, 3, channels) for rows in (3, 2) for _ in range(2) for channels in (5, 4)]
+    parts = [np.asarray(pj.project(state, size)) for state, size in zip(states, sizes, strict=False)]
+    rows = [
+        np.concatenate([np.concatenate(parts[n + 2 * side : n + 2 * side + 2], -1) for side in (0, 1)], axis=1)
+        for n in (0, 4)
+    ]
+    assert reference.relative_error(wide, np.concatenate(rows, axis=0)) <= 1e-6
+    assert reference.relative_error(flat, pj.project(states[8], (1, 9, 8, 8))) <= 1e-6
+    assert pj.num_steps(shapes, 8, kernel_size=3) == 9
+    assert pj.num_steps(shapes, 8) == 3
+
+
 @pytest.mark.parametrize(
     ("shape", "steps"),
     [
@@ -600,7 +618,6 @@ def test_trajectory_refuses(num_steps):
     ("shapes", "match"),
     [
         pytest.param((), "at least one", id="none"),
-        pytest.param(((5, 5, 8, 8),), "larger than the state", id="too-large-a-kernel"),
         pytest.param(((3, 3, 8),), "HWIO", id="rank-3"),
         pytest.param(((3, 3, 0, 8),), "positive", id="no-inputs"),
     ],
