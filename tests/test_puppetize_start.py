@@ -8,6 +8,7 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
+from helpers import quick
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import puppet_jax as pj
@@ -49,7 +50,74 @@ class Residual(nnx.Module):
         return x.mean((1, 2))
 
 
+class Decoder(nnx.Module):
+    """From ten numbers to an image, tanh throughout."""
+
+    def __init__(self, rngs):
+        self.linear = nnx.Linear(10, 2 * 2 * 32, rngs=rngs)
+        self.up = nnx.List([nnx.ConvTranspose(32, c, (3, 3), strides=(2, 2), rngs=rngs) for c in (32, 16)])
+        self.out = nnx.Conv(16, 1, (3, 3), rngs=rngs)
+
+    def __call__(self, z):
+        x = jnp.tanh(self.linear(z)).reshape(-1, 2, 2, 32)
+        for up in self.up:
+            x = jnp.tanh(up(x))
+        return jnp.tanh(self.out(x))
+
+
+class DQN(nnx.Module):
+    """Strided convolutions and two linear layers (Mnih et al. 2015), thin."""
+
+    def __init__(self, rngs):
+        self.convs = nnx.List(
+            [
+                nnx.Conv(c_in, c_out, (k, k), strides=stride, rngs=rngs)
+                for c_in, c_out, k, stride in ((3, 32, 8, 4), (32, 64, 4, 2), (64, 64, 3, 1))
+            ]
+        )
+        self.hidden, self.out = nnx.Linear(256, 64, rngs=rngs), nnx.Linear(64, 4, rngs=rngs)
+
+    def __call__(self, x):
+        for conv in self.convs:
+            x = nnx.relu(conv(x))
+        return self.out(nnx.relu(self.hidden(x.reshape(len(x), -1))))
+
+
+class FreshResNet(nnx.Module):
+    """In evaluation before any training: its batch norms have the statistics of nothing, and normalise nothing."""
+
+    def __init__(self, rngs):
+        self.stem = nnx.Conv(3, 32, (3, 3), rngs=rngs)
+        self.convs = nnx.List([nnx.Conv(32, 32, (3, 3), rngs=rngs) for _ in range(8)])
+        self.norms = nnx.List([nnx.BatchNorm(32, use_running_average=True, rngs=rngs) for _ in range(8)])
+        self.head = nnx.Linear(32, 10, rngs=rngs)
+
+    def __call__(self, x):
+        x = self.stem(x)
+        for n in range(0, 8, 2):
+            y = nnx.relu(self.norms[n](self.convs[n](x)))
+            x = nnx.relu(x + self.norms[n + 1](self.convs[n + 1](y)))
+        return self.head(x.mean((1, 2)))
+
+
+WITHOUT_NORMS = {
+    "U-Net": (models.UNet, (8, 8, 8, 3)),
+    "decoder": (Decoder, (8, 10)),
+    "DQN": (DQN, (8, 16, 16, 3)),
+    "fresh ResNet": (FreshResNet, (8, 8, 8, 3)),
+}
+
+
 class TestScale:
+    @pytest.mark.parametrize("kernels_from", ["state", "velocity"])
+    @pytest.mark.parametrize("name", quick(WITHOUT_NORMS, "DQN"))
+    def test_networks_without_norms(self, name, kernels_from):
+        network, shape = WITHOUT_NORMS[name]
+        x = jnp.asarray(np.random.default_rng(1).normal(size=shape), jnp.float32)
+        net = network(nnx.Rngs(0))
+        puppet = pj.puppetize(net, x, kernels_from=kernels_from, keep_scale=True)
+        assert 0.2 < float(puppet(x).std() / net(x).std()) < 5
+
     @pytest.mark.parametrize("kernels_from", ["state", "velocity"])
     @pytest.mark.parametrize("activation", [nnx.relu, jnp.tanh])
     def test_logits_start_as_those_of_the_original(self, activation, kernels_from):
