@@ -304,13 +304,14 @@ class TestPretrained:
     @pytest.mark.timeout(3600)  # 20 T multiply-accumulates for the largest
     @pytest.mark.parametrize("name", pj.pretrained_models())
     def test_accuracy_is_that_of_its_card(self, name):
-        folder = os.environ.get("PUPPET_CIFAR10_DIR")
-        if not folder:
-            pytest.skip("PUPPET_CIFAR10_DIR is not set to a folder with the official binary files")
-        cifar10, model = load_dataset("cifar10", Path(folder)), pj.load_pretrained(name)
-        logits = model.predictor()(cifar10.test_images)
-        top1 = (logits.argmax(axis=1) == cifar10.test_labels).mean()
+        experiment = name.partition("-")[0]
+        variable = f"PUPPET_{experiment.upper()}_DIR"
+        if not os.environ.get(variable):
+            pytest.skip(f"{variable} is not set to a folder with the official binary files")
+        dataset, model = load_dataset(experiment, Path(os.environ[variable])), pj.load_pretrained(name)
+        logits = model.predictor()(dataset.test_images)
+        top1 = (logits.argmax(axis=1) == dataset.test_labels).mean()
         stated = re.search(r"\*\*([\d.]+) %\*\* top-1", pretrained_file(name).with_suffix(".md").read_text())
         assert stated is not None
         assert abs(100 * top1 - float(stated[1])) < 0.05  # other hardware rounds otherwise
-        assert model.class_names == cifar10.class_names
+        assert model.class_names == dataset.class_names
