@@ -1,8 +1,8 @@
 """One convolution as a CPU computes it fast: Winograd's algorithm, products of patches, or XLA's own.
 
-XLA for CPUs (jax 0.10.2) takes up to 20 times as long as products for the gradient of a kernel, and three times as
-long as Winograd's algorithm for values (`python -m experiments.convolutions` measures both). Results agree with XLA's
-up to rounding. Every transform of JAX applies, forward mode and second order among them.
+XLA for CPUs (jax 0.10.2) takes up to seven times as long for a value with both gradients, and twice as long for values
+alone: docs/records/2026-11-29-convolutions. Results agree with XLA's up to rounding. Every transform of JAX applies,
+forward mode and second order among them.
 """
 
 import functools
@@ -21,7 +21,7 @@ NHWC = ("NHWC", "HWIO", "NHWC")
 Way = Literal["xla", "products", "winograd", "patches", "shifts"]
 WAYS: tuple[Way, ...] = ("xla", "products", "winograd", "patches", "shifts")
 
-# The rule of `choose` and the sizes of pieces. `python -m experiments.convolutions` remakes the measurement.
+# The rule of `choose` and the sizes of pieces, measured by `python -m experiments.benchmark --convolutions`.
 WINOGRAD_CHANNELS = 32
 WINOGRAD_PLACES = 4096
 PATCHES_PLACES = 16
@@ -119,15 +119,13 @@ def convolve_one(x: Array, kernel: Array, strides: Any, padding: Any, **options:
         padding: likewise.
         **options: likewise.
     """
-    floats = x.dtype == kernel.dtype and x.dtype in (jnp.float32, jnp.float64)
-    on_cpu = jax.default_backend() == "cpu"
-    if not (on_cpu and floats and is_plain(x, kernel.shape, **options)) or 0 in (*x.shape, *kernel.shape):
-        return lax.conv_general_dilated(x, kernel, strides, padding, **options)
-    windows = find_windows(x.shape, kernel.shape[:2], strides, padding, options.get("rhs_dilation"))
-    groups = options.get("feature_group_count", 1)
-    if min(windows.places(x.shape)) < 1:
-        return lax.conv_general_dilated(x, kernel, strides, padding, **options)
-    return fast_convolution(choose(x.shape, kernel.shape, windows, groups), x, kernel, windows, groups)
+    floats = x.dtype == kernel.dtype and x.dtype in (jnp.float32, jnp.float64) and 0 not in (*x.shape, *kernel.shape)
+    if jax.default_backend() == "cpu" and floats and is_plain(x, kernel.shape, **options):
+        windows = find_windows(x.shape, kernel.shape[:2], strides, padding, options.get("rhs_dilation"))
+        if min(windows.places(x.shape)) > 0:
+            groups = options.get("feature_group_count", 1)
+            return fast_convolution(choose(x.shape, kernel.shape, windows, groups), x, kernel, windows, groups)
+    return lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
 
 # A program of this name, so that one who reads what a model computes can tell that it is a convolution.
@@ -160,25 +158,20 @@ def compute(way: Way, x: Array, kernel: Array, windows: Windows, groups: int = 1
         return patches(x, windows) @ kernel.reshape(-1, kernel.shape[-1])
     if way == "xla":
         return xla(x, kernel)
-    return _with_products(winograd if way == "winograd" else xla, windows, x, kernel)
+    values = functools.partial(winograd, windows=windows) if way == "winograd" else xla
+    return _with_products(values, windows)(x, kernel)
 
 
-def _with_products(values: Callable[..., Array], windows: Windows, x: Array, kernel: Array) -> Array:
-    """The convolution, whose derivative by the kernel is one of products."""
-
-    @jax.custom_jvp
-    def run(x, kernel):
-        return call(x, kernel)
+def _with_products(values: Callable[[Array, Array], Array], windows: Windows) -> Callable[[Array, Array], Array]:
+    """The convolution whose values are `values`, and whose derivative by the kernel is one of products."""
+    run = jax.custom_jvp(values)
 
     @run.defjvp
     def _(primals, tangents):
         (x, kernel), (dx, dkernel) = primals, tangents
-        return run(x, kernel), call(dx, kernel) + products(x, dkernel, windows)
+        return run(x, kernel), values(dx, kernel) + products(x, dkernel, windows)
 
-    def call(x, kernel):
-        return values(x, kernel, windows) if values is winograd else values(x, kernel)
-
-    return run(x, kernel)
+    return run
 
 
 def shifted(x: Float[Array, "batch height width c"], windows: Windows) -> list[Float[Array, "batch rows columns c"]]:

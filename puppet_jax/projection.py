@@ -142,10 +142,11 @@ def _check_taps(shape: tuple[int, ...], state_shape: tuple[int, ...]) -> None:
         )
 
 
-def odd_at_least(taps: int) -> int:
-    """The least odd kernel size K with K**2 >= taps."""
+def least_state(shapes: Sequence[tuple[int, ...]]) -> tuple[int, int]:
+    """The least C, and the least odd K, of a state that holds every kernel of `shapes`, (*window, c_in, c_out)."""
+    taps = max(math.prod(shape[:-2]) for shape in shapes)
     size = math.isqrt(taps - 1) + 1 if taps > 1 else 1
-    return size + 1 - size % 2
+    return max(max(shape[-2:]) for shape in shapes), size + 1 - size % 2
 
 
 def _averaging_matrix(n: int, m: int) -> np.ndarray:

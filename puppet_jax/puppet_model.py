@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -12,12 +11,13 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, ArrayLike, Float
 
+from puppet_jax.accounting import num_floats
 from puppet_jax.checks import as_complexity
 from puppet_jax.convolution import convolve
 from puppet_jax.execution_order import uses
 from puppet_jax.gains import start_gains
 from puppet_jax.puppet_plan import Generated, Path, Plan
-from puppet_jax.puppet_summary import PuppetSummary, summarise
+from puppet_jax.puppet_summary import PuppetSummary, summarise, unmoved
 from puppet_jax.puppeteer import Puppeteer
 from puppet_jax.trajectory import generate_kernels
 
@@ -219,23 +219,26 @@ class PuppetModel(nnx.Module, Generic[M]):
         """
         if args or kwargs:
             self.find_order(call, *args, **kwargs)
-        kept = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(self.model, nnx.Param)))
-        kept += 0 if self.zero_gains is None else len(self._plan.zero)
+        puppeteer = self.puppeteer.get_value()
         in_order = [self._plan.kernels[place] for place in self.execution_order]
-        found = summarise(type(self.model).__name__, in_order, self.puppeteer.get_value(), kept, self.h)
-        if not (args or kwargs):
-            return found
-        kernels = self.generate()
+        kept = num_floats(nnx.state(self, nnx.Param)) - num_floats(puppeteer)
+        found = summarise(type(self.model).__name__, in_order, puppeteer, kept)
+        notes = [*found.notes, *unmoved(in_order, puppeteer, self.h)]
+        idle = self._idle(*args, **kwargs) if args or kwargs else []
+        if idle:
+            notes.append(f"the output does not depend on {', '.join(idle)}: its gradient is zero")
+        return dataclasses.replace(found, notes=tuple(notes))
+
+    def _idle(self, *args: Any, **kwargs: Any) -> list[str]:
+        """Names of the kernels by which the mean square of the outputs has no slope."""
 
         def mean_square(kernels: tuple[Array, ...]) -> Array:
             outputs = jax.tree.leaves(nnx.clone(self.with_kernels(kernels))(*args, **kwargs))
             floats = [one for one in outputs if jnp.issubdtype(one.dtype, jnp.inexact)]
             return jnp.stack([jnp.square(one).mean() for one in floats]).sum()
 
-        slopes = jax.jit(jax.grad(mean_square))(kernels)
-        idle = [one.name for one, slope in zip(self._plan.kernels, slopes, strict=True) if not jnp.any(slope)]
-        note = f"the output does not depend on {', '.join(idle)}: its gradient is zero"
-        return dataclasses.replace(found, notes=(*found.notes, note)) if idle else found
+        slopes = jax.jit(jax.grad(mean_square))(self.generate())
+        return [one.name for one, slope in zip(self._plan.kernels, slopes, strict=True) if not jnp.any(slope)]
 
     @property
     def kernels(self) -> tuple[Generated, ...]:
@@ -262,14 +265,17 @@ class PuppetModel(nnx.Module, Generic[M]):
         return place not in self._plan.altered or all(conv.mask is not None for conv in convolutions)
 
     def find_order(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-        """Traces `function(model, *args, **kwargs)`, unless it was traced on such inputs before."""
+        """Traces `function(model, *args, **kwargs)`, unless it is `call` and was traced on such inputs before.
+
+        Another function is not remembered: it may hold arrays.
+        """
         plan = self._plan
         graphdef, state = nnx.split(self.model)
         leaves, treedef = jax.tree.flatten((args, kwargs))
         described = tuple(map(_described, leaves))
-        key: Any = (graphdef, function, treedef, described)
+        key: Any = (graphdef, treedef, described) if function is call else None
         try:
-            if key in plan.seen:
+            if key is not None and key in plan.seen:
                 return
         except TypeError:  # a static attribute of the model cannot be hashed: trace every call
             key = None

@@ -71,15 +71,14 @@ class PuppetSummary:
         )
 
 
-def summarise(model: str, kernels: Sequence[Generated], puppeteer: Puppeteer, kept: int, h: float) -> PuppetSummary:
-    """Sizes, and what may be wrong with them.
+def summarise(model: str, kernels: Sequence[Generated], puppeteer: Puppeteer, kept: int) -> PuppetSummary:
+    """Sizes, and which of them are large.
 
     Args:
         model: name of its class.
         kernels: in the order of use.
-        puppeteer: the generator; of abstract arrays too, then whether its kernels depend on h is not looked at.
+        puppeteer: the generator; of abstract arrays too.
         kept: trained floats that are not generated.
-        h: complexity at which the kernels are looked at.
     """
     c = puppeteer.max_channels
     steps = [num_steps([one.hwio], c, puppeteer.kernel_size) for one in kernels]
@@ -101,13 +100,10 @@ def summarise(model: str, kernels: Sequence[Generated], puppeteer: Puppeteer, ke
         state_bytes=state_bytes,
         trajectory_bytes=(sum(steps) + 1) * state_bytes,
     )
-    notes = size_notes(found)
-    if not isinstance(puppeteer.pointwise_kernel, jax.ShapeDtypeStruct | jax.core.Tracer):
-        notes += _unmoved(puppeteer, kernels, h)
-    return dataclasses.replace(found, notes=tuple(notes))
+    return dataclasses.replace(found, notes=tuple(_large(found)))
 
 
-def size_notes(summary: PuppetSummary) -> list[str]:
+def _large(summary: PuppetSummary) -> list[str]:
     """What is large, with a cure."""
     notes = []
     if summary.generator >= summary.replaced:
@@ -124,8 +120,10 @@ def size_notes(summary: PuppetSummary) -> list[str]:
     return notes
 
 
-def _unmoved(puppeteer: Puppeteer, kernels: Sequence[Generated], h: float) -> list[str]:
-    """Kernels that are the same at another complexity."""
+def unmoved(kernels: Sequence[Generated], puppeteer: Puppeteer, h: float) -> list[str]:
+    """A note on the kernels that are the same at another complexity than `h`; none of abstract arrays."""
+    if isinstance(puppeteer.pointwise_kernel, jax.ShapeDtypeStruct | jax.core.Tracer):
+        return []
     shapes = [one.hwio for one in kernels]
     pairs = zip(kernels, *(generate_kernels(puppeteer, level, shapes) for level in (h, 1.2 * h + 0.1)), strict=True)
     names = [one.name for one, here, there in pairs if jnp.abs(here - there).max() <= 1e-6 * jnp.abs(here).max()]

@@ -1,6 +1,5 @@
 """Any CNN can be a puppet: the convolution kernels of a Flax NNX model from a puppeteer (v1 Sec. 4.3)."""
 
-import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -15,15 +14,15 @@ from jaxtyping import PRNGKeyArray
 from puppet_jax.checks import check_complexity
 from puppet_jax.convolution import convolve
 from puppet_jax.gains import response
-from puppet_jax.projection import odd_at_least
+from puppet_jax.projection import least_state
 from puppet_jax.puppet_model import M, PuppetModel, call
 from puppet_jax.puppet_plan import Generated, Path, Plan, Where, name_of
-from puppet_jax.puppet_summary import size_notes, summarise
+from puppet_jax.puppet_summary import summarise
 from puppet_jax.puppeteer import InitialState, KernelsFrom, Puppeteer, init_puppeteer
 
 MOST_CHANNELS = 512
 """C that is chosen at most, the papers'."""
-MOST_TAPS = 3
+LARGEST_KERNEL_SIZE = 3
 """K likewise."""
 
 
@@ -46,7 +45,7 @@ def puppetize(
     """The same model with generated convolution kernels (v1 Sec. 4.3, v2 Sec. 4.4).
 
     The kernels of the convolutions are dropped and come from a puppeteer instead, one Euler step each, in the order
-    in which the model uses them; C and K are those of the largest. Biases, norms, linear layers and whatever else the
+    in which the model uses them. Biases, norms, linear layers and whatever else the
     model holds are kept and trained as before. The model given is not changed, nor is its code.
 
     The three regimes of the papers: the model itself has fixed kernels; `puppet(x)` has the kernels of one constant
@@ -113,24 +112,18 @@ def puppetize(
     model = nnx.merge(*nnx.split(model), copy=True)
     kernels, replaced = _take_kernels(model, where)
     responses = _responses(kernels, replaced) if keep_scale else None
-    if max_channels is None:
-        max_channels = min(max(max(one.shape[-2:]) for one in kernels), MOST_CHANNELS)
     if puppeteer is None:
+        least = least_state([one.shape for one in kernels])
         puppeteer = init_puppeteer(
             jax.random.key(0) if key is None else key,
-            max_channels=max_channels,
-            kernel_size=(
-                min(odd_at_least(max(math.prod(one.shape[:-2]) for one in kernels)), MOST_TAPS)
-                if kernel_size is None
-                else kernel_size
-            ),
+            max_channels=min(least[0], MOST_CHANNELS) if max_channels is None else max_channels,
+            kernel_size=min(least[1], LARGEST_KERNEL_SIZE) if kernel_size is None else kernel_size,
             initial_state=initial_state,
             seed=seed,
             scale=scale,
             kernels_from=kernels_from,
         )
-    abstract = jax.eval_shape(lambda puppeteer: puppeteer, puppeteer)
-    for note in size_notes(summarise(type(model).__name__, kernels, abstract, 0, h)):
+    for note in summarise(type(model).__name__, kernels, puppeteer, kept=0).notes:
         warnings.warn(f"{type(model).__name__}: {note}.", stacklevel=2)
     puppet = PuppetModel(model, puppeteer, Plan(kernels), float(h))
     if callable(example):

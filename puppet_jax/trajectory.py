@@ -143,7 +143,7 @@ def _generate(puppeteer: Puppeteer, h: Float[Array, ""], *, sizes: tuple) -> tup
     xs = jnp.arange(len(parts), dtype=first.dtype), which, jnp.array(begins[:-1])
     (_, found), _ = jax.lax.scan(body, (first, found), xs)
     pieces = iter(
-        found[begin : begin + math.prod(part)].reshape(part) for begin, part in zip(begins, parts, strict=False)
+        found[begin:end].reshape(part) for begin, end, part in zip(begins[:-1], begins[1:], parts, strict=True)
     )
     return tuple(join([next(pieces) for _ in own], size, *state_size) for own, size in zip(cut, sizes, strict=True))
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -20,7 +19,7 @@ from experiments.networks.contract import Predictor
 from experiments.networks.module import ModuleNetwork, num_convolutions, used_stats
 from experiments.networks.puppet import PuppeteerSettings
 from puppet_jax.checks import check_images
-from puppet_jax.projection import odd_at_least
+from puppet_jax.projection import least_state
 from puppet_jax.puppet import centred
 from puppet_jax.routing import Group, check_adaptation, make_groups, one_an_image, run_groups
 
@@ -80,12 +79,9 @@ class BackboneNetwork(ModuleNetwork):
         example = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
         key = jax.random.split(jax.random.key(seed))[0]
         shapes = [node.kernel.shape for _, node in nnx.iter_graph(model) if isinstance(node, nnx.Conv)]
-        settings = dataclasses.asdict(self.puppeteer)
-        if settings["max_channels"] is None:
-            settings["max_channels"] = max(max(shape[-2:]) for shape in shapes)
-        if settings["kernel_size"] is None:
-            settings["kernel_size"] = odd_at_least(max(math.prod(shape[:-2]) for shape in shapes))
-        return pj.puppetize(model, example, key=key, **settings)
+        state = dict(zip(("max_channels", "kernel_size"), least_state(shapes), strict=True))
+        given = {name: value for name, value in dataclasses.asdict(self.puppeteer).items() if value is not None}
+        return pj.puppetize(model, example, key=key, **state | given)
 
     def apply(self, params, stats, images, h, depth, key=None):
         if self.puppeteer is None:
