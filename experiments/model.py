@@ -9,8 +9,10 @@ import jax
 import puppet_jax as pj
 from experiments.errors import RunError
 from experiments.networks import Network, Predictor, describe_network, read_network
-from experiments.networks.controls import FrozenKernels, pattern_hash as frozen_hash
 from puppet_jax import extras
+from puppet_jax.extras.generators.frozen_basis import FrozenKernels
+from puppet_jax.extras.generators.pieces import pattern_hash as frozen_hash
+from puppet_jax.extras.generators.shared import SharedFloats
 from puppet_jax.model_file import load_model as load_file, save_model as save_file
 from puppet_jax.seeded import pattern_hash as seeded_hash
 
@@ -128,10 +130,8 @@ def load_model(path: Path) -> Model:
     )
 
 
-def pattern_hash(generator: pj.Puppeteer | FrozenKernels | None) -> str | None:
+def pattern_hash(generator: Any) -> str | None:
     """SHA-256 of the frozen pseudo-random numbers that a stored generator means nothing without."""
-    if generator is None:
-        return None
-    if isinstance(generator, FrozenKernels):
-        return frozen_hash(generator.seed)
-    return seeded_hash(generator.max_channels, generator.kernel_size, generator.seed)
+    if isinstance(generator, pj.Puppeteer):
+        return seeded_hash(generator.max_channels, generator.kernel_size, generator.seed)
+    return frozen_hash(generator.seed) if isinstance(generator, FrozenKernels | SharedFloats) else None

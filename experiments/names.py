@@ -8,6 +8,10 @@ KERNELS = {
     "Adaptive": "puppet, kernels by complexity",
     "FrozenBasis": "frozen random basis",
     "Ordinary": "ordinary kernels",
+    "low_rank": "low rank",
+    "inverse_dct": "inverse DCT",
+    "hypernetwork": "hypernetwork",
+    "shared": "shared floats",
 }
 """How a network of the puppet's layers is called, by where its kernels come from."""
 
@@ -24,7 +28,7 @@ def name_of(config: dict[str, Any]) -> str:
         parts += [f"{config['num_layers']} layers"] if config.get("num_layers") else []
         parts += [f"{config['width']} wide"] if config["width"] else []
         return ", ".join(parts + tuned)
-    parts = [f"{KERNELS[config['kernels']]} {'-'.join(map(str, config['channels']))}"]
+    parts = [f"{KERNELS[config.get('generator') or config['kernels']]} {'-'.join(map(str, config['channels']))}"]
     if config["kernels"] != "Ordinary":
         parts.append(f"C = {config['max_channels'] or max(config['channels'])}")
     if config.get("kernels_from") == "velocity":

@@ -26,6 +26,7 @@ from puppet_jax.complexity import (
 )
 from puppet_jax.execution_order import execution_order as execution_order
 from puppet_jax.gains import start_gains as start_gains
+from puppet_jax.generator import Generator as Generator, PuppeteerGenerator as PuppeteerGenerator
 from puppet_jax.predictor import Predictor as Predictor
 from puppet_jax.pretrained import (
     PretrainedPuppet as PretrainedPuppet,

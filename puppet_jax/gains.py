@@ -18,14 +18,18 @@ Behind a tanh it is 0, and a layer of generated weights starts a seventh larger 
 """
 
 
-def response(kernel: Float[Array, "*window c_in c_out"]) -> Float[Array, ""]:
-    """Mean square of a convolution's outputs for independent inputs of mean square 1, `MEAN_SHARE` of it their mean's.
+def response(kernel: Float[Array, "*stack kh kw c_in c_out"], lookup: bool = False) -> Float[Array, ""]:
+    """Mean square of a layer's outputs for independent inputs of mean square 1, `MEAN_SHARE` of it their mean's.
+
+    Of a stack, the mean. Where rows are looked up, as in an embedding, the mean square of the entries.
 
     2 for He's initialisation (He et al. 2015), 1 for LeCun's. Weights of mean 0, as generated ones nearly are, answer
     less than their variance says, since they do not see the mean.
     """
-    weights = kernel.reshape(-1, kernel.shape[-1])
-    squares, sums = jnp.square(weights).sum(axis=0).mean(), jnp.square(weights.sum(axis=0)).mean()
+    if lookup:
+        return jnp.square(kernel).mean()
+    weights = kernel.reshape(-1, math.prod(kernel.shape[-4:-1]), kernel.shape[-1])
+    squares, sums = jnp.square(weights).sum(axis=1).mean(), jnp.square(weights.sum(axis=1)).mean()
     return (1 - MEAN_SHARE) * squares + MEAN_SHARE * sums
 
 

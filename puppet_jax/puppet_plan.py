@@ -1,39 +1,35 @@
-"""Which kernels of a model are generated, and in which order."""
+"""Which weights of a model are generated, and in which order."""
 
 import dataclasses
-import math
-from collections.abc import Callable
 from typing import Any
 
-from flax import nnx
-
 Path = tuple[Any, ...]
-Where = Callable[[Path, nnx.Module], bool]
 
 
 @dataclasses.dataclass(frozen=True)
 class Generated:
-    """A kernel that a puppeteer generates.
+    """A weight that is generated: a kernel, or a stack of kernels as `nnx.scan` runs them.
 
     Attributes:
-        paths: of the convolutions that use it: one, or several that share it.
-        shape: (*window, c_in / groups, c_out), as the convolution holds it.
-        dtype: as the convolution held it.
+        paths: of the parameter: one, or several of modules that share it.
+        shape: as the model holds it.
+        dtype: likewise.
+        hwio: (kh, kw, c_in, c_out) of a kernel, for the generator: the window folded into two axes; a matrix is
+            (1, 1, inputs, outputs).
+        stack: number of kernels, which lie one behind the other in the trajectory.
+        lookup: whether rows are looked up, as in `nnx.Embed`, and not summed.
     """
 
     paths: tuple[Path, ...]
     shape: tuple[int, ...]
     dtype: Any
-
-    @property
-    def hwio(self) -> tuple[int, int, int, int]:
-        """The shape with the window's axes folded into two."""
-        *window, c_in, c_out = self.shape
-        return math.prod(window[:-1]), window[-1], c_in, c_out
+    hwio: tuple[int, int, int, int]
+    stack: int = 1
+    lookup: bool = False
 
     @property
     def name(self) -> str:
-        """Paths of the convolutions."""
+        """Paths as code writes them."""
         return " = ".join(map(name_of, self.paths))
 
     def __str__(self) -> str:
@@ -56,5 +52,5 @@ class Plan:
 
 
 def name_of(path: Path) -> str:
-    """A path as code writes it."""
-    return ".".join(map(str, path)) or "the model itself"
+    """The path of a parameter as code writes it, without the last part where that is "kernel"."""
+    return ".".join(map(str, path[:-1] if path[-1] == "kernel" else path)) or "the model itself"

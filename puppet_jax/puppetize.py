@@ -1,4 +1,4 @@
-"""Any CNN can be a puppet: the convolution kernels of a Flax NNX model from a puppeteer (v1 Sec. 4.3)."""
+"""Any network can be a puppet: the weights of a Flax NNX model from a puppeteer (v1 Sec. 4.3)."""
 
 import warnings
 from collections.abc import Sequence
@@ -8,30 +8,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import lax
 from jaxtyping import PRNGKeyArray
 
 from puppet_jax.checks import check_complexity
-from puppet_jax.convolution import convolve
 from puppet_jax.gains import response
-from puppet_jax.projection import least_state
-from puppet_jax.puppet_model import M, PuppetModel, call
-from puppet_jax.puppet_plan import Generated, Path, Plan, Where, name_of
+from puppet_jax.generator import Generator, GeneratorModule, PuppeteerGenerator, check_generator
+from puppet_jax.puppet_model import M, PuppetModel
+from puppet_jax.puppet_order import call, find_order
+from puppet_jax.puppet_plan import Generated, Plan
 from puppet_jax.puppet_summary import summarise
-from puppet_jax.puppeteer import InitialState, KernelsFrom, Puppeteer, init_puppeteer
+from puppet_jax.puppet_weights import Weights, Where, take_weights
+from puppet_jax.puppeteer import InitialState, KernelsFrom, Puppeteer
 
-MOST_CHANNELS = 512
-"""C that is chosen at most, the papers'."""
-LARGEST_KERNEL_SIZE = 3
-"""K likewise."""
+PHOTOGRAPHS = 4.5
+"""Nats, about the complexity of a photograph."""
 
 
 def puppetize(
     model: M,
     example: Any = None,
     *,
+    weights: Weights = "convolutions",
     where: Where | None = None,
-    h: float = 4.5,
+    h: float | Sequence[float] | None = None,
+    generator: Generator | GeneratorModule | None = None,
     puppeteer: Puppeteer | None = None,
     key: PRNGKeyArray | None = None,
     max_channels: int | None = None,
@@ -42,11 +42,11 @@ def puppetize(
     kernels_from: KernelsFrom = "state",
     keep_scale: bool = False,
 ) -> PuppetModel[M]:
-    """The same model with generated convolution kernels (v1 Sec. 4.3, v2 Sec. 4.4).
+    """The same model with generated weights (v1 Sec. 4.3, v2 Sec. 4.4): the kernels of its convolutions, or others.
 
-    The kernels of the convolutions are dropped and come from a puppeteer instead, one Euler step each, in the order
-    in which the model uses them. Biases, norms, linear layers and whatever else the
-    model holds are kept and trained as before. The model given is not changed, nor is its code.
+    The weights are dropped and come from a puppeteer instead, one Euler step each, in the order in which the model uses
+    them. Biases, norms and whatever else the model holds are kept and trained as before. The model given is not
+    changed, nor is its code.
 
     The three regimes of the papers: the model itself has fixed kernels; `puppet(x)` has the kernels of one constant
     complexity (puppeteer-puppet scheme); `puppet(x, h=...)` those of the input's (parameter adaptation).
@@ -60,10 +60,17 @@ def puppetize(
         example: inputs by which the order is found: an array, a `jax.ShapeDtypeStruct`, or a tuple of positional
             arguments; or a function that runs the model, such as `lambda model: model.decode(model.encode(x))`.
             Without it the first call decides.
-        where: `where(path, convolution)` says whether a convolution's kernel is generated; default: every `nnx.Conv`
-            and `nnx.ConvTranspose`. A path is a tuple of attribute names and indices.
-        h: complexity in nats of calls that give none, finite and at least 0; photographs of CIFAR-10 have 4 to 5.5.
-        puppeteer: the generator, for instance a trained one; a new one if not given, from the arguments that follow.
+        weights: which are generated. "convolutions": the kernels of every `nnx.Conv` and `nnx.ConvTranspose`. "all":
+            also those of `nnx.Linear`, `LinearGeneral` (attention), `Einsum` and `Embed`. Or `weights(path, variable)`,
+            which says it of each `nnx.Param`; one of a module of your own is a matrix, whose last axis is the outputs.
+            A stack of kernels, as `nnx.scan` runs them, is generated kernel by kernel.
+        where: `where(path, module)` says whether a module's weights are generated; default: all. A path is a tuple of
+            attribute names and indices.
+        h: condition of calls that give none: the complexity in nats, finite and at least 0; 4.5 if not given
+            (photographs of CIFAR-10 have 4 to 5.5). For a generator that takes a vector, the vector; else zeros.
+        generator: what makes the weights, see `Generator`; or `other.puppeteer` of another puppet, with which this one
+            then shares its parameters. A puppeteer if not given.
+        puppeteer: a trained one; a new one if not given, from the arguments that follow.
         key: a JAX random key; `jax.random.key(0)` if not given.
         max_channels: C of a new puppeteer; if not given, the largest number of channels of any generated kernel, but
             at most 512, the papers'. A smaller one stores less; wider kernels take several steps, see
@@ -83,9 +90,9 @@ def puppetize(
         A `PuppetModel`, called as the model is, with one more keyword argument `h`.
 
     Raises:
-        TypeError: if `model` is no `nnx.Module`, or holds a convolution whose kernel is no array of its window.
-        ValueError: if the model has no convolution, `where` matches none, the example does not use every
-            kernel, or `keep_scale` has no example or no numbers.
+        TypeError: if `model` is no `nnx.Module`, or a weight is no array of its layer's shape.
+        ValueError: if the model has no such weight, `where` matches none, the example does not use every one,
+            `keep_scale` has no example or no numbers, or arguments of a puppeteer come with another generator.
 
     Warns:
         UserWarning: if the puppeteer holds more floats than it replaces, or a gradient would keep more than 1 GiB of
@@ -106,30 +113,35 @@ def puppetize(
         raise TypeError(
             f"model must be a flax.nnx.Module, got {type(model).__name__}; for others see generate_kernels."
         )
-    check_complexity(h)
+    settings = PuppeteerGenerator(
+        max_channels=max_channels,
+        kernel_size=kernel_size,
+        initial_state=initial_state,
+        seed=seed,
+        scale=scale,
+        kernels_from=kernels_from,
+    )
+    if generator is not None and (puppeteer is not None or settings != PuppeteerGenerator()):
+        raise ValueError("give a generator, or a puppeteer or the arguments of one, not both.")
     if keep_scale and example is None:
         raise ValueError("keep_scale needs an example, by which the order of the kernels is known; give inputs.")
     model = nnx.merge(*nnx.split(model), copy=True)
-    kernels, replaced = _take_kernels(model, where)
+    kernels, replaced = take_weights(model, weights, where)
     responses = _responses(kernels, replaced) if keep_scale else None
-    if puppeteer is None:
-        least = least_state([one.shape for one in kernels])
-        puppeteer = init_puppeteer(
-            jax.random.key(0) if key is None else key,
-            max_channels=min(least[0], MOST_CHANNELS) if max_channels is None else max_channels,
-            kernel_size=min(least[1], LARGEST_KERNEL_SIZE) if kernel_size is None else kernel_size,
-            initial_state=initial_state,
-            seed=seed,
-            scale=scale,
-            kernels_from=kernels_from,
-        )
-    for note in summarise(type(model).__name__, kernels, puppeteer, kept=0).notes:
-        warnings.warn(f"{type(model).__name__}: {note}.", stacklevel=2)
-    puppet = PuppetModel(model, puppeteer, Plan(kernels), float(h))
+    plan = Plan(kernels)
     if callable(example):
-        puppet.find_order(example)
+        find_order(model, plan, example)
     elif example is not None:
-        puppet.find_order(call, *(example if isinstance(example, tuple) else (example,)))
+        find_order(model, plan, call, *(example if isinstance(example, tuple) else (example,)))
+    if isinstance(generator, GeneratorModule):
+        module = generator
+    elif puppeteer is not None:
+        module = GeneratorModule(PuppeteerGenerator.of(puppeteer), puppeteer)
+    else:
+        module = _new(settings if generator is None else generator, key, plan)
+    for note in summarise(type(model).__name__, kernels, module, kept=0).notes:
+        warnings.warn(f"{type(model).__name__}: {note}.", stacklevel=2)
+    puppet = PuppetModel(model, module, plan, _default(h, module.generator.condition_size))
     if responses is not None:
         puppet.keep_scale(responses)
     return puppet
@@ -142,35 +154,29 @@ def _responses(kernels: Sequence[Generated], replaced: Sequence[Any]) -> list[fl
             raise ValueError(
                 f"keep_scale needs the numbers of {one}, which are abstract: puppetize outside of jit and eval_shape."
             )
-        found.append(float(response(jnp.asarray(kernel))))
+        found.append(float(response(jnp.asarray(kernel).reshape(one.stack, *one.hwio), one.lookup)))
     return found
 
 
-def _take_kernels(model: nnx.Module, where: Where | None) -> tuple[tuple[Generated, ...], list[Any]]:
-    """Takes the kernels to be generated out of `model`, in place; returns what they were, and their values."""
-    convolutions = [
-        (path, node) for path, node in nnx.iter_graph(model) if isinstance(node, nnx.Conv | nnx.ConvTranspose)
-    ]
-    if not convolutions:
-        raise ValueError(f"{type(model).__name__} holds no nnx.Conv and no nnx.ConvTranspose; nothing to generate.")
-    chosen = [(path, conv) for path, conv in convolutions if where is None or where(path, conv)]
-    if not chosen:
-        names = ", ".join(name_of(path) for path, _ in convolutions)
-        raise ValueError(f"where matches none of the {len(convolutions)} convolutions ({names}).")
-    sharing: dict[int, tuple[tuple[int, ...], Any, list[Path]]] = {}
-    values: dict[int, Any] = {}
-    for path, conv in chosen:
-        shape = tuple(getattr(conv.kernel, "shape", ()))
-        if len(shape) != len(conv.kernel_size) + 2:
-            raise TypeError(
-                f"the kernel of {name_of(path)} has shape {shape}, not {len(conv.kernel_size)} + 2 axes: stacked and "
-                "already puppetized convolutions cannot be puppetized; leave them alone with `where`."
-            )
-        sharing.setdefault(id(conv.kernel), (shape, conv.kernel.dtype, []))[-1].append(path)
-        values[id(conv.kernel)] = conv.kernel.get_value()
-    for _, conv in chosen:
-        conv.kernel = nnx.data(None)  # type: ignore[arg-type]
-        if isinstance(conv, nnx.Conv) and conv.conv_general_dilated is lax.conv_general_dilated:
-            conv.conv_general_dilated = convolve
-    generated = tuple(Generated(tuple(paths), shape, dtype) for shape, dtype, paths in sharing.values())
-    return generated, list(values.values())
+def _new(generator: Generator, key: PRNGKeyArray | None, plan: Plan) -> GeneratorModule:
+    """A generator with new parameters."""
+    check_generator(generator)
+    if plan.order is None and not isinstance(generator, PuppeteerGenerator):
+        raise ValueError("a generator needs an example, by which the order of the weights is known; give inputs.")
+    order = range(len(plan.kernels)) if plan.order is None else plan.order
+    shapes = [plan.kernels[place].hwio for place in order for _ in range(plan.kernels[place].stack)]
+    return GeneratorModule(generator, generator.init(jax.random.key(0) if key is None else key, shapes))
+
+
+def _default(h: float | Sequence[float] | None, size: int | None) -> float | tuple[float, ...]:
+    """The condition of calls that give none."""
+    if size is None:
+        h = PHOTOGRAPHS if h is None else h
+        check_complexity(h)  # type: ignore[arg-type]
+        if np.ndim(h):
+            raise ValueError(f"h must be a number, got {h!r:.80}.")
+        return float(h)  # type: ignore[arg-type]
+    values = np.zeros(size) if h is None else np.asarray(h, np.float64)
+    if values.shape != (size,):
+        raise ValueError(f"h must be {size} numbers, the condition of the generator, got {h!r:.80}.")
+    return tuple(values.tolist())

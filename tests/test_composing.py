@@ -210,7 +210,8 @@ BLOCKS = dict(re.findall(r"## ([\w ]+)\n[^#]*?```python\n(.*?)```", PAGE.read_te
 
 
 def test_the_page_has_a_block_for_each_library():
-    assert list(BLOCKS) == ["Flax NNX", "A network without norms", "Flax Linen", "Equinox", "Haiku"]
+    ours = ["Flax NNX", "A network without norms", "Weights of any layer", "Other generators"]
+    assert list(BLOCKS) == [*ours, "Flax Linen", "Equinox", "Haiku"]
     assert PAGE.read_text().count("```python") == len(BLOCKS)
 
 
@@ -222,6 +223,13 @@ def test_the_blocks_of_the_page(library):
     if library == "A network without norms":
         activations = names["puppet"].instantiate(4.5).encode(names["images"])
         assert 0.2 < activations.std() / names["net"].encode(names["images"]).std() < 5
+    elif library == "Weights of any layer":
+        assert len(names["puppet"].kernels) == 6 and names["each"].shape == (4, 12, 50)
+        assert np.abs(names["each"][0] - names["puppet"](names["tokens"])[0]).max() > 1e-3
+    elif library == "Other generators":
+        assert pj.num_floats(names["other"].puppeteer) <= names["floats"]
+        assert np.abs(names["first"] - names["second"]).max() > 1e-3
+    if "step" not in names:
         return
     if library == "Flax NNX":
         names["puppet"].train()

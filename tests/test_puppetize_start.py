@@ -357,14 +357,15 @@ class TestSummary:
         net = models.build(models.Small)
         puppet = pj.puppetize(net, X, where=lambda path, conv: path != ("b",))
         found = puppet.summary()
-        assert found.kernels == (("a", (3, 3, 4, 4), 144, 1),)
+        assert found.kernels == (("a", (3, 3, 4, 4), 144),)
         assert found.replaced == 144
         assert found.generator == pj.num_floats(puppet.puppeteer)
+        size = found.trajectory
         total = pj.num_floats(nnx.state(net, nnx.Param))
         assert found.kept == total - found.replaced
-        assert (found.steps, found.state_bytes) == (1, 4 * 4 * 9 * 4)
-        assert found.trajectory_bytes == 2 * found.state_bytes
-        for text in ("Small as a puppet: C = 4 (widest: a)", "1 steps; a state 576 bytes", "144 of kernels from 76"):
+        assert (size.steps, size.state_bytes) == ((1,), 4 * 4 * 9 * 4)
+        assert size.num_bytes == 2 * size.state_bytes
+        for text in ("Small as a puppet: C = 4 (widest: a)", "1 steps; a state 576 bytes", "144 of weights from 76"):
             assert text in str(found)
 
     def test_warns_of_more_floats_than_it_replaces(self):
@@ -387,7 +388,7 @@ class TestSummary:
 
         puppet = nnx.eval_shape(lambda: pj.puppetize(make(), jax.ShapeDtypeStruct((1, 4, 4, 3), jnp.float32)))
         assert puppet.puppeteer.get_value().max_channels == 512
-        assert puppet.summary().steps == 2
+        assert puppet.summary().trajectory.steps == (2,)
 
     def test_kernels_that_nothing_depends_on(self):
         class Cut(nnx.Module):
@@ -410,4 +411,4 @@ class TestSummary:
             variable = getattr(puppet.puppeteer, name)
             variable.set_value(jnp.zeros_like(variable.get_value()))
         puppet.puppeteer.norm2_bias.set_value(jnp.ones(puppet.puppeteer.norm2_bias.shape))
-        assert "complexity does not change b, a" in puppet.summary().notes
+        assert "complexity does not change any weight" in puppet.summary().notes

@@ -32,8 +32,10 @@ from experiments.config.puppet import (
     Generated as Generated,
     OneDepth as OneDepth,
     Ordinary as Ordinary,
+    OtherGenerator as OtherGenerator,
     PuppetCNN as PuppetCNN,
 )
+from experiments.config.puppetized import Puppetized as Puppetized, Transformer as Transformer
 from experiments.fields import check_at_least, require
 
 
@@ -86,7 +88,7 @@ class Optim:
 class Config:
     """Everything that decides what a run computes; written to `config.json`."""
 
-    network: PuppetCNN | Backbone | DeepBackbone | Baseline
+    network: PuppetCNN | Backbone | DeepBackbone | Baseline | Transformer | Puppetized
     """What is trained."""
     data: Data = Data()
     """On which images."""

@@ -72,6 +72,14 @@ class FrozenBasis:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class OtherGenerator(FrozenBasis):
+    """Kernels from another generator than a puppeteer, of as many floats."""
+
+    generator: Literal["low_rank", "inverse_dct", "hypernetwork", "shared"]
+    """Which: outer products, low frequencies, chunks from a small network, or floats that all weights share."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class OneDepth:
     """All images run through the same layers."""
 
@@ -122,7 +130,7 @@ class PuppetCNN:
     """Width of each stage."""
     depth: OneDepth | ByComplexity | ByConfidence = ByComplexity()
     """Which layers an image runs through."""
-    kernels: Generated | Adaptive | Ordinary | FrozenBasis = Adaptive()
+    kernels: Generated | Adaptive | Ordinary | FrozenBasis | OtherGenerator = Adaptive()
     """Where its kernels come from."""
     kernel_size: int = 3
     """Size of every kernel, odd."""

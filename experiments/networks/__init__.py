@@ -35,6 +35,8 @@ KINDS = {
     "odenet": "baselines.odenet.ODENetwork",
     "hyper_wrn": "baselines.hypernetwork.HyperWRNNetwork",
     "tiniest": "baselines.tiniest.TiniestNetwork",
+    "transformer": "transformers.TransformerNetwork",
+    "puppetized": "puppetized.PuppetizedNetwork",
     "resnet8": "baselines.resnet8.ResNet8Network",
 }
 """Where the class of each kind of network is: module within this package, and name."""

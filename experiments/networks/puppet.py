@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -11,9 +12,20 @@ import numpy as np
 from jax import Array
 
 import puppet_jax as pj
-from experiments.config import ByComplexity, ByConfidence, FrozenBasis, Generated, OneDepth, Ordinary, PuppetCNN
+from experiments.config import (
+    ByComplexity,
+    ByConfidence,
+    FrozenBasis,
+    Generated,
+    OneDepth,
+    Ordinary,
+    OtherGenerator,
+    PuppetCNN,
+)
+from experiments.evaluation.macs import count_macs
 from experiments.networks import controls
 from experiments.networks.contract import Network
+from puppet_jax.generator import Generator
 from puppet_jax.puppet import puppet_matrices
 
 
@@ -72,9 +84,8 @@ def make_puppet(config: PuppetCNN, num_classes: int, image_shape: tuple[int, int
             return ControlNetwork(kernels="ordinary", num_coefficients=None, seed=0, **common)
         c = kernels.max_channels or puppet.max_channels
         floats = jax.eval_shape(lambda: pj.init_puppeteer(jax.random.key(0), c, config.kernel_size))
-        return ControlNetwork(
-            kernels="frozen_basis", num_coefficients=pj.num_floats(floats), seed=kernels.pattern_seed, **common
-        )
+        name = kernels.generator if isinstance(kernels, OtherGenerator) else "frozen_basis"
+        return ControlNetwork(kernels=name, num_coefficients=pj.num_floats(floats), seed=kernels.pattern_seed, **common)
     settings = PuppeteerSettings.of(kernels, puppet.max_channels, config.kernel_size)
     if isinstance(config.depth, ByConfidence):
         from experiments.networks.early_exit import EarlyExitNetwork
@@ -166,29 +177,33 @@ class PuppetNetwork(PuppetLike):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ControlNetwork(PuppetLike):
-    """The puppet's layers with ordinary kernels, or with sums of frozen random ones, in place of the puppeteer.
+    """The puppet's layers with ordinary kernels, or with those of another generator, in place of the puppeteer.
 
     Attributes:
         kernels: which.
-        num_coefficients: of the frozen random basis; None for ordinary kernels.
-        seed: of the frozen random basis.
+        num_coefficients: floats of the generator, at most; None for ordinary kernels.
+        seed: of what the generator chooses at random.
     """
 
-    kernels: Literal["ordinary", "frozen_basis"]
+    kernels: Literal["ordinary", "frozen_basis", "low_rank", "inverse_dct", "hypernetwork", "shared"]
     num_coefficients: int | None
     seed: int
 
-    def init_source(self, key, shapes):
+    @functools.cached_property
+    def _other(self) -> Generator | None:
         if self.num_coefficients is None:
-            return controls.init_ordinary(key, shapes)
-        return controls.init_frozen(key, shapes, self.num_coefficients, self.seed)
+            return None
+        return controls.other_generator(self.kernels, self.num_coefficients, self.seed)
+
+    def init_source(self, key, shapes):
+        return self._other.init(key, shapes) if self._other else controls.init_ordinary(key, shapes)
 
     @property
     def generate(self):
-        return controls.ordinary_kernels if self.kernels == "ordinary" else controls.frozen_kernels
+        return self._other.generate if self._other else controls.ordinary_kernels
 
     def source_macs(self, source, shapes):
-        return 0 if self.kernels == "ordinary" else controls.frozen_macs(shapes)
+        return count_macs(lambda source: self._other.generate(source, 0.0, shapes), source) if self._other else 0
 
     def generator(self, params):
         return None if self.kernels == "ordinary" else params.puppeteer

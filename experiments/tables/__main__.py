@@ -15,6 +15,8 @@
 | depths | stored size against depth of VGG and ResNet; no training | v1 figure 4 |
 | ablation | initial state, scale, depth rule, adaptation | none |
 | equal_bytes | puppets and networks of as many stored bytes, at three sizes | none |
+| generators | preset best with kernels of other generators of as many floats | none |
+| transformers | a ViT and an MLP-Mixer, all of whose weights are generated | none |
 
 Trains what is missing, reads what is finished, goes on where a run or the table itself was interrupted. Without
 --budget it is a smoke run on a small share of the protocol, and says so; --budget 1 is the full protocol. With
@@ -51,6 +53,8 @@ class Command:
             "depths",
             "ablation",
             "equal_bytes",
+            "generators",
+            "transformers",
         ],
         tyro.conf.Positional,
     ]

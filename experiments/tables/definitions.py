@@ -8,7 +8,7 @@ from experiments.backbones import RECORDS, REGIMES
 from experiments.cifar10 import BEST, PAPER, SMALL
 from experiments.config import ByComplexity, Config, DeepBackbone, FrozenBasis, Generated, Ordinary
 from experiments.fields import replace
-from experiments.tables import papers, systems
+from experiments.tables import generators, papers, systems
 from experiments.tables.rows import Row, Table
 
 NAMES = {"alexnet": "AlexNet", "vgg": "VGG", "resnet": "ResNet", "puppet": "Puppet-CNN"}
@@ -161,5 +161,7 @@ TRAINED: dict[str, Callable[[], Table]] = {
     "datasets": datasets,
     "ablation": ablation,
     "equal_bytes": equal_bytes,
+    "generators": generators.generators,
+    "transformers": generators.transformers,
 }
 """Tables that need training, by name."""

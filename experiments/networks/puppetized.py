@@ -1,0 +1,151 @@
+"""A network of NNX layers, all of whose weights are generated."""
+
+import dataclasses
+import functools
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+import puppet_jax as pj
+from experiments.config.puppet import FrozenBasis, Generated, OtherGenerator
+from experiments.evaluation.macs import count_macs
+from experiments.networks.baselines.resnet8 import ResNet8Network
+from experiments.networks.baselines.tiniest import TiniestNetwork
+from experiments.networks.controls import other_generator
+from experiments.networks.module import ModuleNetwork, ModulePredictor
+from experiments.networks.transformers import TransformerNetwork
+from puppet_jax.gains import response
+from puppet_jax.generator import Generator
+from puppet_jax.puppet import centred
+from puppet_jax.puppet_plan import Generated as Weight
+from puppet_jax.puppet_weights import at
+
+Plain = TransformerNetwork | ResNet8Network | TiniestNetwork
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+    """Which generator, and how large.
+
+    Attributes:
+        kind: "puppeteer", or a name of `experiments.networks.controls.GENERATORS`.
+        max_channels: C of the puppeteer; another generator has as many floats as that has.
+        seed: of the frozen pattern.
+        matrices: how a puppeteer's matrices are read, see `pj.PuppeteerGenerator`.
+        kernels_from: what of the trajectory a puppeteer's kernels are.
+        scale: of a puppeteer's seeded pattern.
+    """
+
+    kind: Literal["puppeteer", "frozen_basis", "low_rank", "inverse_dct", "hypernetwork", "shared"]
+    max_channels: int
+    seed: int
+    matrices: Literal["mean", "taps"]
+    kernels_from: Literal["state", "velocity"]
+    scale: float
+
+    @classmethod
+    def of(cls, kernels: Generated | FrozenBasis, matrices: Literal["mean", "taps"], most: int) -> "Source":
+        """That of a configuration; `most` channels where it gives none."""
+        kind = kernels.generator if isinstance(kernels, OtherGenerator) else "frozen_basis"
+        return cls(
+            kind=kind if isinstance(kernels, FrozenBasis) else "puppeteer",
+            max_channels=kernels.max_channels or most,
+            seed=kernels.pattern_seed,
+            matrices=matrices,
+            kernels_from=getattr(kernels, "kernels_from", "state"),
+            scale=getattr(kernels, "scale", 0.1),
+        )
+
+    def generator(self) -> Generator:
+        """The generator itself."""
+        puppeteer = pj.PuppeteerGenerator(
+            max_channels=self.max_channels,
+            kernel_size=3,
+            seed=self.seed,
+            scale=self.scale,
+            kernels_from=self.kernels_from,
+            matrices=self.matrices,
+        )
+        if self.kind == "puppeteer":
+            return puppeteer
+        floats = pj.num_floats(jax.eval_shape(lambda: puppeteer.init(jax.random.key(0), [])))
+        return other_generator(self.kind, floats, self.seed)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PuppetizedNetwork(ModuleNetwork):
+    """A network whose weights, all but biases and norms, a generator makes; each with a trained gain.
+
+    The gains start such that the weights have the scale of those that they replace.
+
+    Attributes:
+        plain: the network.
+        source: the generator.
+    """
+
+    plain: Plain
+    source: Source
+
+    def make(self, seed):
+        model = self.plain.make(seed)
+        example = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
+        key = jax.random.split(jax.random.key(seed))[0]
+        puppet = pj.puppetize(model, example, weights="all", generator=self.source.generator(), key=key)
+        ratios = [
+            _response(one, at(model, one.paths[0]).get_value()) / _response(one, made)
+            for one, made in zip(puppet.kernels, puppet.generate(), strict=True)
+        ]
+        puppet.gains = nnx.Param(jnp.sqrt(jnp.stack(ratios)))  # type: ignore[assignment]
+        return puppet
+
+    def call(self, model, x, key):
+        return self.plain.call(model, x, key)
+
+    def loss(self, outputs, targets):
+        return self.plain.loss(outputs, targets)
+
+    @property
+    def depth(self) -> int:  # type: ignore[override]
+        """Number of generated weights."""
+        return len(nnx.merge(*self.abstract).kernels)
+
+    def predictor(self, params, stats, **settings) -> "PuppetizedPredictor":
+        return PuppetizedPredictor(self, params, *stats.values())
+
+    def macs(self, params, depth):
+        made = count_macs(lambda params: self.model(params, self.init_stats(0)).generate(), params)
+        return made, super().macs(params, depth)[1] - made
+
+    def generator(self, params):
+        return self.model(params, None).puppeteer.get_value()
+
+
+def _response(one: Weight, values: Array) -> Array:
+    return response(values.reshape(one.stack, *one.hwio), one.lookup)
+
+
+class PuppetizedPredictor(ModulePredictor):
+    """Logits of images, from weights that are made once."""
+
+    def __init__(self, network: PuppetizedNetwork, params: Any, stats: Any):
+        super().__init__(network, params, stats)
+        self.kernels = _generate(network, params)
+
+    def __call__(self, images: Any, h: Any | None = None) -> np.ndarray:
+        fixed = (self.network, self.params, self.stats, self.kernels)
+        return self.in_pieces(images, lambda part: _forward(*fixed, part))
+
+
+@functools.partial(jax.jit, static_argnames="network")
+def _generate(network: PuppetizedNetwork, params: Any) -> tuple[Array, ...]:
+    return network.model(params, network.init_stats(0)).generate()
+
+
+@functools.partial(jax.jit, static_argnames="network")
+def _forward(network: PuppetizedNetwork, params: Any, stats: Any, kernels: Any, images: Any) -> Array:
+    with jax.default_matmul_precision("highest"):
+        return network.model(params, stats).with_kernels(kernels)(centred(images))

@@ -1,0 +1,81 @@
+"""What a puppeteer is worth: other generators of as many floats, and weights that are matrices. Imports no JAX."""
+
+from typing import Any, Literal
+
+from experiments.cifar10 import BEST
+from experiments.config import (
+    Config,
+    Data,
+    FrozenBasis,
+    Generated,
+    Optim,
+    OtherGenerator,
+    Puppetized,
+    Transformer,
+)
+from experiments.fields import replace
+from experiments.tables.rows import Row, Table
+
+OTHERS: dict[str, FrozenBasis] = {
+    "frozen random basis (PRANC)": FrozenBasis(),
+    "low rank": OtherGenerator(generator="low_rank"),
+    "inverse DCT": OtherGenerator(generator="inverse_dct"),
+    "hypernetwork in chunks": OtherGenerator(generator="hypernetwork"),
+    "shared floats": OtherGenerator(generator="shared"),
+}
+MUON_RATES = (2.5e-3, 5e-3, 1e-2)
+ADAM_RATES = (4e-3, 1.2e-2, 4e-2)
+TRANSFORMER_RATES = (1e-3, 3e-3, 1e-2)
+TRANSFORMER_OPTIM = Optim(epochs=10, optimizer="adam", learning_rate=3e-3, weight_decay=0.05, label_smoothing=0.1)
+PARTIAL = Data(num_images=8_000, num_validation=2_000)
+C = 48
+"""Of the puppeteers of transformers, which then store less than 30 kB with biases and norms."""
+
+
+def generators() -> Table:
+    """Preset `best` with kernels of other generators, each of as many floats as its puppeteer."""
+    adam: dict[str, Any] = {"optimizer": "adam", "weight_decay": 0.05}
+    rows = (
+        Row("Puppet-CNN", "cifar10", BEST, rates=MUON_RATES),
+        *(
+            Row(label, "cifar10", replace(BEST, kernels=kernels, **adam), rates=ADAM_RATES)
+            for label, kernels in OTHERS.items()
+        ),
+    )
+    title = "Generators of as many floats, in the network of preset best: 8,000 images, no augmentation"
+    columns = ("trainable_mb", "generator_gmacs", "network_gmacs")
+    return Table(title, rows, smoke=0.02, seeds=3, columns=columns)
+
+
+def transformers() -> Table:
+    """A vision transformer and an MLP-Mixer, all of whose weights are generated, beside small ordinary ones."""
+    rows = (
+        *_transformers("vit", width=12, num_blocks=4, patch=4),
+        *_transformers("mixer", width=12, num_blocks=3, patch=8),
+    )
+    title = "Weights that are matrices: a vision transformer and an MLP-Mixer, 8,000 images, no augmentation"
+    columns = ("trainable_mb", "generator_gmacs", "network_gmacs")
+    return Table(title, rows, smoke=0.05, seeds=3, columns=columns)
+
+
+def _transformers(name: Literal["vit", "mixer"], **ordinary: int) -> tuple[Row, ...]:
+    plain = Transformer(name=name)
+    label = {"vit": "ViT", "mixer": "MLP-Mixer"}[name]
+    networks: dict[str, Any] = {
+        f"{label}, puppeteer, matrices by taps": Puppetized(plain=plain, kernels=Generated(max_channels=C)),
+        f"{label}, puppeteer, matrices by mean": Puppetized(
+            plain=plain, kernels=Generated(max_channels=C), matrices="mean"
+        ),
+        f"{label}, frozen random basis (PRANC)": Puppetized(plain=plain, kernels=FrozenBasis(max_channels=C)),
+        f"{label}, shared floats": Puppetized(plain=plain, kernels=OtherGenerator(generator="shared", max_channels=C)),
+        f"{label}, slim, ordinary weights": Transformer(name=name, **ordinary),
+    }
+    return tuple(
+        Row(
+            label,
+            "cifar10",
+            Config(network=network, data=PARTIAL, optim=TRANSFORMER_OPTIM),
+            rates=TRANSFORMER_RATES,
+        )
+        for label, network in networks.items()
+    )

@@ -1,0 +1,121 @@
+"""Kernels in chunks from a small network."""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+
+from puppet_jax.checks import as_integer
+from puppet_jax.extras.generators.pieces import INITIAL, check_floats, he_gain
+from puppet_jax.generator import Shapes
+
+
+class HypernetworkParams(NamedTuple):
+    """Parameters of a `Hypernetwork`.
+
+    Attributes:
+        embeddings: (chunks, embedding).
+        hidden_kernel: (embedding + condition, hidden).
+        hidden_bias: (hidden,).
+        out_kernel: (hidden, chunk).
+        out_bias: (chunk,).
+    """
+
+    embeddings: Float[Array, "chunks embedding"]
+    hidden_kernel: Float[Array, "inputs hidden"]
+    hidden_bias: Float[Array, " hidden"]
+    out_kernel: Float[Array, "hidden chunk"]
+    out_bias: Float[Array, " chunk"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Hypernetwork:
+    """Kernels cut into chunks, each made from its embedding by one network of two layers, which all chunks share.
+
+    A chunk has about as many weights as there are chunks, and embedding and hidden layer are as wide as `num_floats`
+    allow.
+
+    Attributes:
+        num_floats: the most floats in all.
+        condition_size: of a vector that the network sees beside the embedding, such as the class, the task or the
+            time; None for none.
+
+    References:
+        Ha, Dai and Le, HyperNetworks, ICLR 2017; von Oswald, Henning, Grewe and Sacramento, Continual Learning with
+        Hypernetworks, ICLR 2020, for chunks.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, puppet_jax as pj
+        >>> from puppet_jax.extras.generators import Hypernetwork
+        >>> generator, shapes = Hypernetwork(num_floats=400, condition_size=2), [(3, 3, 8, 8), (1, 1, 8, 4)]
+        >>> params = generator.init(jax.random.key(0), shapes)
+        >>> [kernel.shape for kernel in generator.generate(params, jnp.array([1.0, 0.0]), shapes)]
+        [(3, 3, 8, 8), (1, 1, 8, 4)]
+    """
+
+    num_floats: int
+    condition_size: int | None = None
+
+    def __post_init__(self):
+        """Refuses a condition of no numbers."""
+        if self.condition_size is not None:
+            as_integer("condition_size", self.condition_size)
+
+    def init(self, key: PRNGKeyArray, shapes: Shapes) -> HypernetworkParams:
+        """Normal embeddings and kernels, zero biases.
+
+        Raises:
+            ValueError: if there are not enough floats for an embedding of one.
+        """
+        total = sum(math.prod(shape) for shape in shapes)
+        chunk = math.isqrt(total - 1) + 1
+        chunks, condition = -(-total // chunk), self.condition_size or 0
+
+        def floats(width: int) -> int:
+            return chunks * width + (width + condition + 1) * width + (width + 1) * chunk
+
+        check_floats(self.num_floats, floats(1), len(shapes))
+        width = 1
+        while floats(width + 1) <= self.num_floats:
+            width += 1
+        keys = jax.random.split(key, 3)
+        return HypernetworkParams(
+            embeddings=jax.random.normal(keys[0], (chunks, width)),
+            hidden_kernel=jax.random.normal(keys[1], (width + condition, width)) / math.sqrt(width + condition),
+            hidden_bias=jnp.zeros(width),
+            out_kernel=INITIAL * jax.random.normal(keys[2], (width, chunk)),
+            out_bias=jnp.zeros(chunk),
+        )
+
+    def generate(
+        self, params: HypernetworkParams, condition: Float[ArrayLike, "..."], shapes: Shapes
+    ) -> tuple[Array, ...]:
+        """The kernels, with about He's scale at the start.
+
+        Raises:
+            ValueError: if the condition has another shape than (condition_size,), or the kernels have another number
+                of weights.
+        """
+        sizes = [math.prod(shape) for shape in shapes]
+        chunks, width = params.embeddings.shape
+        chunk = len(params.out_bias)
+        if -(-sum(sizes) // chunk) != chunks:
+            raise ValueError(f"the parameters make {chunks} chunks of {chunk}, {sum(sizes)} weights were asked for.")
+        inputs = params.embeddings
+        if self.condition_size is not None:
+            if jnp.shape(condition) != (self.condition_size,):
+                raise ValueError(f"a condition must have shape ({self.condition_size},), got {jnp.shape(condition)}.")
+            vector = jnp.broadcast_to(jnp.asarray(condition, inputs.dtype), (chunks, self.condition_size))
+            inputs = jnp.concatenate([inputs, vector], axis=1)
+        with jax.default_matmul_precision("highest"):
+            hidden = jnp.tanh(inputs @ params.hidden_kernel + params.hidden_bias[None])
+            weights = (hidden @ params.out_kernel + params.out_bias[None]).ravel() / (INITIAL * math.sqrt(width / 2))
+        ends = np.cumsum(sizes)
+        return tuple(
+            he_gain(shape) * weights[end - size : end].reshape(shape)
+            for shape, size, end in zip(shapes, sizes, ends, strict=True)
+        )
