@@ -25,6 +25,7 @@ from puppet_jax.complexity import (
     complexity as complexity,
 )
 from puppet_jax.execution_order import execution_order as execution_order
+from puppet_jax.fit import fit as fit
 from puppet_jax.gains import start_gains as start_gains
 from puppet_jax.generator import Generator as Generator, PuppeteerGenerator as PuppeteerGenerator
 from puppet_jax.predictor import Predictor as Predictor

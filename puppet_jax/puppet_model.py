@@ -30,6 +30,10 @@ class Gain(nnx.Variable):
     """Factors of generated kernels, constant; saved with the model's state."""
 
 
+class Kept(nnx.Variable):
+    """A weight to which a generated one is added, constant; saved with the model's state."""
+
+
 class Settings(nnx.Variable):
     """Holds nothing. Its name in a state says what generates the kernels beside the arrays."""
 
@@ -47,6 +51,7 @@ class PuppetModel(nnx.Module, Generic[M]):
         h: the condition of calls that give none: the complexity in nats, or a vector.
         gains: constant factors of the kernels, one each, with `keep_scale`; else None.
         zero_gains: trained factors of the kernels that were zero before, with `keep_scale`; else None.
+        kept: the weights to which generated ones are added, with `difference`; else None.
         settings: one variable that holds nothing. Its name spells the static fields of the generator, such as
             "seeded, K 3, seed 0, scale 0p1, state". A saved state of others has arrays that fit and would make other
             kernels: this name does not fit, and the state is refused.
@@ -59,22 +64,23 @@ class PuppetModel(nnx.Module, Generic[M]):
         self.settings = nnx.Dict({puppeteer.settings: Settings(jnp.zeros((), jnp.uint8))})
         self.gains: Gain | None = nnx.data(None)
         self.zero_gains: nnx.Param | None = nnx.data(None)
+        self.kept: nnx.List[Kept] | None = nnx.data(None)
         self._plan = plan
 
-    def keep_scale(self, responses: Sequence[ArrayLike]) -> None:
-        """Sets the gains with which the kernels of the condition `self.h` have these responses (`gains.response`).
+    def keep_scale(self, weights: Sequence[ArrayLike], difference: bool = False) -> None:
+        """Sets gains with which the weights of the condition `self.h` have the scale of others (`gains.response`).
 
         Args:
-            responses: one a weight. One of 0 gives the weight a factor that starts at 0 and is trained.
+            weights: the others. Where one is zero, the generated one gets a factor that starts at 0 and is trained.
+            difference: keep these weights, and add generated ones to them, all with factors that start at 0.
         """
-        wanted = np.asarray(responses, np.float32)
-        zero = wanted == 0
-        self.gains, self.zero_gains = nnx.data(None), nnx.data(None)
-        found = [
-            response(kernel.reshape(one.stack, *one.hwio), one.lookup)
-            for one, kernel in zip(self.kernels, self.generate(), strict=True)
-        ]
-        self.gains = Gain(jnp.sqrt(jnp.where(zero, 1, wanted) / jnp.stack(found)))
+        wanted = np.asarray([_response(one, weight) for one, weight in zip(self.kernels, weights, strict=True)])
+        zero = (wanted == 0) | difference
+        self.gains, self.zero_gains, self.kept = nnx.data(None), nnx.data(None), nnx.data(None)
+        found = [_response(one, weight) for one, weight in zip(self.kernels, self.generate(), strict=True)]
+        self.gains = Gain(jnp.sqrt(jnp.where(wanted == 0, 1, wanted) / jnp.stack(found)))
+        if difference:
+            self.kept = nnx.List([Kept(jnp.asarray(weight)) for weight in weights])
         if zero.any():
             self.zero_gains = nnx.Param(jnp.zeros(int(zero.sum())))
         self._plan.zero = tuple(np.flatnonzero(zero).tolist())
@@ -183,6 +189,8 @@ class PuppetModel(nnx.Module, Generic[M]):
             kernel = parts[0] if one.stack == 1 else jnp.stack(parts, axis=1 if sets else 0)
             kernel = kernel if gains is None else gains[place] * kernel
             kernels[place] = kernel.reshape(*((len(h),) if sets else ()), *one.shape)
+            if self.kept is not None:
+                kernels[place] += self.kept[place].get_value()[(None,) * int(sets)]
         return tuple(kernels)
 
     def _condition(self, h: Any) -> tuple[Array, bool]:
@@ -218,6 +226,8 @@ class PuppetModel(nnx.Module, Generic[M]):
         found = summarise(type(self.model).__name__, in_order, self.puppeteer, kept)
         notes = [*found.notes, *unmoved(in_order, self.puppeteer, self.h)]
         idle = self._idle(*args, **kwargs) if args or kwargs else []
+        if self.kept is not None:
+            notes.append(f"{found.replaced:,} floats of weights are kept, to which the generated ones are added")
         if idle:
             notes.append(f"the output does not depend on {', '.join(idle)}: its gradient is zero")
         return dataclasses.replace(found, notes=tuple(notes))
@@ -270,6 +280,10 @@ def _bring_back(made: Any, kept: Any) -> None:
                 continue
             if name not in vars(original) or _is_changed(value, vars(original)[name]):
                 setattr(original, name, value)
+
+
+def _response(one: Generated, weight: ArrayLike) -> Array:
+    return response(jnp.asarray(weight).reshape(one.stack, *one.hwio), one.lookup)
 
 
 def _is_changed(value: Any, before: Any) -> bool:

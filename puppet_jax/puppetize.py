@@ -5,13 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import PRNGKeyArray
 
 from puppet_jax.checks import check_complexity
-from puppet_jax.gains import response
 from puppet_jax.generator import Generator, GeneratorModule, PuppeteerGenerator, check_generator
 from puppet_jax.puppet_model import M, PuppetModel
 from puppet_jax.puppet_order import call, find_order
@@ -41,6 +39,7 @@ def puppetize(
     scale: float = 0.1,
     kernels_from: KernelsFrom = "state",
     keep_scale: bool = False,
+    difference: bool = False,
 ) -> PuppetModel[M]:
     """The same model with generated weights (v1 Sec. 4.3, v2 Sec. 4.4): the kernels of its convolutions, or others.
 
@@ -85,6 +84,9 @@ def puppetize(
             `start_gains`): a network without norms then starts as it would have. A kernel that is zero, such as that of
             the last layer of a residual branch, starts at zero, by a factor that is trained. Needs an example, and a
             model that holds numbers. False: the kernels are those of the papers.
+        difference: whether the weights of the model are kept, constant, and the generated ones are added to them, with
+            factors that are trained and start at 0: a trained model starts as it is, and changes with the condition.
+            Stores the weights too. Needs what `keep_scale` needs.
 
     Returns:
         A `PuppetModel`, called as the model is, with one more keyword argument `h`.
@@ -92,7 +94,8 @@ def puppetize(
     Raises:
         TypeError: if `model` is no `nnx.Module`, or a weight is no array of its layer's shape.
         ValueError: if the model has no such weight, `where` matches none, the example does not use every one,
-            `keep_scale` has no example or no numbers, or arguments of a puppeteer come with another generator.
+            `keep_scale` or `difference` has no example or no numbers, or arguments of a puppeteer come with another
+            generator.
 
     Warns:
         UserWarning: if the puppeteer holds more floats than it replaces, or a gradient would keep more than 1 GiB of
@@ -123,11 +126,15 @@ def puppetize(
     )
     if generator is not None and (puppeteer is not None or settings != PuppeteerGenerator()):
         raise ValueError("give a generator, or a puppeteer or the arguments of one, not both.")
-    if keep_scale and example is None:
-        raise ValueError("keep_scale needs an example, by which the order of the kernels is known; give inputs.")
+    scaled = keep_scale or difference
+    if scaled and example is None:
+        raise ValueError(
+            "keep_scale and difference need an example, by which the order of the kernels is known; give inputs."
+        )
     model = nnx.merge(*nnx.split(model), copy=True)
     kernels, replaced = take_weights(model, weights, where)
-    responses = _responses(kernels, replaced) if keep_scale else None
+    if scaled:
+        _check_concrete(kernels, replaced)
     plan = Plan(kernels)
     if callable(example):
         find_order(model, plan, example)
@@ -142,20 +149,17 @@ def puppetize(
     for note in summarise(type(model).__name__, kernels, module, kept=0).notes:
         warnings.warn(f"{type(model).__name__}: {note}.", stacklevel=2)
     puppet = PuppetModel(model, module, plan, _default(h, module.generator.condition_size))
-    if responses is not None:
-        puppet.keep_scale(responses)
+    if scaled:
+        puppet.keep_scale(replaced, difference)
     return puppet
 
 
-def _responses(kernels: Sequence[Generated], replaced: Sequence[Any]) -> list[float]:
-    found = []
+def _check_concrete(kernels: Sequence[Generated], replaced: Sequence[Any]) -> None:
     for one, kernel in zip(kernels, replaced, strict=True):
         if not isinstance(kernel, jax.Array | np.ndarray) or isinstance(kernel, jax.core.Tracer):
             raise ValueError(
                 f"keep_scale needs the numbers of {one}, which are abstract: puppetize outside of jit and eval_shape."
             )
-        found.append(float(response(jnp.asarray(kernel).reshape(one.stack, *one.hwio), one.lookup)))
-    return found
 
 
 def _new(generator: Generator, key: PRNGKeyArray | None, plan: Plan) -> GeneratorModule:

@@ -183,7 +183,7 @@ class TestScale:
 
     def test_refusals(self):
         net = Stack(nnx.Rngs(0), nnx.relu, width=16, layers=2)
-        with pytest.raises(ValueError, match="keep_scale needs an example"):
+        with pytest.raises(ValueError, match="keep_scale and difference need an example"):
             pj.puppetize(net, keep_scale=True)
         with pytest.raises(ValueError, match=r"keep_scale needs the numbers of convs.0 \(3, 3, 3, 64\)"):
             nnx.eval_shape(lambda: pj.puppetize(Stack(nnx.Rngs(0), nnx.relu), X, keep_scale=True))
