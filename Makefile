@@ -1,12 +1,13 @@
 # Everything from a fresh clone, with python3 and make alone:
 #   make run     sets up and trains on the bundled digits (minutes on two cores)
 #   make test    sets up and runs lint, types and tests
+#   make docs    sets up and builds the site into docs/_build/html; warnings are errors
 #   make coverage  runs the tests and says which lines of the library they run
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint types coverage install clean
+.PHONY: run test lint types coverage docs install clean
 
 run: $(VENV)/ready
 	$(BIN)/python -m experiments.digits --workdir runs/digits --resume
@@ -24,6 +25,9 @@ types: $(VENV)/ready
 coverage: $(VENV)/ready
 	$(BIN)/python -m pytest -n 2 --dist worksteal --cov=puppet_jax --cov-report=term-missing:skip-covered
 
+docs: $(VENV)/docs-ready
+	$(BIN)/sphinx-build -q -W --keep-going -b html -c docs . docs/_build/html
+
 install: $(VENV)/ready
 
 $(VENV)/ready: pyproject.toml
@@ -32,5 +36,9 @@ $(VENV)/ready: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[test]"
 	touch $@
 
+$(VENV)/docs-ready: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --editable ".[test,docs]"
+	touch $@
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) docs/_build

@@ -34,7 +34,7 @@ def execution_order(function: Callable[..., Any], kernels: Any, *args: Any) -> t
     Args:
         function: of the kernels and `args`, such as `lambda kernels, x: model.apply({"params": kernels}, x)`. It is
             traced, not run.
-        kernels: a pytree of arrays or `jax.ShapeDtypeStruct`s.
+        kernels: a pytree of arrays or of `jax.ShapeDtypeStruct`.
         *args: further arguments, pytrees likewise.
 
     Returns:

@@ -48,7 +48,7 @@ class PretrainedPuppet:
     bits: Literal[32, 8, 4]
 
     def predictor(self, **settings: Any) -> Predictor:
-        """From images (batch, *image_shape) to logits (batch, classes); `settings` override those of `Predictor`."""
+        """From images `(batch, *image_shape)` to logits (batch, classes); `settings` override those of `Predictor`."""
         trained = {
             "adaptation": self.adaptation,
             "num_levels": self.num_levels,

@@ -50,7 +50,7 @@ def puppetize(
     The three regimes of the papers: the model itself has fixed kernels; `puppet(x)` has the kernels of one constant
     complexity (puppeteer-puppet scheme); `puppet(x, h=...)` those of the input's (parameter adaptation).
 
-    A grouped or depthwise convolution is generated in the shape that it holds, (*window, c_in / groups, c_out); leave
+    A grouped or depthwise convolution is generated in the shape that it holds, `(*window, c_in / groups, c_out)`; leave
     it alone with `where=lambda path, conv: conv.feature_group_count == 1`. Windows of one or three axes are folded into
     two.
 

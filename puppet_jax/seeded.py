@@ -17,7 +17,7 @@ def seeded_pattern(max_channels: int, kernel_size: int, seed: int) -> Float[Arra
     Each value is the classical sum of twelve uniform numbers less six: twelve integers of ten bits from four words
     of Threefry-2x32-20 (counter: the value's place in C order; key: the seed), so that every operation is on
     integers but the last, an exact division by 1024. No library's sampler, no transcendental function, no flag,
-    device or dtype has a say. Mean 0, variance 1 - 2**-20, excess kurtosis -0.1, |value| < 6.
+    device or dtype has a say. Mean 0, variance 1 - 2**-20, excess kurtosis -0.1, values within -6 and 6.
 
     Args:
         max_channels: C, at least 1.

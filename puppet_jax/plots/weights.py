@@ -198,7 +198,8 @@ def plot_layer_statistics(
     - Norm: the Frobenius norm, the root of the sum of squares.
     - Effective rank: exp(-sum p log p) with p = s / sum(s), s the singular values of the (c_out, c_in kh kw) matrix of
       the kernel; between 1 and min(c_out, c_in kh kw), n for n equal singular values.
-    - Cosine: <w_n, w_{n-1}> / (|w_n| |w_{n-1}|) of all weights, where the two shapes agree; a gap elsewhere.
+    - Cosine: the product of all weights of neighbouring layers over that of their norms, where the two shapes agree;
+      a gap elsewhere.
 
     A kernel of zeros has neither rank nor cosine: a gap.
 
