@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import diffrax as dfx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,6 +56,8 @@ def _solve(puppeteer: Puppeteer, h: Float[Array, ""], *, num_steps: int) -> Floa
 
 def _euler(puppeteer: Puppeteer, h: Float[Array, ""]) -> Callable[..., tuple[Array, Array]]:
     """Step n of the scheme: of S_n the next state S_{n+1} and the velocity G(S_n)."""
+    import diffrax as dfx  # here, since it takes as long to import as all the rest
+
     solver, term, dl = dfx.Euler(), dfx.ODETerm(lambda t, y, args: args), step_size(h)
 
     @functools.partial(jax.checkpoint, prevent_cse=False)  # a gradient keeps the state and does the step again
