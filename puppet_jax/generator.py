@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol, TypeVar, no_type_check, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, no_type_check, runtime_checkable
 
 import jax
 from flax import nnx
@@ -71,6 +71,7 @@ class PuppeteerGenerator:
         (32, (1, 1, 48, 96))
     """
 
+    condition_size: ClassVar[None] = None  # the complexity h
     max_channels: int | None = None
     kernel_size: int | None = None
     initial_state: InitialState = "seeded"
@@ -96,11 +97,6 @@ class PuppeteerGenerator:
             kernels_from=puppeteer.kernels_from,
             **settings,
         )
-
-    @property
-    def condition_size(self) -> None:
-        """A condition is the complexity h."""
-        return None
 
     def init(self, key: PRNGKeyArray, shapes: Shapes) -> Puppeteer:
         """A new puppeteer, see `init_puppeteer`."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -32,12 +32,8 @@ class InverseDCT:
         100
     """
 
+    condition_size: ClassVar[None] = None  # a complexity, which does not matter
     num_floats: int
-
-    @property
-    def condition_size(self) -> None:
-        """A complexity, which does not matter."""
-        return None
 
     def init(self, key: PRNGKeyArray, shapes: Shapes) -> tuple[Float[Array, " _"], ...]:
         """The coefficients of each kernel, normal, lowest frequencies first.

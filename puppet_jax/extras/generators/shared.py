@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any, no_type_check
+from typing import Any, ClassVar, no_type_check
 
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -46,13 +46,9 @@ class Shared:
         100
     """
 
+    condition_size: ClassVar[None] = None  # a complexity, which does not matter
     num_floats: int
     seed: int = 0
-
-    @property
-    def condition_size(self) -> None:
-        """A complexity, which does not matter."""
-        return None
 
     def init(self, key: PRNGKeyArray, shapes: Shapes) -> SharedFloats:
         """The floats, normal."""
