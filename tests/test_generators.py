@@ -181,7 +181,7 @@ class TestHypernetwork:
         w = {name: np.asarray(value, np.float64) for name, value in params._asdict().items()}
         inputs = np.concatenate([w["embeddings"], np.tile(condition, (len(w["embeddings"]), 1))], axis=1)
         hidden = np.tanh(inputs @ w["hidden_kernel"] + w["hidden_bias"])
-        width = w["embeddings"].shape[1]
+        width = len(w["hidden_bias"])
         flat = (hidden @ w["out_kernel"] + w["out_bias"]).ravel() / (0.1 * math.sqrt(width / 2))
         start = 0
         for kernel, shape in zip(generator.generate(params, condition, SHAPES), SHAPES, strict=True):

@@ -36,8 +36,8 @@ class HypernetworkParams(NamedTuple):
 class Hypernetwork:
     """Kernels cut into chunks, each made from its embedding by one network of two layers, which all chunks share.
 
-    A chunk has about as many weights as there are chunks, and embedding and hidden layer are as wide as `num_floats`
-    allow.
+    A chunk has about as many weights as there are chunks. Embedding and hidden layer are as wide as `num_floats` allow,
+    such that the product of their widths is largest.
 
     Attributes:
         num_floats: the most floats in all.
@@ -75,19 +75,19 @@ class Hypernetwork:
         chunk = math.isqrt(total - 1) + 1
         chunks, condition = -(-total // chunk), self.condition_size or 0
 
-        def floats(width: int) -> int:
-            return chunks * width + (width + condition + 1) * width + (width + 1) * chunk
+        def widest(embedding: int) -> int:
+            """The widest hidden layer that the floats allow."""
+            return (self.num_floats - chunks * embedding - chunk) // (embedding + condition + 1 + chunk)
 
-        check_floats(self.num_floats, floats(1), len(shapes))
-        width = 1
-        while floats(width + 1) <= self.num_floats:
-            width += 1
+        check_floats(self.num_floats, chunks + chunk + condition + 2 + chunk, len(shapes))
+        embedding = max(range(1, self.num_floats // chunks + 1), key=lambda width: width * widest(width))
+        inputs, hidden = embedding + condition, widest(embedding)
         keys = jax.random.split(key, 3)
         return HypernetworkParams(
-            embeddings=jax.random.normal(keys[0], (chunks, width)),
-            hidden_kernel=jax.random.normal(keys[1], (width + condition, width)) / math.sqrt(width + condition),
-            hidden_bias=jnp.zeros(width),
-            out_kernel=INITIAL * jax.random.normal(keys[2], (width, chunk)),
+            embeddings=jax.random.normal(keys[0], (chunks, embedding)),
+            hidden_kernel=jax.random.normal(keys[1], (inputs, hidden)) / math.sqrt(inputs),
+            hidden_bias=jnp.zeros(hidden),
+            out_kernel=INITIAL * jax.random.normal(keys[2], (hidden, chunk)),
             out_bias=jnp.zeros(chunk),
         )
 
@@ -101,8 +101,8 @@ class Hypernetwork:
                 of weights.
         """
         sizes = [math.prod(shape) for shape in shapes]
-        chunks, width = params.embeddings.shape
-        chunk = len(params.out_bias)
+        chunks = len(params.embeddings)
+        width, chunk = params.out_kernel.shape
         if -(-sum(sizes) // chunk) != chunks:
             raise ValueError(f"the parameters make {chunks} chunks of {chunk}, {sum(sizes)} weights were asked for.")
         inputs = params.embeddings
