@@ -237,7 +237,7 @@ class TestJson:
 
         options = flat(described)
         assert not any(isinstance(value, dict) for value in options.values())
-        kinds = {"network", "depth", "kernels"} & options.keys()
+        kinds = {"network", "depth", "kernels", "plain"} & options.keys()
         for record in _records(config):
             for field in dataclasses.fields(record):
                 value = getattr(record, field.name)
@@ -265,7 +265,7 @@ class TestJson:
             (lambda found: found["network"].pop("mirror"), "PuppetCNN lacks mirror"),
             (lambda found: found["network"].update(num_layers=3), "PuppetCNN has the unknown num_layers"),
             (lambda found: found["network"]["kernels"].update(sharing="level"), "Generated has the unknown sharing"),
-            (lambda found: found["network"].update(kind="Transformer"), "kind must be one of PuppetCNN, Backbone, .*"),
+            (lambda found: found["network"].update(kind="Perceptron"), "kind must be one of PuppetCNN, Backbone, .*"),
             (lambda found: found["network"].pop("kind"), "kind must be one of .*, got None"),
             (lambda found: found["network"]["depth"].update(kind="PuppetCNN"), "kind must be one of OneDepth, "),
             (lambda found: found.update(network=3), "PuppetCNN or Backbone or DeepBackbone or .* is expected, got 3"),

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import quick
 
 import puppet_jax as pj
 from experiments.config import FrozenBasis, OneDepth, Ordinary, OtherGenerator, PuppetCNN
@@ -35,20 +36,20 @@ class TestOrdinary:
             ordinary_kernels(self.SOURCE, 1.0, SHAPES[:2])
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        Ordinary(),
-        FrozenBasis(max_channels=32, pattern_seed=9),
-        *(OtherGenerator(generator=name, max_channels=32, pattern_seed=9) for name in OTHERS),
-    ],
-    ids=["ordinary", "frozen", *OTHERS],
-)
+KERNELS = {
+    "ordinary": Ordinary(),
+    "frozen": FrozenBasis(max_channels=32, pattern_seed=9),
+    **{name: OtherGenerator(generator=name, max_channels=32, pattern_seed=9) for name in OTHERS},
+}
+
+
+@pytest.fixture(scope="module", params=quick(KERNELS, "ordinary", "frozen", "low_rank"))
 def control(request):
     """Kernels, network and parameters."""
-    config = PuppetCNN(channels=(8, 16), depth=OneDepth(layers=(2, 2)), kernels=request.param, affine=True)
+    kernels = KERNELS[request.param]
+    config = PuppetCNN(channels=(8, 16), depth=OneDepth(layers=(2, 2)), kernels=kernels, affine=True)
     network = config.make(4, (8, 8, 3))
-    return request.param, network, jax.jit(lambda: network.init(0, (4,)))()
+    return kernels, network, jax.jit(lambda: network.init(0, (4,)))()
 
 
 class TestNetwork:

@@ -151,7 +151,7 @@ class TestRefusals:
             ({"adaptation": "both"}, "adaptation must be one of 'level', 'sample'"),
             ({"sha256": "0" * 64}, "it is not as it was written"),
             ({"pattern_sha256": "0" * 64}, "another seeded pattern"),
-            ({"network": {"kind": "transformer"}}, "the kind of a network is one of puppet, .*, got 'transformer'"),
+            ({"network": {"kind": "perceptron"}}, "the kind of a network is one of puppet, .*, got 'perceptron'"),
             ({"network": meta["network"] | {"image_size": [1, 1]}}, "Images of 1 x 1 pixels are too small"),
         ):
             described = meta | change if "sha256" in change else signed(meta | change, arrays)

@@ -273,7 +273,7 @@ class TestCheck:
             ({"channels": (7, 8), "mirror": True, "depth": OneDepth(layers=(1, 2))}, "mirror"),
             (
                 {"channels": (8,), "depth": OneDepth(layers=(4,)), "kernels": FrozenBasis(max_channels=1)},
-                "4 kernels need at least 64 coefficients",
+                "num_floats must be at least 64 for 4 kernels",
             ),
         ],
         ids=["layers", "mirror", "coefficients"],
@@ -325,7 +325,7 @@ class TestDescriptions:
         """What follows complexity is a matter of training, not of the network."""
         assert small_vgg("puppet") == small_vgg("adaptive") != small_vgg("fixed")
 
-    @pytest.mark.parametrize("change", [{"kind": "transformer"}, {"name": None, "extra": 1}, {"puppeteer": {"x": 1}}])
+    @pytest.mark.parametrize("change", [{"kind": "perceptron"}, {"name": None, "extra": 1}, {"puppeteer": {"x": 1}}])
     def test_of_nothing(self, change):
         with pytest.raises((TypeError, ValueError)):
             read_network(describe_network(small_vgg("adaptive")) | change)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from helpers import quick
 
 import puppet_jax as pj
 from experiments.config import FrozenBasis, Generated, OtherGenerator, Puppetized, ResNet8, Transformer
@@ -26,11 +27,12 @@ CONFIGS = {
 }
 
 
-@pytest.fixture(scope="module", params=CONFIGS.values(), ids=CONFIGS)
+@pytest.fixture(scope="module", params=quick(CONFIGS, "ViT"))
 def made(request):
     """Configuration, network and parameters."""
-    network = request.param.make(4, SHAPE)
-    return request.param, network, network.init(0, (network.depth,))
+    config = CONFIGS[request.param]
+    network = config.make(4, SHAPE)
+    return config, network, network.init(0, (network.depth,))
 
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (16, *SHAPE), dtype=np.uint8)
@@ -120,7 +122,9 @@ class TestTransformer:
 
 
 class TestTables:
-    @pytest.mark.parametrize("name, least", [("generators", 0.9), ("transformers", 0.9)])
+    @pytest.mark.parametrize(
+        "name, least", [("generators", 0.9), pytest.param("transformers", 0.9, marks=pytest.mark.slow)]
+    )
     def test_rows_store_equally_many_floats(self, name, least):
         rows = TRAINED[name]().rows
         groups = {}
