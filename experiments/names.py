@@ -24,9 +24,10 @@ def name_of(config: dict[str, Any]) -> str:
     """
     tuned = ["tuned"] if config["start_from"] else []
     if config["network"] != "PuppetCNN":
-        parts = [config["name"] if config["kernels"] == "Ordinary" else f"puppet-{config['name']}"]
+        name = config.get("name") or config.get("plain") or config["network"]
+        parts = [name if config.get("kernels", "Ordinary") == "Ordinary" else f"puppet-{name}"]
         parts += [f"{config['num_layers']} layers"] if config.get("num_layers") else []
-        parts += [f"{config['width']} wide"] if config["width"] else []
+        parts += [f"{config['width']} wide"] if config.get("width") else []
         return ", ".join(parts + tuned)
     parts = [f"{KERNELS[config.get('generator') or config['kernels']]} {'-'.join(map(str, config['channels']))}"]
     if config["kernels"] != "Ordinary":

@@ -65,7 +65,7 @@ def fit(
     inputs = tuple(map(jnp.asarray, inputs)) if isinstance(inputs, tuple) else (jnp.asarray(inputs),)
     num_steps, batch_size = as_integer("num_steps", num_steps), as_integer("batch_size", batch_size)
     trained = [_weight_of(model, one) for one in puppet.kernels]
-    puppet(*(x[:1] for x in inputs))  # finds the order, if it is not known
+    nnx.eval_shape(lambda puppet: puppet(*(x[:1] for x in inputs)), puppet)  # finds the order, if it is not known
     teacher = nnx.merge(*nnx.split(model), copy=True)
     teacher.eval()
     _copy_rest(teacher, puppet)

@@ -165,8 +165,8 @@ class PuppetModel(nnx.Module, Generic[M]):
         """
         h, sets = self._condition(self.h if h is None else h)
         order = self.execution_order
-        without = [str(one) for place, one in enumerate(self.kernels) if not self._takes_sets(place)]
-        if sets and without:
+        without = [str(one) for place, one in enumerate(self.kernels) if sets and not self._takes_sets(place)]
+        if without:
             raise ValueError(
                 f"h has shape {h.shape}, but kernels that differ within a batch need an nnx.Conv that hands them "
                 f"unchanged to its own conv_general_dilated. Give one h, leave alone {', '.join(without)}, or map one "

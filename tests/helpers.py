@@ -4,6 +4,7 @@ import hashlib
 import json
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 import puppet_jax as pj
@@ -30,3 +31,18 @@ def rewrite_json(path, value):
 def quick(names, *chosen):
     """Values of a parameter, of which all but the chosen are slow."""
     return [name if name in chosen else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+def sign_descent(loss, params, rate, steps):
+    """Parameters after steps of one size down the gradient's signs, and the loss before each."""
+
+    @jax.jit
+    def step(params):
+        value, grads = jax.value_and_grad(loss)(params)
+        return value, jax.tree.map(lambda p, g: p - rate * jnp.sign(g), params, grads)
+
+    losses = []
+    for _ in range(steps):
+        value, params = step(params)
+        losses.append(float(value))
+    return params, losses

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from helpers import sign_descent
 
 import puppet_jax as pj
 from puppet_jax.extras.generators import LowRank
@@ -79,18 +80,10 @@ class TestDifference:
         assert "252 floats of weights are kept" in str(puppet.summary())
         graphdef, params, rest = nnx.split(puppet, nnx.Param, ...)
 
-        @jax.jit
-        def step(params):
-            def loss(params):
-                return jnp.square(nnx.merge(graphdef, params, rest, copy=True)(X, h=3.0) - 1).mean()
+        def loss(params):
+            return jnp.square(nnx.merge(graphdef, params, rest, copy=True)(X, h=3.0) - 1).mean()
 
-            value, grads = jax.value_and_grad(loss)(params)
-            return value, jax.tree.map(lambda p, g: p - 0.003 * jnp.sign(g), params, grads)
-
-        losses = []
-        for _ in range(5):
-            loss, params = step(params)
-            losses.append(float(loss))
+        params, losses = sign_descent(loss, params, rate=0.003, steps=5)
         assert losses[-1] < losses[0]
         after = nnx.merge(graphdef, params, rest)
         kept = jax.tree.leaves(nnx.state(after.kept))

@@ -129,6 +129,12 @@ class TestFrozenBasis:
         for count, size in zip(counts, SIZES, strict=True):
             assert abs(count - blocks * size / sum(SIZES)) <= 1 or count == 1 or blocks < 5
 
+    def test_kernels_start_with_the_variance_of_he(self):
+        shapes, generator = [(3, 3, 64, 64)] * 2, FrozenBasis(num_floats=100 * PER_BLOCK)
+        run = jax.jit(lambda key: generator.generate(generator.init(key, shapes), 1.0, shapes))
+        for kernel in run(jax.random.key(0)):
+            assert float(np.var(kernel)) == pytest.approx(2 / (9 * 64), rel=0.15)
+
     def test_too_few_coefficients(self):
         with pytest.raises(ValueError, match="num_floats must be at least 48 for 3 kernels, got 47"):
             FrozenBasis(num_floats=47).init(jax.random.key(0), SHAPES)

@@ -7,6 +7,7 @@ import models
 import numpy as np
 import pytest
 from flax import nnx
+from helpers import sign_descent
 
 import puppet_jax as pj
 from puppet_jax.extras import generators
@@ -124,18 +125,10 @@ class TestGenerators:
         assert pj.num_floats(nnx.state(puppet.puppeteer, nnx.Param)) <= 200
         graphdef, params, rest = nnx.split(puppet, nnx.Param, ...)
 
-        @jax.jit
-        def step(params):
-            def loss(params):
-                return jnp.square(nnx.merge(graphdef, params, rest, copy=True)(X) - 1).mean()
+        def loss(params):
+            return jnp.square(nnx.merge(graphdef, params, rest, copy=True)(X) - 1).mean()
 
-            value, grads = jax.value_and_grad(loss)(params)
-            return value, jax.tree.map(lambda p, g: p - 0.01 * jnp.sign(g), params, grads)
-
-        losses = []
-        for _ in range(10):
-            loss, params = step(params)
-            losses.append(float(loss))
+        params, losses = sign_descent(loss, params, rate=0.01, steps=10)
         assert losses[-1] < 0.9 * losses[0]
         assert "complexity does not change any weight" in puppet.summary().notes
 

@@ -121,6 +121,30 @@ class ModulePredictor:
         return self(images), np.full(len(images), self.network.depth)
 
 
+class GeneratedPredictor(ModulePredictor):
+    """The same of a network whose weights are made once, by its `generate(params)`, for its `apply_with`."""
+
+    def __init__(self, network: Any, params: dict[str, Array], stats: dict[str, pj.BatchStats]):
+        super().__init__(network, params, stats)
+        self.kernels = _generate(network, params)
+
+    def __call__(self, images: Any, h: Any | None = None) -> np.ndarray:
+        fixed = (self.network, self.params, self.stats, self.kernels)
+        return self.in_pieces(images, lambda part: _forward_with(*fixed, part))
+
+
+@functools.partial(jax.jit, static_argnames="network")
+def _generate(network: Any, params):
+    with jax.default_matmul_precision("highest"):
+        return network.generate(params)
+
+
+@functools.partial(jax.jit, static_argnames="network")
+def _forward_with(network: Any, params, stats, kernels, images):
+    with jax.default_matmul_precision("highest"):
+        return network.apply_with(params, stats, kernels, images)
+
+
 @functools.partial(jax.jit, static_argnames="network")
 def _forward(network: ModuleNetwork, params, stats, images):
     with jax.default_matmul_precision("highest"):

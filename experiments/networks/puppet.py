@@ -19,7 +19,6 @@ from experiments.config import (
     Generated,
     OneDepth,
     Ordinary,
-    OtherGenerator,
     PuppetCNN,
 )
 from experiments.evaluation.macs import count_macs
@@ -84,8 +83,12 @@ def make_puppet(config: PuppetCNN, num_classes: int, image_shape: tuple[int, int
             return ControlNetwork(kernels="ordinary", num_coefficients=None, seed=0, **common)
         c = kernels.max_channels or puppet.max_channels
         floats = jax.eval_shape(lambda: pj.init_puppeteer(jax.random.key(0), c, config.kernel_size))
-        name = kernels.generator if isinstance(kernels, OtherGenerator) else "frozen_basis"
-        return ControlNetwork(kernels=name, num_coefficients=pj.num_floats(floats), seed=kernels.pattern_seed, **common)
+        return ControlNetwork(
+            kernels=controls.name_of(kernels),
+            num_coefficients=pj.num_floats(floats),
+            seed=kernels.pattern_seed,
+            **common,
+        )
     settings = PuppeteerSettings.of(kernels, puppet.max_channels, config.kernel_size)
     if isinstance(config.depth, ByConfidence):
         from experiments.networks.early_exit import EarlyExitNetwork

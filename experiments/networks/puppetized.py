@@ -1,22 +1,20 @@
 """A network of NNX layers, all of whose weights are generated."""
 
 import dataclasses
-import functools
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import Array
 
 import puppet_jax as pj
-from experiments.config.puppet import FrozenBasis, Generated, OtherGenerator
+from experiments.config.puppet import FrozenBasis, Generated
 from experiments.evaluation.macs import count_macs
 from experiments.networks.baselines.resnet8 import ResNet8Network
 from experiments.networks.baselines.tiniest import TiniestNetwork
-from experiments.networks.controls import other_generator
-from experiments.networks.module import ModuleNetwork, ModulePredictor
+from experiments.networks.controls import name_of, other_generator
+from experiments.networks.module import GeneratedPredictor, ModuleNetwork
 from experiments.networks.transformers import TransformerNetwork
 from puppet_jax.gains import response
 from puppet_jax.generator import Generator
@@ -50,9 +48,8 @@ class Source:
     @classmethod
     def of(cls, kernels: Generated | FrozenBasis, matrices: Literal["mean", "taps"], most: int) -> "Source":
         """That of a configuration; `most` channels where it gives none."""
-        kind = kernels.generator if isinstance(kernels, OtherGenerator) else "frozen_basis"
         return cls(
-            kind=kind if isinstance(kernels, FrozenBasis) else "puppeteer",
+            kind=name_of(kernels) if isinstance(kernels, FrozenBasis) else "puppeteer",
             max_channels=kernels.max_channels or most,
             seed=kernels.pattern_seed,
             matrices=matrices,
@@ -113,11 +110,17 @@ class PuppetizedNetwork(ModuleNetwork):
         """Number of generated weights."""
         return len(nnx.merge(*self.abstract).kernels)
 
-    def predictor(self, params, stats, **settings) -> "PuppetizedPredictor":
-        return PuppetizedPredictor(self, params, *stats.values())
+    def predictor(self, params, stats, **settings) -> GeneratedPredictor:
+        return GeneratedPredictor(self, params, *stats.values())
+
+    def generate(self, params):
+        return self.model(params, self.init_stats(0)).generate()
+
+    def apply_with(self, params, stats, kernels, images):
+        return self.model(params, stats).with_kernels(kernels)(centred(images))
 
     def macs(self, params, depth):
-        made = count_macs(lambda params: self.model(params, self.init_stats(0)).generate(), params)
+        made = count_macs(self.generate, params)
         return made, super().macs(params, depth)[1] - made
 
     def generator(self, params):
@@ -126,26 +129,3 @@ class PuppetizedNetwork(ModuleNetwork):
 
 def _response(one: Weight, values: Array) -> Array:
     return response(values.reshape(one.stack, *one.hwio), one.lookup)
-
-
-class PuppetizedPredictor(ModulePredictor):
-    """Logits of images, from weights that are made once."""
-
-    def __init__(self, network: PuppetizedNetwork, params: Any, stats: Any):
-        super().__init__(network, params, stats)
-        self.kernels = _generate(network, params)
-
-    def __call__(self, images: Any, h: Any | None = None) -> np.ndarray:
-        fixed = (self.network, self.params, self.stats, self.kernels)
-        return self.in_pieces(images, lambda part: _forward(*fixed, part))
-
-
-@functools.partial(jax.jit, static_argnames="network")
-def _generate(network: PuppetizedNetwork, params: Any) -> tuple[Array, ...]:
-    return network.model(params, network.init_stats(0)).generate()
-
-
-@functools.partial(jax.jit, static_argnames="network")
-def _forward(network: PuppetizedNetwork, params: Any, stats: Any, kernels: Any, images: Any) -> Array:
-    with jax.default_matmul_precision("highest"):
-        return network.model(params, stats).with_kernels(kernels)(centred(images))

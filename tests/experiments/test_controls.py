@@ -12,6 +12,7 @@ import puppet_jax as pj
 from experiments.config import FrozenBasis, OneDepth, Ordinary, OtherGenerator, PuppetCNN
 from experiments.model import Model, load_model, save_model
 from experiments.networks.controls import OrdinaryKernels, init_ordinary, ordinary_kernels
+from puppet_jax.extras.generators.frozen_basis import PER_BLOCK, FrozenKernels
 
 SHAPES = ((3, 3, 3, 16), (3, 3, 16, 16), (3, 3, 16, 32))
 SIZES = [math.prod(shape) for shape in SHAPES]
@@ -56,6 +57,7 @@ class TestNetwork:
     def test_learns(self, control):
         kernels, network, params = control
         assert isinstance(params.puppeteer, OrdinaryKernels) == isinstance(kernels, Ordinary)
+        assert isinstance(params.puppeteer, FrozenKernels) == (type(kernels) is FrozenBasis)
         images = jax.random.uniform(jax.random.key(1), (16, 8, 8, 3))
         labels = jnp.arange(16) % 4
 
@@ -83,6 +85,8 @@ class TestNetwork:
         own = pj.num_floats(params) - affine - classifier
         if ordinary:
             assert own == weights
+        elif type(kernels) is FrozenBasis:
+            assert own == (32**2 + 15 * 32) // PER_BLOCK * PER_BLOCK
         else:
             assert 0.9 * (32**2 + 15 * 32) < own <= 32**2 + 15 * 32
         assert pj.num_floats(network.generator(params)) == (0 if ordinary else own)
@@ -94,7 +98,10 @@ class TestNetwork:
         if isinstance(kernels, Ordinary) or getattr(kernels, "generator", "") == "shared":
             assert made == 0
         elif type(kernels) is FrozenBasis:
-            assert made == pytest.approx(16 * weights, rel=0.02)
+            sizes = map(math.prod, network.puppet.kernel_shapes(4))
+            blocks = [len(one) for one in params.puppeteer.coefficients]
+            padded = [count * -(-size // count) for count, size in zip(blocks, sizes, strict=True)]
+            assert made == PER_BLOCK * sum(padded)
         else:
             assert made > weights
 

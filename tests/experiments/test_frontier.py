@@ -7,7 +7,16 @@ from made_up import make_summary
 
 from experiments.cifar10 import BEST, EARLY_EXIT, PRESETS, SMALL
 from experiments.cli import run_command
-from experiments.config import Config, DeepBackbone, FrozenBasis, OneDepth, Ordinary
+from experiments.config import (
+    Config,
+    DeepBackbone,
+    FrozenBasis,
+    OneDepth,
+    Ordinary,
+    Puppetized,
+    Tiniest,
+    Transformer,
+)
 from experiments.evaluation.frontier import Point, collect, lines, on_frontier, table
 from experiments.evaluation.summary import write_summary
 from experiments.fields import as_json, flat, replace
@@ -86,6 +95,11 @@ class TestNames:
             "puppet-vgg",
             "puppet, kernels by complexity 16-32-64, C = 64",
         ]
+
+    def test_networks_without_a_choice_of_kernels_have_a_name(self):
+        networks = [Tiniest(), Transformer(), Puppetized(), Puppetized(plain=Tiniest())]
+        names = distinct_names([described(Config(network=network)) for network in networks])
+        assert names == ["Tiniest", "vit, 64 wide", "puppet-vit, 64 wide", "puppet-Tiniest"]
 
     def test_options_tell_apart_what_would_be_called_the_same(self):
         names = distinct_names([described(config) for config in (BEST, replace(BEST, dropout=0.3), SMALL)])

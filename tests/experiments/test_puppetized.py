@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from helpers import quick
+from helpers import quick, sign_descent
 
 import puppet_jax as pj
 from experiments.config import FrozenBasis, Generated, OtherGenerator, Puppetized, ResNet8, Transformer
@@ -43,19 +43,11 @@ class TestPuppetized:
         _, network, params = made
         labels = jnp.arange(16) % 4
 
-        @jax.jit
-        def step(params):
-            def loss(params):
-                logits, _ = network.apply(params, None, IMAGES, jnp.full(1, 4.5), network.depth)
-                return -jax.nn.log_softmax(logits)[jnp.arange(16), labels].mean()
+        def loss(params):
+            logits, _ = network.apply(params, None, IMAGES, jnp.full(1, 4.5), network.depth)
+            return -jax.nn.log_softmax(logits)[jnp.arange(16), labels].mean()
 
-            value, grads = jax.value_and_grad(loss)(params)
-            return value, jax.tree.map(lambda p, g: p - 0.003 * jnp.sign(g), params, grads)
-
-        losses = []
-        for _ in range(10):
-            loss, params = step(params)
-            losses.append(float(loss))
+        params, losses = sign_descent(loss, params, rate=0.003, steps=10)
         assert losses[-1] < losses[0] - 0.05
 
     def test_all_but_biases_norms_and_gains_is_generated(self, made):

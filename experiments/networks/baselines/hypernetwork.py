@@ -2,17 +2,15 @@
 
 import dataclasses
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
 from experiments.evaluation.macs import count_macs
 from experiments.networks.backbones.blocks import Head, Images, Logits, check_positive, conv
-from experiments.networks.module import ModuleNetwork, ModulePredictor
+from experiments.networks.module import GeneratedPredictor, ModuleNetwork
 from puppet_jax.convolution import convolve
 from puppet_jax.fast_convolution import NHWC
 from puppet_jax.puppet import centred
@@ -123,33 +121,15 @@ class HyperWRNNetwork(ModuleNetwork):
         """Convolutions but for shortcuts."""
         return self.num_layers - 3
 
-    def predictor(self, params, stats, **settings) -> "HyperPredictor":
-        return HyperPredictor(self, params, *stats.values())
+    def predictor(self, params, stats, **settings) -> GeneratedPredictor:
+        return GeneratedPredictor(self, params, *stats.values())
+
+    def generate(self, params):
+        return self.model(params, self.init_stats(0)).kernels()
+
+    def apply_with(self, params, stats, kernels, images):
+        return self.model(params, stats)(centred(images), kernels)
 
     def macs(self, params, depth):
-        made = count_macs(lambda params: self.model(params, self.init_stats(0)).kernels(), params)
+        made = count_macs(self.generate, params)
         return made, super().macs(params, depth)[1] - made
-
-
-class HyperPredictor(ModulePredictor):
-    """Logits of images, from kernels that are made once."""
-
-    def __init__(self, network: HyperWRNNetwork, params: Any, stats: Any):
-        super().__init__(network, params, stats)
-        self.kernels = _kernels(network, params)
-
-    def __call__(self, images: Any, h: Any | None = None) -> np.ndarray:
-        fixed = (self.network, self.params, self.stats, self.kernels)
-        return self.in_pieces(images, lambda part: _forward(*fixed, part))
-
-
-@jax.jit(static_argnames="network")
-def _kernels(network: Any, params: Any) -> list[tuple[Array, Array]]:
-    with jax.default_matmul_precision("highest"):
-        return network.model(params, network.init_stats(0)).kernels()
-
-
-@jax.jit(static_argnames="network")
-def _forward(network: Any, params: Any, stats: Any, kernels: Any, images: Any) -> Logits:
-    with jax.default_matmul_precision("highest"):
-        return network.model(params, stats)(centred(images), kernels)
