@@ -60,7 +60,8 @@ class TestPuppetized:
         config, network, params = made
         plain = config.plain.make(4, SHAPE).make(0)
         puppet = network.model(params, network.init_stats(0))
-        for one, weight in zip(puppet.kernels, puppet.generate(), strict=True):
+        weights = nnx.jit(lambda puppet: puppet.generate())(puppet)
+        for one, weight in zip(puppet.kernels, weights, strict=True):
             original = plain
             for part in one.paths[0]:
                 original = original[part] if isinstance(part, int) else getattr(original, part)
@@ -70,7 +71,8 @@ class TestPuppetized:
         _, network, params = made
         stats = network.init_stats(0)
         stats = {name: one._replace(variance=one.variance + 1) for name, one in stats.items()}
-        expected, _ = network.apply(params, stats, IMAGES, jnp.full(1, 4.5), network.depth)
+        apply = jax.jit(network.apply, static_argnums=4)
+        expected, _ = apply(params, stats, IMAGES, jnp.full(1, 4.5), network.depth)
         np.testing.assert_allclose(network.predictor(params, {0: stats})(IMAGES), expected, rtol=1e-3, atol=1e-4)
 
     def test_macs_are_those_of_the_plain_network(self, made):
