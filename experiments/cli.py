@@ -33,6 +33,9 @@ class Options:
     """Folder of the run; runs/EXPERIMENT-PRESET-seedSEED if not given."""
     resume: bool = False
     """Go on where the run in the folder stopped; start it if there is none."""
+    distributed: tyro.conf.FlagCreatePairsOff[bool] = False
+    """One of several processes that train together. SLURM and Open MPI tell which; elsewhere
+    JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID do."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

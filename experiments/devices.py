@@ -30,12 +30,17 @@ def peak_memory() -> dict[str, int | None]:
     return memory
 
 
-def start_jax() -> None:
+def start_jax(distributed: bool = False) -> None:
     """Finds the devices, and keeps compiled programs between processes unless the user has chosen where already.
 
+    Args:
+        distributed: whether to wait for the other processes of `jax.distributed`.
+
     Raises:
-        RunError: if there is no device of the platform that the user has chosen.
+        RunError: if there is no device of the platform that the user has chosen, or another process does not arrive.
     """
+    if distributed:
+        _join()
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:
@@ -46,3 +51,27 @@ def start_jax() -> None:
         return
     with contextlib.suppress(RuntimeError):  # a user without a home directory, as in a container
         jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "puppet-jax" / "compiled"))
+
+
+def _join() -> None:
+    """Meets the other processes: those that a scheduler knows, else those of three environment variables."""
+    numbers: dict[str, int | None] = {}
+    for name, default in (("JAX_NUM_PROCESSES", None), ("JAX_PROCESS_ID", None), ("JAX_INITIALIZATION_TIMEOUT", "300")):
+        text = os.environ.get(name, default)
+        try:
+            numbers[name] = None if text is None else int(text)
+        except ValueError:
+            raise RunError(f"{name} must be an integer, got {text!r}.") from None
+    count, own, timeout = numbers.values()
+    assert timeout is not None
+    advice = (
+        "Start each with the same JAX_COORDINATOR_ADDRESS (host:port of process 0) and JAX_NUM_PROCESSES, and its own "
+        "JAX_PROCESS_ID from 0 on, or by a scheduler that JAX knows."
+    )
+    # said before, as JAX aborts the process where another does not arrive
+    who = "this process" if own is None else f"process {own} of {count}"
+    print(f"{who} waits up to {timeout} s for the others, or else is aborted. {advice}", file=sys.stderr, flush=True)
+    try:
+        jax.distributed.initialize(num_processes=count, process_id=own, initialization_timeout=timeout)
+    except (RuntimeError, ValueError) as error:
+        raise RunError(f"the processes did not meet: {str(error).splitlines()[0]:.200}. {advice}") from None

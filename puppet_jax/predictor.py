@@ -14,7 +14,16 @@ from puppet_jax.architecture import Puppet
 from puppet_jax.checks import are_finite, as_integer, as_native, check_floating, check_image_size, check_images
 from puppet_jax.complexity import complexity as entropy_complexity
 from puppet_jax.puppet import BatchStats, PuppetParams, apply_puppet
-from puppet_jax.routing import Adaptation, Group, check_adaptation, complexities, make_groups, one_an_image, run_groups
+from puppet_jax.routing import (
+    Adaptation,
+    Group,
+    check_adaptation,
+    complexities,
+    make_groups,
+    one_an_image,
+    run_groups,
+    spread,
+)
 from puppet_jax.trajectory import generate_kernels
 
 
@@ -92,7 +101,8 @@ class Predictor:
 
     Args:
         puppet: the architecture.
-        params: its trainable floats.
+        params: its trainable floats. Where they lie whole on each device of a mesh of Auto axes, batches are
+            split over these.
         batch_stats: running statistics of each trained depth; its keys are the depths in use.
         adaptation: "level": images of a level of complexity share the kernels of its centre, generated once and kept
             in a bank. "sample": every image has kernels of its own, generated each time.
@@ -171,10 +181,11 @@ class Predictor:
 
     def _run(self, group: Group, images: np.ndarray, h: np.ndarray) -> jax.Array:
         padded = group.padded_indices()
+        part = spread(images[padded], self.params)
         stats = self.batch_stats[group.depth]
         static: dict[str, Any] = {"depth": group.depth, "dtype": self.dtype}
         if group.h is None:
             static["generate"] = self.generate
-            return _forward_own(self.puppet, self.params, stats, h[padded], images[padded], **static)
+            return _forward_own(self.puppet, self.params, stats, h[padded], part, **static)
         kernels = self.bank(group.depth, group.h)
-        return _forward_shared(self.puppet, self.params, stats, kernels, images[padded], **static)
+        return _forward_shared(self.puppet, self.params, stats, kernels, part, **static)

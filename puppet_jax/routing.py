@@ -2,10 +2,11 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from puppet_jax.adaptation import depth as depth_of, depth_interval
@@ -89,6 +90,25 @@ def pieces(count: int, sizes: Sequence[int] = GROUP_SIZES) -> Iterator[tuple[np.
     for first in range(0, count, largest):
         indices = np.arange(first, min(first + largest, count))
         yield indices, pad_indices(indices, sizes)
+
+
+def spread(images: np.ndarray, params: Any) -> np.ndarray | jax.Array:
+    """Images split over the devices of the mesh that parameters lie on, if these divide them; else as they are.
+
+    The axes of the mesh must be of the kind Auto.
+
+    Args:
+        images: (batch, ...).
+        params: a pytree; its arrays lie whole on every device of a `jax.sharding.Mesh`, or on one device.
+    """
+    leaves = [leaf for leaf in jax.tree.leaves(params) if isinstance(leaf, jax.Array)]
+    sharding = leaves[0].sharding if leaves else None
+    if not isinstance(sharding, NamedSharding) or len(images) % sharding.num_devices:
+        return images
+    mesh = sharding.mesh
+    if any(kind != AxisType.Auto for kind in mesh.axis_types):  # programs would have to say where each array lies
+        return images
+    return jax.device_put(images, NamedSharding(mesh, PartitionSpec(mesh.axis_names)))
 
 
 def check_sizes(sizes: Sequence[int]) -> list[int]:

@@ -69,8 +69,8 @@ class Recorder:
             patch.setattr(run, "make_train_step", self.make_train_step)
             yield
 
-    def make_train_step(self, config, network, tx):
-        train_step = self.makers["make_train_step"](config, network, tx)
+    def make_train_step(self, config, network, tx, layout=None):
+        train_step = self.makers["make_train_step"](config, network, tx, layout)
 
         def step(state, data, indices, *, depth):
             number = int(state.step) + 1

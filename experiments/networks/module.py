@@ -18,7 +18,7 @@ from experiments.networks.contract import Network, Predictor
 from experiments.networks.convolution import use_fast_convolutions
 from puppet_jax.checks import check_images
 from puppet_jax.puppet import centred
-from puppet_jax.routing import pieces
+from puppet_jax.routing import pieces, spread
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,9 @@ class ModulePredictor:
 
     def __call__(self, images: Any, h: Any | None = None) -> np.ndarray:
         """Logits (batch, num_classes) float32 of `images` (batch, height, width, channels)."""
-        return self.in_pieces(images, lambda part: _forward(self.network, self.params, self.stats, part))
+        return self.in_pieces(
+            images, lambda part: _forward(self.network, self.params, self.stats, spread(part, self.params))
+        )
 
     @staticmethod
     def in_pieces(images: Any, run: Callable[[np.ndarray], Any]) -> Any:
@@ -130,7 +132,7 @@ class GeneratedPredictor(ModulePredictor):
 
     def __call__(self, images: Any, h: Any | None = None) -> np.ndarray:
         fixed = (self.network, self.params, self.stats, self.kernels)
-        return self.in_pieces(images, lambda part: _forward_with(*fixed, part))
+        return self.in_pieces(images, lambda part: _forward_with(*fixed, spread(part, self.params)))
 
 
 @functools.partial(jax.jit, static_argnames="network")

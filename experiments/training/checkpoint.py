@@ -9,12 +9,15 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from experiments.errors import RunError
+from experiments.training.parallel import by_first, is_first, told
 
 State = TypeVar("State")
 
 
 class Checkpoints:
     """The checkpoints of one run, by step. A context manager: leaving it waits for what is being written.
+
+    Several processes that train together share the folder, and call each method together.
 
     Args:
         folder: where they are kept; made if absent.
@@ -27,10 +30,7 @@ class Checkpoints:
         )
         self.folder = folder.resolve()
         self._writing: Any = None
-        for path in self.folder.glob("[0-9]*"):
-            if not _has_sound_metrics(path):  # orbax reads them at once, and would stop
-                shutil.rmtree(path / "metrics")
-                print(f"{path / 'metrics'} was damaged and removed; that checkpoint may not be kept as the best")
+        by_first(self._remove_damaged_metrics)
         self._checkpointer = ocp.training.Checkpointer(
             self.folder,
             # The loop decides when to save.
@@ -38,6 +38,13 @@ class Checkpoints:
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(1), best]),
             cleanup_tmp_directories=True,
         )
+
+    def _remove_damaged_metrics(self) -> None:
+        """Orbax reads them at once, and would stop."""
+        for path in self.folder.glob("[0-9]*"):
+            if not _has_sound_metrics(path):
+                shutil.rmtree(path / "metrics")
+                print(f"{path / 'metrics'} was damaged and removed; that checkpoint may not be kept as the best")
 
     def __enter__(self):
         """Returns the checkpoints."""
@@ -81,10 +88,11 @@ class Checkpoints:
             except Exception as error:  # whatever a damaged file makes of orbax and tensorstore
                 damaged.append((step, error))
                 continue
-            for bad, _ in damaged:
+            for bad, _ in damaged if is_first() else ():
                 shutil.rmtree(self.folder / str(bad), ignore_errors=True)
                 print(f"the checkpoint of step {bad} is damaged and was removed; going on from step {step}", flush=True)
             if damaged:
+                told(None)  # nobody looks before all are removed
                 self._checkpointer.reload()
             return state
         if not damaged:

@@ -2,8 +2,12 @@
 
 import signal
 
+from experiments.training import parallel
+
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 """Ctrl-C, a polite kill, a closed terminal."""
+ASK_EVERY = 20
+"""Steps between two questions of several processes to each other."""
 
 
 class Interrupts:
@@ -15,6 +19,12 @@ class Interrupts:
 
     def __init__(self):
         self.received = 0
+
+    def agreed(self, step: int = 0) -> int:
+        """The signal that any process has received, the same answer in all; between two questions 0."""
+        if parallel.alone():
+            return self.received
+        return parallel.any_of(self.received) if step % ASK_EVERY == 0 else 0
 
     def _note(self, signum, frame):
         self.received = signum

@@ -1,20 +1,19 @@
-"""The training loop: epochs of steps, what is saved after each, how a signal stops it."""
+"""The training loop: epochs of steps, when what is saved, how a signal stops it."""
 
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
 from experiments.errors import Interrupted, RunError
-from experiments.model import Model, save_model
-from experiments.runs import folder as run_folder
+from experiments.model import Model
 from experiments.training.batching import Bucket, epoch_batches, steps_per_epoch
-from experiments.training.checkpoint import Checkpoints
 from experiments.training.interrupts import Interrupts
+from experiments.training.keeper import Keeper, Resumed
+from experiments.training.parallel import is_first
 from experiments.training.progress import Progress
 from experiments.training.step import Data, TrainState
 from puppet_jax.checks import are_finite
@@ -65,64 +64,49 @@ def train_loop(
     schedule: Schedule,
     train_step: Callable[..., tuple[TrainState, dict[str, jax.Array]]],
     validate: Callable[[TrainState, list[tuple[int, np.ndarray]]], tuple[Model, dict[str, float]]],
-    folder: Path,
-    checkpoints: Checkpoints,
+    resumed: Resumed,
+    keeper: Keeper,
     num_validation: int,
 ) -> None:
-    """Takes the steps of a schedule, from the newest checkpoint on if there is one.
+    """Takes the steps of a schedule that `state` has not taken.
 
     Args:
-        state: before the first step.
+        state: before the first of them.
         data: the training set, on the device.
         schedule: which batches, in which order.
         train_step: from `make_train_step`.
         validate: from a state and the batches of its epoch to the model, and its `accuracy` on validation images.
-        folder: of the run: rows of metrics, and the model of `chosen_epoch`, are written there.
-        checkpoints: of the run.
+        resumed: what was booked before.
+        keeper: of the run's files.
         num_validation: number of validation images.
 
     Raises:
         RunError: if a loss or a parameter is not finite.
         Interrupted: after SIGINT or SIGTERM, once the state is saved.
     """
-    if checkpoints.latest_step is not None:
-        state = checkpoints.restore(state)
-        print(f"resumed at step {int(state.step)} of {schedule.steps}", flush=True)
-    step = int(state.step)
-    run_folder.drop_metrics_after(folder, step)
-    rows = run_folder.read_metrics(folder)
-    finished, begun = divmod(step, schedule.per_epoch)
-    before = run_folder.read_unfinished(folder, step) if begun else ([], [])
-    if [row["epoch"] for row in rows] != list(range(1, finished + 1)):
-        raise RunError(
-            f"{folder / run_folder.METRICS} must have one row for each of the {finished} epochs before the checkpoint "
-            f"of step {step}, got epochs {[row['epoch'] for row in rows]}; restore it, or train anew in another "
-            "--workdir."
-        )
+    step, rows, before = int(state.step), list(resumed.rows), resumed.before
 
     def stop(signum: int, losses: Losses | None = None) -> None:
-        if losses is not None:
-            run_folder.write_unfinished(folder, step, *losses.fetched())
-        checkpoints.save(step, state)
+        keeper.stop(step, state, None if losses is None else losses.fetched())
         raise Interrupted(
             signum,
             f"stopped after step {step} of {schedule.steps}; the state is saved. To go on, give the same command with "
-            f"--resume (its folder: --workdir {folder}).",
+            f"--resume (its folder: --workdir {keeper.folder}).",
         )
 
-    with Interrupts() as interrupts, Progress(schedule.steps, step) as bar:
+    with Interrupts() as interrupts, Progress(schedule.steps, step, quiet=not is_first()) as bar:
         for epoch in range(step // schedule.per_epoch, schedule.epochs):
             started, first, last = time.perf_counter(), step, (epoch + 1) * schedule.per_epoch
             batches = schedule.batches(epoch)
-            losses, before = Losses(first, checkpoints, before), ([], [])
+            losses, before = Losses(first, keeper, before), ([], [])
             for depth, indices in batches[step - epoch * schedule.per_epoch :]:
                 state, metrics = train_step(state, data, indices, depth=depth)
                 step += 1
                 losses.add(metrics)
                 bar.update()
-                if interrupts.received and step < last:  # else once the epoch is booked
+                if step < last and (signum := interrupts.agreed(step)):  # else once the epoch is booked
                     losses.check(state.params)
-                    stop(interrupts.received, losses)
+                    stop(signum, losses)
             train_loss, train_top1 = losses.check(state.params)
             seconds = time.perf_counter() - started
             try:
@@ -141,14 +125,10 @@ def train_loop(
             if not np.isfinite(row["validation_loss"]):
                 raise RunError(f"the validation loss became {row['validation_loss']} after step {step}. {ADVICE}")
             rows.append(row)
-            checkpoints.wait()  # so that at most one row has no checkpoint yet
-            if chosen_epoch(rows, num_validation) is row:
-                save_model(folder / run_folder.MODEL, model)
-            run_folder.append_metrics(folder, row)
-            checkpoints.save(step, state, row["validation_top1"])
+            keeper.epoch(step, state, row, model if chosen_epoch(rows, num_validation) is row else None)
             bar.report(row, schedule.epochs)
-            if interrupts.received:
-                stop(interrupts.received)
+            if signum := interrupts.agreed():
+                stop(signum)
 
 
 def chosen_epoch(rows: Sequence[dict[str, Any]], num_images: int) -> dict[str, Any]:
@@ -173,13 +153,13 @@ class Losses:
 
     Args:
         first_step: the step before the first.
-        checkpoints: named where a loss is not finite.
+        keeper: names its checkpoint where a loss is not finite.
         before: losses and fractions of correct answers of the steps of this epoch that were taken before a stop.
     """
 
-    def __init__(self, first_step: int, checkpoints: Checkpoints, before: tuple[list[float], list[float]] = ([], [])):
+    def __init__(self, first_step: int, keeper: Keeper, before: tuple[list[float], list[float]] = ([], [])):
         self.first_step = first_step
-        self.checkpoints = checkpoints
+        self.keeper = keeper
         self.before = before
         self.metrics: list[dict[str, jax.Array]] = []
         self.checked = 0
@@ -200,7 +180,7 @@ class Losses:
         self._look(len(self.metrics))
         if not np.asarray(are_finite(params)).all():
             step = self.first_step + len(self.metrics)
-            raise RunError(f"a parameter is not finite after step {step}; {self._kept()}. {ADVICE}")
+            raise RunError(f"a parameter is not finite after step {step}; {self.keeper.kept()}. {ADVICE}")
         losses, correct = self.fetched()
         return float(np.mean(losses)), float(np.mean(correct))
 
@@ -215,9 +195,5 @@ class Losses:
         bad = np.flatnonzero(~np.isfinite(losses))
         if len(bad):
             step = self.first_step + self.checked + int(bad[0]) + 1
-            raise RunError(f"the loss became {losses[bad[0]]} at step {step}; {self._kept()}. {ADVICE}")
+            raise RunError(f"the loss became {losses[bad[0]]} at step {step}; {self.keeper.kept()}. {ADVICE}")
         self.checked = max(self.checked, stop)
-
-    def _kept(self) -> str:
-        latest = self.checkpoints.latest_step
-        return "no checkpoint was saved yet" if latest is None else f"the checkpoint of step {latest} is kept"

@@ -1,5 +1,6 @@
 """A run from start to end: data, network, buckets, the loop, the summary."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,10 @@ from experiments.runs.lock import locked
 from experiments.training.batching import Bucket, make_buckets
 from experiments.training.checkpoint import Checkpoints
 from experiments.training.complexity import Complexities, measure_complexities
+from experiments.training.keeper import Keeper
 from experiments.training.loop import Schedule, train_loop
 from experiments.training.optimizer import make_optimizer
+from experiments.training.parallel import agreed, alone, by_first, local, make_layout, put, shared_out, told
 from experiments.training.statistics import make_stats_estimator
 from experiments.training.step import Data, init_state, make_train_step, rounded
 
@@ -53,8 +56,9 @@ def train(experiment: str, config: Config, options: Options, dataset: Dataset | 
     folder = options.workdir
     if config.start_from is not None:  # whichever folder a later command is given in
         config = dataclasses.replace(config, start_from=str(Path(config.start_from).expanduser().resolve()))
-    start_jax()
-    dataset = dataset or load_dataset(experiment, options.data_dir, options.data_source)
+    start_jax(options.distributed)
+    layout = make_layout(config.optim.batch_size)
+    dataset = dataset or _load(experiment, options)
     chosen, held_out = split_indices(
         len(dataset.train_labels), config.data.num_images, config.data.num_validation, config.seed
     )
@@ -62,43 +66,63 @@ def train(experiment: str, config: Config, options: Options, dataset: Dataset | 
     validation = (dataset.train_images[held_out], dataset.train_labels[held_out])
     network = _fitting_network(config, dataset, len(chosen))
     complexities = measure_complexities(config, network, images)
+    h, depths = agreed((complexities.h, complexities.depths))  # other processors may round otherwise
+    complexities = Complexities(h, depths, complexities.measure)
     buckets = make_buckets(complexities.h, complexities.depths, config.optim.batch_size)
     depths = tuple(bucket.depth for bucket in buckets)
     check_apply(network, config.seed, depths)
 
     identity = _identity(dataset, options)
-    saved = options.resume and run_folder.check_resumable(folder)
+    saved = told(by_first(lambda: options.resume and run_folder.check_resumable(folder)))
     start = None if saved else _start(config, network, depths, identity, held_out)
-    run_folder.open_run(folder, experiment, config, identity, options.resume)
-    with locked(folder):
-        run_folder.write_split(folder, chosen, held_out)
-        print(f"data: {dataset.source}\nrun: {folder}\n{_describe_buckets(buckets)}", flush=True)
-        plots.plot_depths(images, complexities.h, complexities.depths).savefig(folder / "depths.png")
+    schedule = Schedule(
+        buckets=buckets,
+        h=complexities.h,
+        batch_size=config.optim.batch_size,
+        epochs=config.optim.epochs,
+        seed=config.seed,
+    )
+    tx = make_optimizer(config.optim, network, schedule.steps)
+    validation_h = pj.complexities(validation[0], complexities.measure)
+    with contextlib.ExitStack() as stack:
 
-        schedule = Schedule(
-            buckets=buckets,
-            h=complexities.h,
-            batch_size=config.optim.batch_size,
-            epochs=config.optim.epochs,
-            seed=config.seed,
-        )
-        tx = make_optimizer(config.optim, network, schedule.steps)
-        estimate_stats = make_stats_estimator(config, network)
-        data = Data(*map(jnp.asarray, (images, labels, complexities.h)))  # on the device, once
-        validation_h = pj.complexities(validation[0], complexities.measure)
+        def open_folder() -> None:
+            run_folder.open_run(folder, experiment, config, identity, options.resume)
+            stack.enter_context(locked(folder))
+            run_folder.write_split(folder, chosen, held_out)
+            print(f"data: {dataset.source}\nrun: {folder}\n{_describe_buckets(buckets)}", flush=True)
+            plots.plot_depths(images, complexities.h, complexities.depths).savefig(folder / "depths.png")
+
+        by_first(open_folder)
+        keeper = Keeper(folder, stack.enter_context(Checkpoints(folder / run_folder.CHECKPOINTS)))
+        state = agreed(init_state(config, network, depths, tx, start))
+        data = Data(images, labels, complexities.h)
+        # on the devices, once
+        state, data = put((state, data), layout.whole) if layout else (state, Data(*map(jnp.asarray, data)))
+        state, resumed = keeper.restore(state, schedule.per_epoch, schedule.steps)
+        estimate_stats = make_stats_estimator(config, network, layout)
 
         def validate(state, batches):
-            params = rounded(config, network, state.params)
-            stats = estimate_stats(state.params, data, batches)
+            found = (rounded(config, network, state.params), estimate_stats(state.params, data, batches))
+            params, stats = found if alone() else local(found)
             model = make_model(config, network, params, stats, complexities, dataset.class_names, int(state.step))
             return validated(model, *validation, validation_h)
 
-        with Checkpoints(folder / run_folder.CHECKPOINTS) as checkpoints:
-            state = init_state(config, network, depths, tx, start)
-            train_step = make_train_step(config, network, tx)
-            train_loop(state, data, schedule, train_step, validate, folder, checkpoints, len(held_out))
+        train_step = make_train_step(config, network, tx, layout)
+        train_loop(state, data, schedule, train_step, validate, resumed, keeper, len(held_out))
+
+    def summed_up() -> dict[str, Any]:
         plots.plot_curves(run_folder.read_metrics(folder)).savefig(folder / "curves.png")
-        return summarise(folder, experiment, config, load_model(folder / run_folder.MODEL), *test_set(config, dataset))
+        model = load_model(folder / run_folder.MODEL)
+        return dataclasses.asdict(summarise(folder, experiment, config, model, *test_set(config, dataset)))
+
+    return Summary(**told(by_first(summed_up)))
+
+
+def _load(experiment: str, options: Options) -> Dataset:
+    """The data; process 0 is first, as it may have to download them."""
+    found = by_first(lambda: load_dataset(experiment, options.data_dir, options.data_source))
+    return found or load_dataset(experiment, options.data_dir, options.data_source)
 
 
 def _fitting_network(config: Config, dataset: Dataset, num_images: int) -> Network:
@@ -181,7 +205,8 @@ def validated(model: Model, images: np.ndarray, labels: np.ndarray, h: np.ndarra
     """The model, with the threshold of its early exits if it has such, and its accuracy on validation images."""
     predictor: Any = model.predictor(max_sets=1)
     if model.network.exit_fraction is None:
-        return model, accuracy(predictor(images, h), labels)
+        logits = shared_out(lambda part: predictor(images[part], h[part]), len(images))
+        return model, accuracy(logits, labels)
     exits = predictor.exits(images)
     threshold = predictor.choose(exits, model.network.exit_fraction)
     logits = answers_of(exits, predictor.leave(exits, threshold))

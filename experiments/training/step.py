@@ -15,6 +15,7 @@ from experiments.config import Adaptive, Config
 from experiments.model import bits_of
 from experiments.networks import Network
 from experiments.training.augment import cut_out, shift
+from experiments.training.parallel import Layout, put
 from puppet_jax import extras
 from puppet_jax.routing import level_centre
 
@@ -47,11 +48,14 @@ def init_state(
     return TrainState(params, tx.init(params), jnp.zeros((), jnp.int32))
 
 
-def make_train_step(config: Config, network: Network, tx: optax.GradientTransformation) -> Callable:
+def make_train_step(
+    config: Config, network: Network, tx: optax.GradientTransformation, layout: Layout | None = None
+) -> Callable:
     """Returns a compiled `(state, data, indices, *, depth) -> (state, metrics)`, of which all seeds share the program.
 
     `indices` (batch,) int32 pick a batch of one depth bucket, in order of complexity; metrics are scalars on the
-    device: `loss` (nats), `correct` (fraction).
+    device: `loss` (nats), `correct` (fraction). With a layout each device takes a part of the batch; state and data
+    must lie whole on each.
     """
 
     def loss_fn(params, batch: Data, depth, key):
@@ -60,7 +64,9 @@ def make_train_step(config: Config, network: Network, tx: optax.GradientTransfor
         loss, logits = network.loss(outputs, optax.smooth_labels(targets, config.optim.label_smoothing))
         return loss, (logits.argmax(-1) == batch.labels).mean()
 
-    @functools.partial(jax.jit, static_argnames="depth", donate_argnames="state")
+    whole = None if layout is None else layout.whole
+
+    @functools.partial(jax.jit, static_argnames="depth", donate_argnames="state", out_shardings=whole)
     def train_step(state: TrainState, data: Data, indices: Array, *, seed: Array, depth: int):
         batch = pick(config, data, indices, seed, state.step)
         if config.data.cutout:  # not in `pick`: statistics for evaluation are of whole images
@@ -72,7 +78,13 @@ def make_train_step(config: Config, network: Network, tx: optax.GradientTransfor
         params = optax.apply_updates(state.params, updates)
         return TrainState(params, opt_state, state.step + 1), {"loss": loss, "correct": correct}
 
-    return functools.partial(train_step, seed=seed_of(config))
+    if layout is None:
+        return functools.partial(train_step, seed=seed_of(config))
+
+    def split_step(state: TrainState, data: Data, indices: Array, *, depth: int):
+        return train_step(state, data, put(indices, layout.split), seed=seed_of(config), depth=depth)
+
+    return split_step
 
 
 def apply_batch(config: Config, network: Network, params: Any, batch: Data, depth: int, key: Array | None = None):

@@ -1,0 +1,162 @@
+"""Training on several devices, and in several processes, gives what training on one device gives."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from tiny_run import CONFIG
+
+from experiments.cli import Options
+from experiments.fields import replace
+from experiments.runs import folder as run_folder
+from experiments.training import parallel, run
+
+SHORT = replace(CONFIG, epochs=2)  # 8 steps
+DEAD = ("depthwise_bias", "norm1_bias", "pointwise_bias")
+"""A norm follows these biases of the field: their gradient is rounding, which Adam makes steps of."""
+ROOT = Path(__file__).parents[2]
+PROGRAM = """
+import sys
+sys.path[:0] = ["tests", "tests/experiments"]
+from pathlib import Path
+from test_parallel import SHORT
+from tiny_run import leave_pictures_out
+from experiments.cli import Options, run_command
+from experiments.training import run
+import dataclasses, pytest
+
+@dataclasses.dataclass
+class Command:
+    options: Options
+
+patch = pytest.MonkeyPatch()
+leave_pictures_out(patch)
+
+def train(command):
+    print(run.train("digits", SHORT, command.options).top1)
+
+raise SystemExit(run_command(Command, train, "test", None))
+"""
+
+
+def start(folder, devices, *flags, **variables):
+    """A process that trains."""
+    flags_of_xla = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+    environment = os.environ | {"XLA_FLAGS": flags_of_xla} | {name: str(value) for name, value in variables.items()}
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, "--workdir", folder, *flags],
+        env=environment,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def start_two(folder, *flags, **variables):
+    """Two processes of two devices each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    variables |= {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": 2}
+    return [start(folder, 2, "--distributed", *flags, JAX_PROCESS_ID=n, **variables) for n in range(2)]
+
+
+def ended(process, status=0):
+    out, err = process.communicate(timeout=250)
+    assert process.returncode == status, out + err
+    return out, err
+
+
+def check_same(folder, other):
+    """Parameters and statistics within 1e-5, losses within 1e-6, what is counted exactly."""
+    arrays, others = (load_file(one / run_folder.MODEL) for one in (folder, other))
+    assert arrays.keys() == others.keys()
+    for name, array in arrays.items():
+        if not name.endswith(DEAD):
+            assert np.linalg.norm(array - others[name]) <= 1e-5 * np.linalg.norm(array), name
+    rows, other_rows = (run_folder.read_metrics(one) for one in (folder, other))
+    assert [row["step"] for row in rows] == [row["step"] for row in other_rows]
+    for row, other_row in zip(rows, other_rows, strict=True):
+        assert row["validation_top1"] == other_row["validation_top1"]
+        assert row["train_loss"] == pytest.approx(other_row["train_loss"], rel=1e-6)
+
+
+@pytest.fixture(scope="module")
+def one_device(session_recorder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    with session_recorder.watching():
+        run.train("digits", SHORT, Options(workdir=folder))
+    return folder
+
+
+def test_eight_devices(one_device, tmp_path):
+    ended(start(tmp_path / "run", 8))
+    check_same(tmp_path / "run", one_device)
+
+
+@pytest.mark.slow
+def test_two_processes(one_device, tmp_path):
+    """Process 0 speaks; both end with the same summary."""
+    first, second = start_two(tmp_path / "run")
+    (out, _), (other_out, _) = ended(first), ended(second)
+    assert out.splitlines()[-1] == other_out.splitlines()[-1]
+    assert "epoch 2/2" in out and "epoch" not in other_out
+    check_same(tmp_path / "run", one_device)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_stops_both_and_both_go_on(one_device, tmp_path):
+    first, second = start_two(tmp_path / "run")
+    while not (tmp_path / "run" / run_folder.METRICS).exists():
+        time.sleep(0.05)
+        assert first.poll() is None
+    second.send_signal(signal.SIGTERM)
+    for process in (first, second):
+        assert "give the same command with --resume" in ended(process, status=128 + signal.SIGTERM)[1]
+    for process in start_two(tmp_path / "run", "--resume"):
+        ended(process)
+    check_same(tmp_path / "run", one_device)
+
+
+@pytest.mark.slow
+def test_what_process_0_finds_wrong_ends_both(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    for process in start_two(tmp_path / "run"):
+        assert "is damaged" in ended(process, status=1)[1]
+
+
+@pytest.mark.slow
+def test_a_process_that_does_not_arrive(tmp_path):
+    first, second = start_two(tmp_path / "run", JAX_INITIALIZATION_TIMEOUT=5)
+    second.kill()
+    second.communicate()
+    assert "process 0 of 2 waits up to 5 s for the others, or else is aborted" in ended(first, -signal.SIGABRT)[1]
+
+
+def test_no_address(monkeypatch, capsys):
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
+    monkeypatch.setenv("JAX_PROCESS_ID", "0")
+    with pytest.raises(run.RunError, match="the processes did not meet: coordinator_address should be defined"):
+        run.start_jax(distributed=True)
+    assert "process 0 of 2 waits up to 300 s" in capsys.readouterr().err
+
+
+def test_a_number_that_is_none(monkeypatch):
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
+    with pytest.raises(run.RunError, match="JAX_NUM_PROCESSES must be an integer, got 'two'"):
+        run.start_jax(distributed=True)
+
+
+def test_devices_that_do_not_divide_the_batch(monkeypatch):
+    monkeypatch.setattr(parallel.jax, "device_count", lambda: 3)
+    with pytest.raises(run.RunError, match="--batch-size must be a multiple of the 3 devices, got 16"):
+        parallel.make_layout(16)
