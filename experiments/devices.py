@@ -74,4 +74,5 @@ def _join() -> None:
     try:
         jax.distributed.initialize(num_processes=count, process_id=own, initialization_timeout=timeout)
     except (RuntimeError, ValueError) as error:
-        raise RunError(f"the processes did not meet: {str(error).splitlines()[0]:.200}. {advice}") from None
+        reason = str(error).splitlines()[0][:200].rstrip(".")
+        raise RunError(f"the processes did not meet: {reason}. {advice}") from None
