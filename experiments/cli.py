@@ -14,7 +14,7 @@ import tyro
 from tyro.conf import AvoidSubcommands, OmitArgPrefixes
 
 from experiments.config import Config
-from experiments.errors import ExperimentError, Interrupted
+from experiments.errors import ExperimentError, Interrupted, UsageError
 
 T = TypeVar("T")
 FAILED, WRONG_USAGE = 1, 2
@@ -109,7 +109,7 @@ def run_command(
         action(parsed)
         sys.stdout.flush()
     except ExperimentError as error:
-        return _complain(str(error), FAILED)
+        return _complain(str(error), WRONG_USAGE if isinstance(error, UsageError) else FAILED)
     except BrokenPipeError:  # whoever read standard output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED

@@ -13,6 +13,10 @@ class RunError(ExperimentError):
     """A run's folder does not allow what was asked for, or a run cannot go on."""
 
 
+class UsageError(ExperimentError):
+    """A command was given what it does not take, or needs an extra that is not installed; exit status 2."""
+
+
 class Interrupted(Exception):
     """A run was stopped by a signal, after it saved its state.
 

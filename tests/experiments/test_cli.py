@@ -45,6 +45,7 @@ CASES = {
     "digits": [*RUN, "--learning-rate"],
     "evaluate": ["--data-dir", "--adaptation", "--shifted-views", "--with", "--fraction"],
     "predict": ["IMAGE", "--pretrained", "--model"],
+    "explore": ["RUN", "--host", "--port"],
     "quantize": ["--bits", "--workdir", "--epochs", "--learning-rate"],
     "frontier": ["--out"],
     "benchmark": ["--batch-sizes", "--rounds", "--data-dir"],

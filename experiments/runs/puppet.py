@@ -1,0 +1,55 @@
+"""A trained puppet: by the name of a shipped model, the path of a model file, or the folder of a run."""
+
+from pathlib import Path
+
+import numpy as np
+
+import puppet_jax as pj
+from experiments.errors import UsageError
+from experiments.runs import folder as run_folder
+from puppet_jax.pretrained import pretrained_file
+from puppet_jax.routing import make_groups
+
+
+def find_model(named: str) -> Path:
+    """The model file of a trained puppet.
+
+    Args:
+        named: a name among `pj.pretrained_models()`, or the path of a model file or of a run's folder.
+
+    Raises:
+        RunError: if it is a folder without a readable run.
+        UsageError: if there is nothing of that name.
+    """
+    if named not in pj.pretrained_models() and Path(named).is_dir():
+        run_folder.read_config(Path(named))
+        return Path(named) / run_folder.MODEL
+    try:
+        return pretrained_file(named)
+    except FileNotFoundError as error:
+        raise UsageError(str(error)) from None
+
+
+def open_puppet(named: str) -> pj.PretrainedPuppet:
+    """Reads a trained puppet, named as in `find_model`.
+
+    Raises:
+        RunError: if it is a folder without a readable run.
+        UsageError: if there is nothing of that name, it is damaged, or holds another kind of network.
+    """
+    try:
+        return pj.load_pretrained(find_model(named))
+    except (FileNotFoundError, ValueError) as error:
+        raise UsageError(str(error)) from None
+
+
+def bucket_of(model: pj.PretrainedPuppet, h: float) -> tuple[int, float]:
+    """The depth that an image runs through, and the complexity (nats) that its kernels are generated at.
+
+    Args:
+        model: a trained puppet.
+        h: complexity of the image by the model's own measure, nats.
+    """
+    num_levels = model.num_levels if model.adaptation == "level" else None
+    (group,) = make_groups(np.array([h]), sorted(model.batch_stats), num_levels)
+    return group.depth, float(np.clip(h, *pj.depth_interval(group.depth))) if group.h is None else group.h
