@@ -27,6 +27,7 @@ coverage: $(VENV)/ready
 
 docs: $(VENV)/docs-ready
 	$(BIN)/sphinx-build -q -W --keep-going -b html -c docs . docs/_build/html
+	$(BIN)/python -m experiments.webpage --out docs/_build/html/tab
 
 install: $(VENV)/ready
 

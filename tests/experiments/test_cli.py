@@ -46,6 +46,7 @@ CASES = {
     "evaluate": ["--data-dir", "--adaptation", "--shifted-views", "--with", "--fraction"],
     "predict": ["IMAGE", "--pretrained", "--model"],
     "explore": ["RUN", "--host", "--port"],
+    "webpage": ["RUN", "--out"],
     "quantize": ["--bits", "--workdir", "--epochs", "--learning-rate"],
     "frontier": ["--out"],
     "benchmark": ["--batch-sizes", "--rounds", "--data-dir"],
