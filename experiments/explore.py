@@ -34,6 +34,7 @@ class Command:
 
 def explore(command: Command) -> None:
     """Carries out the command."""
+    import os
     import signal
     import tempfile
     from pathlib import Path
@@ -42,15 +43,17 @@ def explore(command: Command) -> None:
     from experiments.errors import UsageError
     from experiments.explorer.images import write_examples
 
-    try:
-        from experiments.explorer.page import make_page, serve
-    except ImportError as error:
-        raise UsageError(f"the page needs gradio ({error}); run `pip install 'puppet-jax[explore]'`.") from None
     check_address(command.host, command.port)
-    start_jax()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # the page ends in order, and its folder goes
     with tempfile.TemporaryDirectory() as folder:
-        serve(make_page(command.runs, write_examples(Path(folder))), command.host, command.port)
+        os.environ["GRADIO_TEMP_DIR"] = folder  # gradio reads it when it is imported: what is dropped goes at the end
+        try:
+            from experiments.explorer.page import make_page, serve
+        except ImportError as error:
+            raise UsageError(f"the page needs gradio ({error}); run `pip install 'puppet-jax[explore]'`.") from None
+        start_jax()
+        page = make_page(command.runs, write_examples(Path(folder)))
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # the page ends in order, and its folder goes
+        serve(page, command.host, command.port)
 
 
 def check_address(host: str, port: int | None) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.data.pictures import read_image
+from experiments.data.pictures import FORMATS, read_image
 from experiments.errors import DataError
 
 MAX_MEGABYTES = 5
@@ -49,7 +49,7 @@ def _check_pixels(path: Path) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of large images, which are refused here
-            with Image.open(path) as image:
+            with Image.open(path, formats=FORMATS) as image:
                 width, height = image.size
     except Image.DecompressionBombError:
         raise DataError(f"{path} has more than {MAX_MEGAPIXELS} million pixels; scale it down.") from None

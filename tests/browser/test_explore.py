@@ -32,7 +32,8 @@ def address(tmp_path_factory):
         port = free.getsockname()[1]
     argv = [sys.executable, "-m", "experiments.explore", "cifar10-adaptive", "cifar10-c64-4bit", "--port", str(port)]
     log = tmp_path_factory.mktemp("explore") / "log"
-    environment = os.environ | {"TMPDIR": str(tmp_path_factory.mktemp("tmp"))}
+    folder = tmp_path_factory.mktemp("tmp")
+    environment = os.environ | {"TMPDIR": str(folder)}
     with log.open("w") as output:
         process = subprocess.Popen(argv, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, env=environment)
     end = time.monotonic() + SECONDS
@@ -44,6 +45,7 @@ def address(tmp_path_factory):
     status = process.wait(30)
     assert status == 0, log.read_text()
     assert "Traceback" not in log.read_text(), log.read_text()
+    assert not list(folder.iterdir())  # what was dropped is not kept
 
 
 @pytest.fixture

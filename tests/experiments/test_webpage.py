@@ -12,6 +12,7 @@ import puppet_jax as pj
 from experiments.cli import run_command
 from experiments.errors import UsageError
 from experiments.runs.puppet import find_model, open_puppet
+from experiments.web import weights
 from experiments.web.weights import check_puppet, describe, folded_norms, pack
 from experiments.webpage import Command, webpage
 
@@ -113,15 +114,20 @@ def test_the_program_is_short_and_names_no_server():
         assert max(map(len, path.read_text().splitlines())) <= 120
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [("cifar10-adaptive", "one depth and one complexity"), ("cifar10-full-4bit", "at most 1,000 million")],
-)
-def test_other_puppets_are_refused_in_words(tmp_path, capsys, name, message):
-    argv = [name, "--out", str(tmp_path / "page")]
+def test_another_puppet_is_refused_in_words(tmp_path, capsys):
+    argv = ["cifar10-adaptive", "--out", str(tmp_path / "page")]
     assert run_command(Command, webpage, "experiments.webpage", "Makes.", argv) == 2
-    assert message in capsys.readouterr().err
+    assert "one depth and one complexity" in capsys.readouterr().err
     assert not (tmp_path / "page").exists()
+
+
+def test_a_puppet_that_would_take_minutes_is_refused(model, monkeypatch):
+    cost = pj.generator_macs(model.params.puppeteer, 7) + pj.puppet_macs(model.puppet, 7, (32, 32))
+    monkeypatch.setattr(weights, "MAX_MACS", cost)
+    check_puppet(model)
+    monkeypatch.setattr(weights, "MAX_MACS", cost - 1)
+    with pytest.raises(UsageError, match="at most 57 million multiply-accumulates"):
+        check_puppet(model)
 
 
 @pytest.mark.parametrize(
