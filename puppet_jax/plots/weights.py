@@ -43,7 +43,8 @@ def plot_trajectories(
         figure: where to draw; a new figure if not given.
 
     Returns:
-        A figure: a line for each H, a point for each state, coloured by its place n; layer n - 1 reads state n. The
+        A figure: a line for each H, a point for each state, coloured by its place n. Layer n - 1 reads
+        state n, or the velocity that leads to it (`Puppeteer.kernels_from`). The
         axes say how many percent of the variance their component explains.
 
     Raises:
@@ -85,7 +86,7 @@ def plot_trajectories(
         legend.append(
             Line2D([], [], **line, marker=marker, markerfacecolor="white", markeredgecolor="0.2", label=label)
         )
-    bar = canvas.colorbar(dots, ax=axes, label="state n (0: initial; layer n − 1 reads state n)")
+    bar = canvas.colorbar(dots, ax=axes, label="state n (0: initial), after n Euler steps")
     bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(
         title="Trajectories in parameter space",
