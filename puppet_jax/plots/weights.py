@@ -43,9 +43,9 @@ def plot_trajectories(
         figure: where to draw; a new figure if not given.
 
     Returns:
-        A figure: a line for each H, a point for each state, coloured by its place n. Layer n - 1 reads
-        state n, or the velocity that leads to it (`Puppeteer.kernels_from`). The
-        axes say how many percent of the variance their component explains.
+        A figure: a line for each H, a point for each state, coloured by its place n. Layer n - 1 reads state n, or the
+        velocity that leads to it (`Puppeteer.kernels_from`). The axes say how many percent of the variance their
+        component explains.
 
     Raises:
         ValueError: if there is no trajectory, a shape is wrong or differs, a value is not finite, or all states are
