@@ -1,6 +1,8 @@
 """The package as a user installs it: outside of the source tree."""
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -72,3 +74,26 @@ def test_the_wheel_works_in_an_empty_environment(version, wheel, tmp_path):
     done = subprocess.run([own, "-c", SMOKE], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split("\n")[:2] == ["(1, 10)", "works"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_from_the_readme_to_a_puppet_of_ones_own_in_five_commands(tmp_path):
+    """What a newcomer types; `own.py` is the README's model, pasted."""
+    (block,) = [
+        text for text in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S) if "class" in text
+    ]
+    (tmp_path / "own.py").write_text(block)
+    commands = [
+        f"git clone -q {ROOT} puppet",
+        "python3 -m venv env",
+        "env/bin/pip install -q ./puppet",
+        "env/bin/python own.py",
+    ]
+    env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    for command in commands:
+        done = subprocess.run(command, shell=True, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    losses, shape = done.stdout.splitlines()
+    losses = json.loads(losses)
+    assert losses[-1] < losses[0] and shape == "(4, 10)"
