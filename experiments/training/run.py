@@ -111,12 +111,15 @@ def train(experiment: str, config: Config, options: Options, dataset: Dataset | 
         train_step = make_train_step(config, network, tx, layout)
         train_loop(state, data, schedule, train_step, validate, resumed, keeper, len(held_out))
 
-    def summed_up() -> dict[str, Any]:
+    def summed_up() -> Summary:
         plots.plot_curves(run_folder.read_metrics(folder)).savefig(folder / "curves.png")
         model = load_model(folder / run_folder.MODEL)
-        return dataclasses.asdict(summarise(folder, experiment, config, model, *test_set(config, dataset)))
+        return summarise(folder, experiment, config, model, *test_set(config, dataset))
 
-    return Summary(**told(by_first(summed_up)))
+    summary = by_first(summed_up)
+    if summary is not None and alone():
+        return summary
+    return Summary(**told(summary and dataclasses.asdict(summary)))
 
 
 def _load(experiment: str, options: Options) -> Dataset:
