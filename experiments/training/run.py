@@ -12,16 +12,14 @@ import numpy as np
 import puppet_jax as pj
 from experiments import plots
 from experiments.cli import Options
-from experiments.config import Adaptive, Config
+from experiments.config import Config
 from experiments.data import Dataset, fingerprint, load_dataset, split_indices
 from experiments.devices import start_jax
 from experiments.errors import RunError
-from experiments.evaluation.accuracy import accuracy
 from experiments.evaluation.report import summarise
 from experiments.evaluation.summary import Summary
-from experiments.model import Model, load_model
+from experiments.model import load_model
 from experiments.networks import Network
-from experiments.networks.contract import answers_of
 from experiments.runs import folder as run_folder
 from experiments.runs.load import check_unseen, load_run, test_set
 from experiments.runs.lock import locked
@@ -31,9 +29,10 @@ from experiments.training.complexity import Complexities, measure_complexities
 from experiments.training.keeper import Keeper
 from experiments.training.loop import Schedule, train_loop
 from experiments.training.optimizer import make_optimizer
-from experiments.training.parallel import agreed, alone, by_first, local, make_layout, put, shared_out, told
+from experiments.training.parallel import agreed, alone, by_first, local, make_layout, put, told
 from experiments.training.statistics import make_stats_estimator
 from experiments.training.step import Data, init_state, make_train_step, rounded
+from experiments.training.validation import make_model, validated
 
 
 def train(experiment: str, config: Config, options: Options, dataset: Dataset | None = None) -> Summary:
@@ -177,43 +176,6 @@ def _start(
     if run.data["sha256"] == data["sha256"]:
         check_unseen(run.folder, run.train_indices, validation, "give its --seed, --num-images and --num-validation")
     return run.model.params
-
-
-def make_model(
-    config: Config,
-    network: Network,
-    params: Any,
-    stats: dict[int, Any],
-    complexities: Complexities,
-    class_names: tuple[str, ...],
-    step: int,
-) -> Model:
-    """The model of a run at some step."""
-    kernels = getattr(config.network, "kernels", None)
-    adaptive = kernels if isinstance(kernels, Adaptive) else None
-    return Model(
-        network=network,
-        params=params,
-        batch_stats=stats,
-        class_names=class_names,
-        adaptation=adaptive.sharing if adaptive else "level",
-        num_levels=adaptive.num_levels if adaptive else 1,
-        complexity=complexities.measure,
-        step=step,
-        bits=config.bits,
-    )
-
-
-def validated(model: Model, images: np.ndarray, labels: np.ndarray, h: np.ndarray) -> tuple[Model, dict[str, float]]:
-    """The model, with the threshold of its early exits if it has such, and its accuracy on validation images."""
-    predictor: Any = model.predictor(max_sets=1)
-    if model.network.exit_fraction is None:
-        logits = shared_out(lambda part: predictor(images[part], h[part]), len(images))
-        return model, accuracy(logits, labels)
-    exits = predictor.exits(images)
-    threshold = predictor.choose(exits, model.network.exit_fraction)
-    logits = answers_of(exits, predictor.leave(exits, threshold))
-    return dataclasses.replace(model, threshold=threshold), accuracy(logits, labels)
 
 
 def _identity(dataset: Dataset, options: Options) -> dict[str, Any]:

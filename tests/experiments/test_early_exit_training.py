@@ -26,7 +26,8 @@ from experiments.predict import Command as PredictCommand, predict
 from experiments.quantize import Command as QuantizeCommand, quantize
 from experiments.runs import folder as run_folder
 from experiments.training.loop import chosen_epoch
-from experiments.training.run import train, validated
+from experiments.training.run import train
+from experiments.training.validation import validated
 from experiments.training.step import Data, init_state, make_train_step, rounded
 from puppet_jax import extras
 

@@ -30,7 +30,7 @@ from experiments.model import load_model
 from experiments.predict import Command as PredictCommand, predict
 from experiments.runs.files import CHECKSUM
 from experiments.training.complexity import measure_complexities
-from experiments.training.run import make_model
+from experiments.training.validation import make_model
 from puppet_jax.routing import make_groups
 
 REGIMES = {
