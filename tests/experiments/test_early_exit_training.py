@@ -27,8 +27,8 @@ from experiments.quantize import Command as QuantizeCommand, quantize
 from experiments.runs import folder as run_folder
 from experiments.training.loop import chosen_epoch
 from experiments.training.run import train
-from experiments.training.validation import validated
 from experiments.training.step import Data, init_state, make_train_step, rounded
+from experiments.training.validation import validated
 from puppet_jax import extras
 
 CONFIG = Config(
