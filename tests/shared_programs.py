@@ -50,7 +50,7 @@ def share_programs(patch: pytest.MonkeyPatch, same: Callable[[Config], Config]) 
 def stand_still(patch: pytest.MonkeyPatch) -> None:
     """Steps of training are counted and change nothing: for what is around them. Speed is not measured."""
 
-    def make_train_step(config, network, tx):
+    def make_train_step(config, network, tx, layout=None):
         metrics = {"loss": jnp.float32(1), "correct": jnp.float32(0)}
         return lambda state, data, indices, *, depth: (state._replace(step=state.step + 1), metrics)
 

@@ -20,7 +20,8 @@
 
 Trains what is missing, reads what is finished, goes on where a run or the table itself was interrupted. Without
 --budget it is a smoke run on a small share of the protocol, and says so; --budget 1 is the full protocol. With
---finished nothing is trained, and the table says which seeds it lacks.
+--finished nothing is trained, and the table says which seeds it lacks. With --ray runs train at the same time on a
+cluster; a run whose process dies is started again, and goes on from its newest checkpoint.
 Writes NAME.md, NAME.json and NAME.png into the folder --out.
 """
 
@@ -73,6 +74,12 @@ class Command:
     """Folder of the runs; all tables share them."""
     finished: bool = False
     """Train nothing: a table of the runs that are finished."""
+    ray: str | None = None
+    """Trains runs at the same time on a Ray cluster: its address, or local to start one on this machine."""
+    ray_cpus: int = 1
+    """CPU cores of a run on the cluster."""
+    ray_gpus: float | None = None
+    """GPUs of a run on the cluster; one where it has GPUs, else none, if not given. With 0.5 two runs share one."""
     out: Path = Path("runs/tables")
     """Folder that the table is written to."""
     json: bool = False
@@ -84,6 +91,10 @@ class Command:
             raise ValueError(f"--budget must be in (0, 1], got {self.budget}.")
         if self.seeds is not None and self.seeds < 1:
             raise ValueError(f"--seeds must be at least 1, got {self.seeds}.")
+        if self.ray_cpus < 1:
+            raise ValueError(f"--ray-cpus must be at least 1, got {self.ray_cpus}.")
+        if self.ray_gpus is not None and not self.ray_gpus >= 0:
+            raise ValueError(f"--ray-gpus must be at least 0, got {self.ray_gpus}.")
 
 
 def make(command: Command) -> None:
@@ -109,6 +120,7 @@ def _needs_training(name: str) -> bool:
 
 def _trained(command: Command) -> tuple[dict[str, Any], str, Any]:
     from experiments.tables import render
+    from experiments.tables.cluster import Cluster
     from experiments.tables.definitions import TRAINED
     from experiments.tables.runs import Runs
 
@@ -120,7 +132,12 @@ def _trained(command: Command) -> tuple[dict[str, Any], str, Any]:
         "cifar100": command.cifar100_dir,
         "mini_imagenet": command.mini_imagenet_dir,
     }
-    results = Runs(command.runs, data_dirs, finished=command.finished).results(table, budget, seeds)
+    with contextlib.ExitStack() as stack:
+        cluster = None
+        if command.ray is not None and not command.finished:
+            cluster = stack.enter_context(Cluster(command.ray, command.ray_cpus, command.ray_gpus))
+        runs = Runs(command.runs, data_dirs, finished=command.finished, cluster=cluster)
+        results = runs.results(table, budget, seeds)
     full = budget == 1
     title = table.title if full else f"{table.title}: SMOKE RUN, {100 * budget:g} % of the protocol"
     ran = next(result for result in results if "ours" in result)

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import statistics
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from experiments.errors import DataError, Interrupted, RunError
 from experiments.evaluation.summary import Summary, read_summary
 from experiments.fields import as_json, flat, replace
 from experiments.runs import folder as run_folder
+from experiments.tables.cluster import Cluster
 from experiments.tables.rows import Row, Table, next_rate, scaled, search_of
 from experiments.training.run import train
 
@@ -25,12 +27,21 @@ class Runs:
         folder: of all runs; a run's own folder is named after its data set, its label and its configuration.
         data_dirs: folder of each data set by name, None to look elsewhere.
         finished: train nothing, leave out what is not finished.
+        cluster: where to train; in this process if None.
     """
 
-    def __init__(self, folder: Path, data_dirs: dict[str, Path | None], *, finished: bool = False):
+    def __init__(
+        self,
+        folder: Path,
+        data_dirs: dict[str, Path | None],
+        *,
+        finished: bool = False,
+        cluster: Cluster | None = None,
+    ):
         self.folder = folder
         self.data_dirs = data_dirs
         self.finished = finished
+        self.cluster = cluster
         self._loaded: tuple[str, Dataset] | None = None
 
     def results(self, table: Table, budget: float, seeds: int) -> list[dict[str, Any]]:
@@ -44,7 +55,7 @@ class Runs:
             ExperimentError: if a run fails.
             Interrupted: after a signal.
         """
-        results = [self._result(row, budget, seeds) for row in table.rows]
+        results = self._each(lambda row: self._result(row, budget, seeds), table.rows)
         if all("missing" in result for result in results):
             if self.finished:
                 raise RunError(f"no run of this table is finished in {self.folder}; leave out --finished to train it.")
@@ -60,8 +71,8 @@ class Runs:
                 configs = [config for config in configs if self._is_finished(row, config)]
                 if not configs:
                     return result | {"missing": "no seed is finished"}
-            before = [self._first(row, budget, config.seed, tried) for config in configs if row.first]
-            summaries = [self.summary(row.label, row.experiment, config, self._path(row, config)) for config in configs]
+            before = self._each(lambda one: self._first(row, budget, one.seed, tried), configs if row.first else [])
+            summaries = self._each(lambda one: self._summary(row, one), configs)
         except DataError as error:
             return result | {"missing": str(error).replace("--data-dir", _flag(row.experiment))}
         except _NotFinished as error:
@@ -84,18 +95,22 @@ class Runs:
 
     def _search(self, row: Row, budget: float) -> dict[float, float]:
         """Accuracy on validation images by the learning rates that were tried, none if there is no choice."""
-        tried: dict[float, float] = {}
-        ahead = list(row.rates)
-        while ahead:
-            rate = ahead.pop(0)
+
+        def trial(rate: float) -> float:
             config = search_of(row, budget, rate)
             if self.finished and not self._is_finished(row, config):
                 raise _NotFinished(f"the learning rate {rate:g} is not tried yet")
             found = self.summary(f"{row.label}, rate {rate:g}", row.experiment, config, self._path(row, config))
-            tried[rate] = found.validation_top1 or 0.0
-            if not ahead and (further := next_rate(tried)) is not None:
-                ahead.append(further)
+            return found.validation_top1 or 0.0
+
+        tried = dict(zip(row.rates, self._each(trial, row.rates), strict=True))
+        while tried and (rate := next_rate(tried)) is not None:
+            tried[rate] = trial(rate)
         return tried
+
+    def _each(self, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+        """What `function` gives for each item; on a cluster all at the same time."""
+        return list(map(function, items)) if self.cluster is None else self.cluster.map(function, items)
 
     def _config(self, row: Row, budget: float, seed: int, tried: dict[float, float]) -> Config:
         """What is trained for a line and a seed, at the best rate tried."""
@@ -104,6 +119,9 @@ class Runs:
             return _at_best(config, tried)
         first = _at_best(scaled(row.first, budget, seed, row.short_epochs), tried)
         return dataclasses.replace(config, start_from=str(self._path(row, first).resolve()))
+
+    def _summary(self, row: Row, config: Config) -> Summary:
+        return self.summary(row.label, row.experiment, config, self._path(row, config))
 
     def _first(self, row: Row, budget: float, seed: int, tried: dict[float, float]) -> Summary:
         """The run that a line's starts from."""
@@ -134,6 +152,8 @@ class Runs:
         data_dir = self.data_dirs.get(experiment)
         try:
             options = Options(data_dir=data_dir, workdir=folder, resume=True)
+            if self.cluster is not None:
+                return self.cluster.train(experiment, config, options)
             return train(experiment, config, options, self._dataset(experiment, data_dir))
         except Interrupted as stop:
             message = f"{label}, seed {config.seed}, is interrupted and saved; give the same command to go on."
