@@ -1,7 +1,8 @@
 """Depth buckets: images are grouped by depth, groups are padded to few sizes, results return in order."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, Literal
 
 import jax
@@ -60,7 +61,7 @@ def complexities(
     """
     images = np.asarray(check_images(images))
     try:
-        compiled = jax.jit(measure)
+        compiled = _compiled(measure) if isinstance(measure, Hashable) else jax.jit(measure)
         parts = [(len(indices), compiled(images[padded])) for indices, padded in pieces(len(images), sizes)]
     except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError):
         parts = [(len(images), measure(images))]
@@ -74,6 +75,12 @@ def complexities(
             "finite and at least 0. Look at what `measure` makes of it."
         )
     return h
+
+
+@functools.lru_cache
+def _compiled(measure: Callable[[ArrayLike], ArrayLike]) -> Callable[..., Any]:
+    """One compiled function a measure: to make another in each call takes longer than to run it."""
+    return jax.jit(measure)
 
 
 def one_an_image(h: ArrayLike, count: int) -> np.ndarray:
@@ -153,6 +160,8 @@ def nearest_depths(h: np.ndarray, depths: Sequence[int]) -> np.ndarray:
     h = np.asarray(h, np.float32)
     if h.ndim != 1 or not len(h):
         raise ValueError(f"h must hold one complexity per image of a batch that is not empty, got shape {h.shape}.")
+    if len(available) == 1:
+        return np.repeat(available, len(h))
     # padded to a power of two, so that batches of any size share a few programs
     wanted = np.asarray(_depth_of(np.pad(h, (0, (1 << (len(h) - 1).bit_length()) - len(h)))))[: len(h)]
     return available[np.abs(wanted[:, None] - available[None]).argmin(axis=1)]
