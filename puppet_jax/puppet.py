@@ -161,8 +161,10 @@ def run_layers(
                 x = _drop(jax.random.fold_in(key, n), x, puppet.dropout)
         y = _conv(x, with_mirrored(kernels[n], mirrored_input=n > 0) if puppet.mirror else kernels[n])
         stats = _statistics(y, puppet.mirror) if batch_stats is None else batch_stats[n]
-        y = _norm(y, stats, *_affine(params, layer), puppet.mirror)
-        y = jax.nn.relu(y)
+        factor, shift = (
+            one.astype(x.dtype)[None, None, None] for one in norm_terms(params, stats, layer, puppet.mirror)
+        )
+        y = jax.nn.relu(y * factor + shift)
         x = x + y if puppet.residual and layer.place > 0 else y
         used.append(stats)
     return x, tuple(used)
@@ -222,18 +224,15 @@ def _statistics(x: Float[Array, "batch height width channels"], mirror: bool) ->
     return BatchStats(mean, mean_of_pairs(variance, mirror))
 
 
-def _norm(x: Array, stats: BatchStats, scale: Array | float, bias: Array | float, mirror: bool) -> Array:
-    factor = scale * lax.rsqrt(stats.variance + _EPSILON)
-    shift = bias - stats.mean * factor
-    factor, shift = (for_both_of_pairs(one, mirror).astype(x.dtype) for one in (factor, shift))
-    return x * factor[None, None, None] + shift[None, None, None]
-
-
-def _affine(params: PuppetParams, layer: Layer) -> tuple[Array | float, Array | float]:
-    """Scale and bias behind a layer."""
-    if params.norm_scale is None or params.norm_bias is None:
-        return 1.0, 0.0
-    return params.norm_scale[layer.stage][layer.place], params.norm_bias[layer.stage][layer.place]
+def norm_terms(
+    params: PuppetParams, stats: BatchStats, layer: Layer, mirror: bool
+) -> tuple[Float[Array, " channels"], Float[Array, " channels"]]:
+    """Factor and shift, float32, of the batch norm behind a layer."""
+    factor, bias = lax.rsqrt(stats.variance + _EPSILON), jnp.float32(0)
+    if params.norm_scale is not None and params.norm_bias is not None:
+        factor = params.norm_scale[layer.stage][layer.place] * factor
+        bias = params.norm_bias[layer.stage][layer.place]
+    return for_both_of_pairs(factor, mirror), for_both_of_pairs(bias - stats.mean * factor, mirror)
 
 
 def _max_pool(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch h w channels"]:
