@@ -4,6 +4,7 @@ import contextlib
 import inspect
 import io
 import re
+import sys
 import types
 from pathlib import Path
 
@@ -46,9 +47,14 @@ def run(text, name):
     "name", quick(WITH_CODE, "index.md", "mathematics.md", "guides/complexity.md", "guides/size.md")
 )
 @pytest.mark.filterwarnings("ignore:.*holds more floats", "ignore:FigureCanvasAgg is non-interactive")
-def test_the_blocks_of_a_page_run(name):
+def test_the_blocks_of_a_page_run(name, monkeypatch, tmp_path):
+    text = PAGES[name].read_text()
+    for package in re.findall(r"^import (onnx\w*)$", text, re.MULTILINE):
+        pytest.importorskip(package)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
     mpl.use("agg")
-    assert run(PAGES[name].read_text(), name)
+    assert run(text, name)
 
 
 def test_a_wrong_block_fails():

@@ -48,6 +48,7 @@ CASES = {
     "explore": ["RUN", "--host", "--port"],
     "webpage": ["RUN", "--out"],
     "quantize": ["--bits", "--workdir", "--epochs", "--learning-rate"],
+    "export": ["--to", "stablehlo", "--out", "--generate"],
     "frontier": ["--out"],
     "benchmark": ["--batch-sizes", "--rounds", "--data-dir"],
     "record": ["--check"],

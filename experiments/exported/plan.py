@@ -1,0 +1,109 @@
+"""What a model is exported as: a program for each depth, and how an image finds its program and its kernels."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.errors import RunError
+from experiments.exported.layers import Layers, expand
+from experiments.model import Model
+from experiments.networks import describe_network
+from experiments.networks.puppet import PuppetLike
+from puppet_jax.adaptation import depth_interval
+from puppet_jax.checks import are_finite
+from puppet_jax.routing import level_centre, nearest_depths
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """The puppet of one depth.
+
+    Attributes:
+        depth: its number of layers, or of layers a stage.
+        h: complexities (nats) of its sets of kernels: of the only one, of each level, or none where every image has
+            kernels of its own.
+        interval: (low, high) nats; kernels are made for complexities within.
+        first: the least complexity (nats) of images that go to this program.
+    """
+
+    depth: int
+    h: tuple[float, ...]
+    interval: tuple[float, float]
+    first: float
+
+
+def plan(model: Model) -> list[Program]:
+    """A program for each depth, the shallowest first; one, with one set of kernels, where complexity is constant.
+
+    Raises:
+        RunError: if the network is of a kind that cannot be exported, and which can.
+    """
+    if not isinstance(model.network, PuppetLike):
+        raise RunError(
+            f"a network of kind {describe_network(model.network)['kind']} cannot be exported; puppets of one depth or "
+            "of depth by complexity can, and the same layers with other kernels (kinds puppet and control)."
+        )
+    depths = sorted(model.batch_stats)
+    if model.complexity.scale == 0:
+        constant = np.clip([np.float32(model.complexity.offset)], model.complexity.low, model.complexity.high)
+        depth = int(nearest_depths(constant, depths)[0])
+        low, high = depth_interval(depth)
+        level = model.adaptation == "level"
+        centre = level_centre(constant, depth, model.num_levels) if level else np.clip(constant, low, high)
+        return [Program(depth, tuple(centre.tolist()), (low, high), 0.0)]
+    programs = []
+    for n, depth in enumerate(depths):
+        low, high = depth_interval(depth)
+        h: tuple[float, ...] = ()
+        if model.adaptation == "level":
+            edges = np.linspace(low, high, model.num_levels, endpoint=False)
+            h = tuple(level_centre(edges + (high - low) / (2 * model.num_levels), depth, model.num_levels).tolist())
+        # an image of no trained depth goes to the nearest, of two to the shallower
+        first = depth_interval((depths[n - 1] + depth) // 2 + 1)[0] if n else 0.0
+        programs.append(Program(depth, h, (low, high), first))
+    return programs
+
+
+def expanded(model: Model, program: Program) -> Layers:
+    """The layers of a program, with an axis of levels where it has several sets of kernels.
+
+    Raises:
+        RunError: if every image has kernels of its own, or a kernel is not finite.
+    """
+    if not program.h:
+        raise RunError(
+            "every image has kernels of its own (adaptation sample), which cannot be made beforehand; give --generate, "
+            "and --to stablehlo."
+        )
+    make = jax.jit(lambda params, h: layers_at(model, program.depth, h, params))
+    made = [make(model.params, h) for h in program.h]
+    if not np.asarray(are_finite(made)).all():
+        raise RunError("a kernel or norm is not finite; take a model from before its training failed.")
+    if len(made) == 1:
+        return made[0]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *made)
+    generated = model.params.classifier_kernel is None
+    return dataclasses.replace(
+        stacked,
+        biases=made[0].biases,  # those of norms, which are the same at every level
+        classifier_kernel=stacked.classifier_kernel if generated else made[0].classifier_kernel,
+        classifier_bias=made[0].classifier_bias,
+    )
+
+
+def layers_at(model: Model, depth: int, h: Any, params: Any = None) -> Layers:
+    """The layers of one depth at complexity `h` (nats), their kernels generated; pure.
+
+    Args:
+        model: the model.
+        depth: one of its depths.
+        h: () nats; may be traced.
+        params: instead of the model's, where they are an argument of a compiled program.
+    """
+    network, params = model.network, model.params if params is None else params
+    assert isinstance(network, PuppetLike)
+    kernels = network.generate(params.puppeteer, h, network.puppet.kernel_shapes(depth))
+    return expand(network.puppet, params, model.batch_stats[depth], kernels, depth)
