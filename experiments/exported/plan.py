@@ -78,32 +78,24 @@ def expanded(model: Model, program: Program) -> Layers:
             "every image has kernels of its own (adaptation sample), which cannot be made beforehand; give --generate, "
             "and --to stablehlo."
         )
-    make = jax.jit(lambda params, h: layers_at(model, program.depth, h, params))
-    made = [make(model.params, h) for h in program.h]
-    if not np.asarray(are_finite(made)).all():
+    made = [layers_at(model, program.depth, h) for h in program.h]
+    layers = made[0]
+    if len(made) > 1:
+        stacked = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *made)
+        kept = {} if model.params.classifier_kernel is None else {"classifier_kernel": layers.classifier_kernel}
+        # biases are those of norms, which are the same at every level
+        layers = dataclasses.replace(stacked, biases=layers.biases, classifier_bias=layers.classifier_bias, **kept)
+    if not np.asarray(are_finite(layers)).all():
         raise RunError("a kernel or norm is not finite; take a model from before its training failed.")
-    if len(made) == 1:
-        return made[0]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *made)
-    generated = model.params.classifier_kernel is None
-    return dataclasses.replace(
-        stacked,
-        biases=made[0].biases,  # those of norms, which are the same at every level
-        classifier_kernel=stacked.classifier_kernel if generated else made[0].classifier_kernel,
-        classifier_bias=made[0].classifier_bias,
-    )
+    return layers
 
 
-def layers_at(model: Model, depth: int, h: Any, params: Any = None) -> Layers:
-    """The layers of one depth at complexity `h` (nats), their kernels generated; pure.
-
-    Args:
-        model: the model.
-        depth: one of its depths.
-        h: () nats; may be traced.
-        params: instead of the model's, where they are an argument of a compiled program.
-    """
-    network, params = model.network, model.params if params is None else params
+def layers_at(model: Model, depth: int, h: Any) -> Layers:
+    """The layers of one depth at complexity `h` (nats), their kernels generated; pure, and `h` may be traced."""
+    network = model.network
     assert isinstance(network, PuppetLike)
-    kernels = network.generate(params.puppeteer, h, network.puppet.kernel_shapes(depth))
-    return expand(network.puppet, params, model.batch_stats[depth], kernels, depth)
+    kernels = network.generate(model.params.puppeteer, h, network.puppet.kernel_shapes(depth))
+    return _expand(network.puppet, model.params, model.batch_stats[depth], kernels, depth)
+
+
+_expand = jax.jit(expand, static_argnames=("puppet", "depth"))

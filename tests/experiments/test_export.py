@@ -121,10 +121,8 @@ class TestAnswers:
     @pytest.mark.parametrize("name", ["cifar10-adaptive", "cifar10-c64-4bit"])
     def test_models_of_the_package(self, tmp_path, name, form, generate):
         model = load_model(pretrained_file(name))
-        images = (
-            np.random.Generator(np.random.PCG64(0)).integers(0, 256, (40, 32, 32, 3), np.uint8)
-            >> np.arange(40, dtype=np.uint8).reshape(-1, 1, 1, 1) % 8
-        )
+        noise = np.random.Generator(np.random.PCG64(0)).integers(0, 256, (40, 32, 32, 3), np.uint8)
+        images = noise >> np.arange(40, dtype=np.uint8)[:, None, None, None] % 8  # from 256 values to two
         export(model, tmp_path / "out", form, generate, name)
         assert_same_answers(elsewhere(tmp_path / "out", images, form), model.predictor()(images))
 
