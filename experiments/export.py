@@ -52,18 +52,10 @@ def export(command: Command) -> None:
     from experiments.devices import start_jax
     from experiments.exported import write
     from experiments.model import load_model
-    from experiments.runs import folder as run_folder
-    from puppet_jax.pretrained import pretrained_file
+    from experiments.runs.puppet import find_model
 
     start_jax()
-    if Path(command.run).is_dir():
-        run_folder.read_config(Path(command.run))
-        path = Path(command.run) / run_folder.MODEL
-    else:
-        try:
-            path = pretrained_file(command.run)
-        except FileNotFoundError as error:
-            raise RunError(f"RUN must be the folder of a run, a model file or a name: {error}") from None
+    path = find_model(command.run)
     for file in write.export(load_model(path), command.out, command.to, command.generate, Path(command.run).name):
         print(printable(f"{file}: {file.stat().st_size:,} bytes"))
 
