@@ -324,7 +324,7 @@ class TestCommand:
         assert "exists already; name another --out" in capsys.readouterr().err
 
     def test_no_such_run(self, tmp_path, capsys):
-        assert self.run("nothing", "--to", "safetensors", "--out", tmp_path / "out") == 1
+        assert self.run("nothing", "--to", "safetensors", "--out", tmp_path / "out") == 2
         assert "no pretrained model 'nothing'" in capsys.readouterr().err
         assert self.run(tmp_path, "--to", "safetensors", "--out", tmp_path / "out") == 1
         assert "holds no config.json" in capsys.readouterr().err
