@@ -18,6 +18,7 @@ from puppet_jax.adaptation import (
     initial_level as initial_level,
     step_size as step_size,
 )
+from puppet_jax.any_depth import estimate_batch_stats as estimate_batch_stats
 from puppet_jax.architecture import Puppet as Puppet
 from puppet_jax.complexity import (
     CalibratedComplexity as CalibratedComplexity,

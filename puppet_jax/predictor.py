@@ -1,6 +1,8 @@
 """Logits of images of any complexities: kernels are generated, kept where images share them, and run."""
 
 import functools
+import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, DTypeLike
 
+from puppet_jax.accounting import puppet_macs
 from puppet_jax.adaptation import depth_interval
 from puppet_jax.architecture import Puppet
 from puppet_jax.checks import are_finite, as_integer, as_native, check_floating, check_image_size, check_images
@@ -149,12 +152,14 @@ class Predictor:
         """The depths in use."""
         return tuple(sorted(self.batch_stats))
 
-    def __call__(self, images: ArrayLike, h: ArrayLike | None = None) -> np.ndarray:
+    def __call__(self, images: ArrayLike, h: ArrayLike | None = None, *, depth: int | None = None) -> np.ndarray:
         """Logits of a batch.
 
         Args:
             images: (batch, height, width, channels), uint8 or floating in [0, 1].
             h: (batch,) complexities where they are known already, else they are computed.
+            depth: one of `depths` for all images, whatever their complexity; their kernels are those of the nearest
+                complexity of that depth.
 
         Returns:
             (batch, num_classes) float32, in the order of `images`.
@@ -163,21 +168,73 @@ class Predictor:
             ValueError: if the images, or the complexities, are not as above: which, and what to do.
             FloatingPointError: if a kernel is not finite.
         """
-        return self.route(images, h)[0]
+        return self.route(images, h, depth=depth)[0]
 
-    def route(self, images: ArrayLike, h: ArrayLike | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def route(
+        self, images: ArrayLike, h: ArrayLike | None = None, *, depth: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Logits as above, and the depth (batch,) of the puppet that each image ran through."""
+        if depth is not None and depth not in self.batch_stats:
+            raise ValueError(
+                f"depth must be one of {self.depths}, the depths with statistics, got {depth!r:.80}. "
+                "`estimate_batch_stats` and `PretrainedPuppet.at_depth` make statistics of others."
+            )
         images = np.asarray(as_native(images))
         check_image_size(images, self.image_size)
         if h is None:
             h = complexities(images, self.complexity)  # looks at the values of the images as well
         else:
             images, h = np.asarray(check_images(images)), one_an_image(h, len(images))
-        groups = make_groups(h, self.depths, self.num_levels)
+        groups = make_groups(h, self.depths if depth is None else (depth,), self.num_levels)
         depths = np.empty(len(images), np.int64)
         for group in groups:
             depths[group.indices] = group.depth
         return run_groups(groups, lambda group: self._run(group, images, h)), depths
+
+    def deepest(self, *, macs: float | None = None, seconds: float | None = None) -> int:
+        """The deepest of `depths` that a budget allows, for `depth=`.
+
+        Args:
+            macs: multiply-accumulates of an image through the puppet; its kernels are those of the bank.
+            seconds: of one image alone, measured on this device now, the median of 20 calls.
+
+        Raises:
+            ValueError: unless one budget is given, if no depth meets it, or if the size of the images is not known.
+
+        Example:
+            >>> import puppet_jax as pj
+            >>> predictor = pj.load_pretrained("cifar10-adaptive").predictor()
+            >>> predictor.depths, predictor.deepest(macs=32e6)
+            ((5, 6, 7), 6)
+        """
+        if (macs is None) == (seconds is None):
+            raise ValueError(f"give one budget, macs or seconds, got macs={macs} and seconds={seconds}.")
+        if self.image_size is None:
+            raise ValueError("the predictor takes images of any size; make it with image_size=(height, width).")
+        costs = {depth: self._cost(depth, timed=macs is None) for depth in self.depths}
+        name, budget = ("macs", macs) if seconds is None else ("seconds", seconds)
+        assert budget is not None
+        affordable = [depth for depth, cost in costs.items() if cost <= budget]
+        if not affordable:
+            least = min(costs, key=lambda depth: costs[depth])
+            raise ValueError(f"no depth meets {name}={budget:g}; depth {least} takes the least, {costs[least]:.3g}.")
+        return max(affordable)
+
+    def _cost(self, depth: int, timed: bool) -> float:
+        assert self.image_size is not None
+        if not timed:
+            return puppet_macs(self.puppet, depth, self.image_size)
+        image, h = (
+            np.zeros((1, *self.image_size, self.puppet.in_channels), np.uint8),
+            np.array(depth_interval(depth)[:1]),
+        )
+        self(image, h, depth=depth)  # compiles, and fills the bank
+        times = []
+        for _ in range(20):
+            started = time.perf_counter()
+            self(image, h, depth=depth)
+            times.append(time.perf_counter() - started)
+        return statistics.median(times)
 
     def _run(self, group: Group, images: np.ndarray, h: np.ndarray) -> jax.Array:
         padded = group.padded_indices()

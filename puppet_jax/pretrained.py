@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+from jax.typing import ArrayLike
 
+from puppet_jax.any_depth import estimate_batch_stats
 from puppet_jax.architecture import Puppet
 from puppet_jax.complexity import CalibratedComplexity
 from puppet_jax.model_file import load_model
@@ -13,7 +15,7 @@ from puppet_jax.model_format import read_puppet
 from puppet_jax.predictor import Predictor
 from puppet_jax.puppet import BatchStats, PuppetParams, init_batch_stats, init_puppet
 from puppet_jax.puppeteer import init_puppeteer
-from puppet_jax.routing import Adaptation
+from puppet_jax.routing import Adaptation, complexities
 
 FOLDER = Path(__file__).parent / "models"
 """Where the package keeps model files and their model cards."""
@@ -56,6 +58,16 @@ class PretrainedPuppet:
             "image_size": self.image_shape[:2],
         }
         return Predictor(self.puppet, self.params, self.batch_stats, **trained | settings)
+
+    def at_depth(self, depth: int, images: ArrayLike) -> "PretrainedPuppet":
+        """The same with statistics of one more depth, which it need not have been trained at.
+
+        Args:
+            depth: see `estimate_batch_stats`.
+            images: (batch, *image_shape), uint8 or floating in [0, 1]; a few hundred like those to come.
+        """
+        stats = estimate_batch_stats(self.puppet, self.params, depth, images, complexities(images, self.complexity))
+        return dataclasses.replace(self, batch_stats=self.batch_stats | {depth: stats})
 
 
 def load_pretrained(model: str | Path = DEFAULT) -> PretrainedPuppet:

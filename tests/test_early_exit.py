@@ -90,9 +90,17 @@ class TestApplyWithExit:
     @pytest.mark.parametrize(
         ("changes", "training", "key"),
         [
-            *(({}, training, key) for training in (True, False) for key in (None, 5)),
-            ({"mirror": True}, True, None),
-            ({"classifier": "generated"}, False, None),
+            ({}, True, 5),
+            ({}, False, None),
+            *(
+                pytest.param(*one, marks=pytest.mark.slow)
+                for one in (
+                    ({}, True, None),
+                    ({}, False, 5),
+                    ({"mirror": True}, True, None),
+                    ({"classifier": "generated"}, False, None),
+                )
+            ),
         ],
     )
     def test_the_puppet_is_as_without(self, changes, training, key):

@@ -41,7 +41,11 @@ def error(puppet, model):
 
 
 class TestFit:
-    @pytest.mark.parametrize("generator", [None, LowRank(num_floats=120)], ids=["puppeteer", "low rank"])
+    @pytest.mark.parametrize(
+        "generator",
+        [None, pytest.param(LowRank(num_floats=120), marks=pytest.mark.slow)],
+        ids=["puppeteer", "low rank"],
+    )
     def test_answers_as_the_model_does(self, trained, generator):
         before = jax.tree.map(np.array, nnx.state(trained))
         puppet = pj.puppetize(trained, X[:1], generator=generator)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import quick
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import puppet_jax as pj
@@ -16,7 +17,7 @@ C, H = 8, 2.3
 SHAPES = ((3, 3, 3, 4), (1, 1, 4, 6), (3, 3, 6, 8))
 
 
-@pytest.fixture(scope="module", params=["state", "velocity"])
+@pytest.fixture(scope="module", params=quick(["state", "velocity"], "velocity"))
 def puppeteer(request):
     return pj.init_puppeteer(jax.random.key(1), C, kernels_from=request.param)
 

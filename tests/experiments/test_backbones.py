@@ -123,7 +123,7 @@ class TestSizes:
     def test_in_channels(self):
         assert size(abstract("alexnet", in_channels=1)) == SIZES["alexnet"][0] - 2 * 9 * 64
 
-    @pytest.mark.parametrize("name", [name for name in BACKBONES if name != "resnet20"])
+    @pytest.mark.parametrize("name", quick([name for name in BACKBONES if name != "resnet20"], "alexnet", "vgg"))
     def test_max_channels_scales_the_widths(self, name):
         """Halving the widths divides what is quadratic in them by four."""
         sizes = [size(abstract(name, **width)) for width in ({"max_channels": 1024}, {}, {"max_channels": 1})]
@@ -144,7 +144,7 @@ class TestSizes:
 
 class TestForward:
     @pytest.mark.parametrize("pixels", [32, 64])
-    @pytest.mark.parametrize("name", BACKBONES)
+    @pytest.mark.parametrize("name", quick(BACKBONES, "alexnet", "vgg", "resnet20"))
     def test_shapes(self, name, pixels):
         function, state = forward(abstract(name, 7))
         logits = jax.eval_shape(function, state, images(5, pixels))
@@ -280,7 +280,7 @@ class TestMacs:
         biases = 64 * 2 * 64 * 32 * 32
         assert round((count_macs(function, state, images(64)) + biases) / 1e9, 2) == 11.40
 
-    @pytest.mark.parametrize("name", BACKBONES)
+    @pytest.mark.parametrize("name", quick(BACKBONES, "alexnet", "resnet20"))
     def test_grow_with_the_batch_and_the_pixels(self, name):
         model = small(name)
         function, state = forward(model)

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -17,6 +18,9 @@ from experiments.cli import Options
 from experiments.fields import replace
 from experiments.runs import folder as run_folder
 from experiments.training import parallel, run
+from experiments.training.optimizer import make_optimizer
+from experiments.training.statistics import make_stats_estimator
+from experiments.training.step import Data, init_state, make_train_step
 
 SHORT = replace(CONFIG, epochs=2)  # 8 steps
 DEAD = ("depthwise_bias", "norm1_bias", "pointwise_bias")
@@ -99,6 +103,44 @@ def one_device(session_recorder, tmp_path_factory):
     return folder
 
 
+def test_steps_and_predictions_of_four_devices():
+    """In a process of its own, as a process's devices are what they are from its start."""
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
+    paths = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
+    env = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": paths}
+    done = subprocess.run([sys.executable, __file__], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def compare() -> None:
+    """Raises unless five steps, and predictions, on all devices are those of one."""
+    network = SHORT.network.make(10, (8, 8, 1))
+    tx = make_optimizer(SHORT.optim, network, 8)
+    rng = np.random.default_rng(0)
+    data = Data(rng.integers(0, 256, (64, 8, 8, 1), np.uint8), np.arange(64) % 10, np.full(64, 1.5, np.float32))
+    layout = parallel.make_layout(16)
+    assert layout is not None and layout.whole.num_devices == 4
+    results = []
+    for chosen in (None, layout):
+        state, given = init_state(SHORT, network, (1,), tx), data
+        if chosen is not None:
+            state, given = parallel.put((state, data), chosen.whole)
+        step = make_train_step(SHORT, network, tx, chosen)
+        for start in range(0, 40, 8):
+            state, metrics = step(state, given, np.arange(start, start + 16, dtype=np.int32), depth=1)
+        stats = make_stats_estimator(SHORT, network, chosen)(state.params, given, [(1, np.arange(16, dtype=np.int32))])
+        logits = network.predictor(state.params, stats)(data.images[:16])
+        results.append((parallel.local(state.params), stats, logits, metrics["loss"]))
+    assert len(state.params.classifier_kernel.sharding.device_set) == 4
+    (params, *one), (others, *four) = results
+    for (path, leaf), other in zip(jax.tree.leaves_with_path(params), jax.tree.leaves(others), strict=True):
+        if not jax.tree_util.keystr(path).endswith(DEAD):
+            assert np.linalg.norm(leaf - other) <= 1e-5 * np.linalg.norm(leaf), path
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(four), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
 def test_eight_devices(one_device, tmp_path):
     ended(start(tmp_path / "run", 8))
     check_same(tmp_path / "run", one_device)
@@ -162,3 +204,7 @@ def test_devices_that_do_not_divide_the_batch(monkeypatch):
     monkeypatch.setattr(parallel.jax, "device_count", lambda: 3)
     with pytest.raises(run.RunError, match="--batch-size must be a multiple of the 3 devices, got 16"):
         parallel.make_layout(16)
+
+
+if __name__ == "__main__":
+    compare()

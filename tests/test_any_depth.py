@@ -1,0 +1,108 @@
+"""Depths that training did not see, and the depth that a budget allows."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import puppet_jax as pj
+from puppet_jax.adaptation import depth_interval
+
+PUPPET = pj.Puppet(channels=(4, 6), depth_rule="per_stage")
+PARAMS = pj.init_puppet(jax.random.key(1), PUPPET, pj.init_puppeteer(jax.random.key(0), max_channels=6), 3)
+IMAGES = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 3), np.uint8)
+H = np.linspace(2.0, 5.0, 16).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def stats():
+    return {depth: pj.estimate_batch_stats(PUPPET, PARAMS, depth, IMAGES, H) for depth in (2, 3)}
+
+
+@pytest.fixture(scope="module")
+def predictor(stats):
+    return pj.Predictor(PUPPET, PARAMS, stats, image_size=(8, 8), num_levels=1)
+
+
+def kernels_at(depth, h):
+    return pj.generate_kernels(PARAMS.puppeteer, h, PUPPET.kernel_shapes(depth))
+
+
+def test_statistics_are_means_and_variances_of_the_first_convolution(stats):
+    first = kernels_at(2, np.clip(H, *depth_interval(2)).mean())[0]
+    x = 4 * (IMAGES / 255.0) - 2
+    x = jax.lax.conv_general_dilated(x, first, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    np.testing.assert_allclose(stats[2][0].mean, np.mean(x, (0, 1, 2)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(stats[2][0].variance, np.var(x, (0, 1, 2)), rtol=1e-4)
+    assert [len(stats[depth]) for depth in (2, 3)] == [4, 6]
+
+
+def test_own_complexities_where_none_are_given():
+    expected = pj.estimate_batch_stats(PUPPET, PARAMS, 3, IMAGES, pj.complexities(IMAGES))
+    jax.tree.map(np.testing.assert_array_equal, pj.estimate_batch_stats(PUPPET, PARAMS, 3, IMAGES), expected)
+
+
+def test_all_images_run_at_the_depth_that_is_named(predictor, stats):
+    for depth in (2, 3):
+        logits, depths = predictor.route(IMAGES, H, depth=depth)
+        assert set(depths.tolist()) == {depth}
+        kernels = kernels_at(depth, np.mean(depth_interval(depth)))  # the centre of the one level
+        expected, _ = pj.apply_puppet(PUPPET, PARAMS, stats[depth], kernels, IMAGES, depth)
+        np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-4)
+        np.testing.assert_array_equal(predictor(IMAGES, H, depth=depth), logits)
+
+
+def test_kernels_of_an_images_own_are_those_of_the_nearest_complexity(stats):
+    own = pj.Predictor(PUPPET, PARAMS, stats, adaptation="sample")
+    nearest = float(np.clip(H[0], *depth_interval(3)))
+    expected, _ = pj.apply_puppet(PUPPET, PARAMS, stats[3], kernels_at(3, nearest), IMAGES[:1], 3)
+    np.testing.assert_allclose(own(IMAGES[:1], H[:1], depth=3), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_depth_without_statistics(predictor):
+    with pytest.raises(ValueError, match=r"depth must be one of \(2, 3\), the depths with statistics, got 4"):
+        predictor(IMAGES, H, depth=4)
+
+
+class TestBudget:
+    def test_multiply_accumulates(self, predictor):
+        costs = {depth: pj.puppet_macs(PUPPET, depth, (8, 8)) for depth in (2, 3)}
+        assert predictor.deepest(macs=costs[3]) == 3
+        assert predictor.deepest(macs=costs[3] - 1) == predictor.deepest(macs=costs[2]) == 2
+        with pytest.raises(ValueError, match=rf"no depth meets macs={costs[2] - 1:g}; depth 2 takes the least"):
+            predictor.deepest(macs=costs[2] - 1)
+
+    def test_seconds(self, predictor):
+        assert predictor.deepest(seconds=100.0) == 3
+        with pytest.raises(ValueError, match=r"no depth meets seconds=1e-09; depth \d takes the least"):
+            predictor.deepest(seconds=1e-9)
+
+    @pytest.mark.parametrize("budgets", [{}, {"macs": 1.0, "seconds": 1.0}])
+    def test_one_budget(self, predictor, budgets):
+        with pytest.raises(ValueError, match="give one budget, macs or seconds"):
+            predictor.deepest(**budgets)
+
+    def test_size_of_images(self, stats):
+        with pytest.raises(ValueError, match="make it with image_size"):
+            pj.Predictor(PUPPET, PARAMS, stats).deepest(macs=1e9)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return pj.load_pretrained("cifar10-adaptive")
+
+
+class TestPretrained:
+    def test_one_more_depth(self, model):
+        images = np.random.default_rng(1).integers(0, 256, (4, 32, 32, 3), np.uint8)
+        more = model.at_depth(4, images)
+        assert sorted(more.batch_stats) == [4, 5, 6, 7]
+        h = pj.complexities(images, model.complexity)
+        expected = pj.estimate_batch_stats(model.puppet, model.params, 4, images, h)
+        jax.tree.map(np.testing.assert_array_equal, more.batch_stats[4], expected)
+        assert more.predictor()(images, depth=4).shape == (4, 10)
+
+    def test_deeper_than_its_norms(self, model):
+        message = "affine norms for 3 layers of stage 2, depth 8 has 4; take a depth that they were made for"
+        with pytest.raises(ValueError, match=message):
+            model.at_depth(8, jnp.zeros((2, 32, 32, 3)))
