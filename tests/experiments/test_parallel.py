@@ -9,11 +9,13 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 from tiny_run import CONFIG
 
+import puppet_jax as pj
 from experiments.cli import Options
 from experiments.fields import replace
 from experiments.runs import folder as run_folder
@@ -103,7 +105,7 @@ def one_device(session_recorder, tmp_path_factory):
     return folder
 
 
-def test_steps_and_predictions_of_four_devices():
+def test_steps_predictions_and_pmap_on_four_devices():
     """In a process of its own, as a process's devices are what they are from its start."""
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
     paths = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
@@ -206,5 +208,19 @@ def test_devices_that_do_not_divide_the_batch(monkeypatch):
         parallel.make_layout(16)
 
 
+def compare_pmap() -> None:
+    """Raises unless `jax.pmap` over the devices gives the kernels and gradients of `jax.vmap`."""
+    puppeteer, shapes = pj.init_puppeteer(jax.random.key(0), max_channels=6), [(3, 3, 3, 6), (3, 3, 6, 6)]
+
+    def loss(puppeteer, h):
+        return sum(jnp.square(kernel).sum() for kernel in pj.generate_kernels(puppeteer, h, shapes))
+
+    h = jnp.linspace(2.0, 5.0, 4)
+    results = [each(jax.value_and_grad(loss), in_axes=(None, 0))(puppeteer, h) for each in (jax.pmap, jax.vmap)]
+    for one, other in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)  # gradients reach 19
+
+
 if __name__ == "__main__":
     compare()
+    compare_pmap()
