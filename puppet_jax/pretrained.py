@@ -64,7 +64,7 @@ class PretrainedPuppet:
 
         Args:
             depth: see `estimate_batch_stats`.
-            images: (batch, *image_shape), uint8 or floating in [0, 1]; a few hundred like those to come.
+            images: `(batch, *image_shape)`, uint8 or floating in [0, 1]; a few hundred like those to come.
         """
         stats = estimate_batch_stats(self.puppet, self.params, depth, images, complexities(images, self.complexity))
         return dataclasses.replace(self, batch_stats=self.batch_stats | {depth: stats})
