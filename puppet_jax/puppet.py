@@ -206,13 +206,7 @@ def check_inputs(
             must = "must" if wanted else "must not"
             raise ValueError(f"params {must} have {name}; make them for this puppet (init_puppet).")
     puppet.check_shapes(jnp.shape(images), [kernel.shape for kernel in kernels], depth)
-    for stage, wanted in enumerate(puppet.layers_per_stage(depth)):
-        # JAX would take the last one for those that are not there
-        if params.norm_scale is not None and len(params.norm_scale[stage]) < wanted:
-            raise ValueError(
-                f"params have affine norms for {len(params.norm_scale[stage])} layers of stage {stage}, depth {depth} "
-                f"has {wanted}; take a depth that they were made for (init_puppet, max_depth)."
-            )
+    puppet.check_norms(None if params.norm_scale is None else [len(scale) for scale in params.norm_scale], depth)
     return centred(images)
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import apply_puppet
 
 import puppet_jax as pj
 from puppet_jax.adaptation import depth_interval
@@ -47,7 +48,7 @@ def test_all_images_run_at_the_depth_that_is_named(predictor, stats):
         logits, depths = predictor.route(IMAGES, H, depth=depth)
         assert set(depths.tolist()) == {depth}
         kernels = kernels_at(depth, np.mean(depth_interval(depth)))  # the centre of the one level
-        expected, _ = pj.apply_puppet(PUPPET, PARAMS, stats[depth], kernels, IMAGES, depth)
+        expected, _ = apply_puppet(PUPPET, PARAMS, stats[depth], kernels, IMAGES, depth)
         np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-4)
         np.testing.assert_array_equal(predictor(IMAGES, H, depth=depth), logits)
 
@@ -55,7 +56,7 @@ def test_all_images_run_at_the_depth_that_is_named(predictor, stats):
 def test_kernels_of_an_images_own_are_those_of_the_nearest_complexity(stats):
     own = pj.Predictor(PUPPET, PARAMS, stats, adaptation="sample")
     nearest = float(np.clip(H[0], *depth_interval(3)))
-    expected, _ = pj.apply_puppet(PUPPET, PARAMS, stats[3], kernels_at(3, nearest), IMAGES[:1], 3)
+    expected, _ = apply_puppet(PUPPET, PARAMS, stats[3], kernels_at(3, nearest), IMAGES[:1], 3)
     np.testing.assert_allclose(own(IMAGES[:1], H[:1], depth=3), expected, rtol=1e-3, atol=1e-4)
 
 

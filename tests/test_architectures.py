@@ -20,7 +20,7 @@ from puppet_jax.puppet_weights import at
 
 REFUSE_EXPLICIT = ("GRU", "language model", "super-resolution")
 """`nnx.RNN`, `nnx.Embed` and a reshape that merges axes fail under explicit axes, whatever the weights."""
-NAMES = quick(architectures.ARCHITECTURES, "scan", "language model")
+NAMES = quick(architectures.ARCHITECTURES, "scan")
 
 
 def puppetized(name, inputs):

@@ -115,7 +115,7 @@ class TestApplyWithExit:
         jax.tree.map(np.testing.assert_array_equal, used, own)
 
     @pytest.mark.parametrize("changes", [{}, {"mirror": True}, {"affine": False}, {"classifier": "generated"}])
-    @pytest.mark.parametrize("exit_layer", [1, 2, 3, 4])
+    @pytest.mark.parametrize("exit_layer", quick([1, 2, 3, 4], 2, 4))
     def test_the_exit_is_a_puppet_of_the_first_layers_and_that_classifier(self, exit_layer, changes):
         puppet, params, head, kernels, stats = make(exit_layer, **changes)
         stages = max(1, min(exit_layer, 3))

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import apply_puppet
 from hypothesis import given, settings, strategies as st
 
 import puppet_jax as pj
@@ -75,7 +76,7 @@ def test_sample_equals_one_image_at_a_time_through_the_public_functions(model):
         depth = min(max(int(pj.depth(h)), 2), 3)
         h = np.clip(h, *(pj.depth_interval(2)[0], pj.depth_interval(3)[1]))
         kernels = pj.generate_kernels(params.puppeteer, h, PUPPET.kernel_shapes(depth))
-        alone, _ = pj.apply_puppet(PUPPET, params, stats[depth], kernels, image[None], depth)
+        alone, _ = apply_puppet(PUPPET, params, stats[depth], kernels, image[None], depth)
         np.testing.assert_allclose(row, alone[0], rtol=1e-4, atol=1e-5)
 
 
@@ -147,7 +148,7 @@ def test_kernels_may_be_made_in_another_way(model, adaptation):
     centre = level_centre(np.zeros(1), depth, 1)[0]
     x, h = pictures(5), np.full(5, centre, np.float32)
     kernels = doubled(params.puppeteer, centre, PUPPET.kernel_shapes(depth))
-    expected, _ = pj.apply_puppet(PUPPET, params, stats[depth], kernels, x, depth)
+    expected, _ = apply_puppet(PUPPET, params, stats[depth], kernels, x, depth)
     np.testing.assert_allclose(predictor(x, h), expected, rtol=1e-4, atol=1e-5)
 
 
