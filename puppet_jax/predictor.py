@@ -211,23 +211,23 @@ class Predictor:
             raise ValueError(f"give one budget, macs or seconds, got macs={macs} and seconds={seconds}.")
         if self.image_size is None:
             raise ValueError("the predictor takes images of any size; make it with image_size=(height, width).")
-        costs = {depth: self._cost(depth, timed=macs is None) for depth in self.depths}
-        name, budget = ("macs", macs) if seconds is None else ("seconds", seconds)
-        assert budget is not None
+        costs: dict[int, float]
+        if macs is not None:
+            name, budget = "macs", macs
+            costs = {depth: puppet_macs(self.puppet, depth, self.image_size) for depth in self.depths}
+        else:
+            assert seconds is not None
+            name, budget = "seconds", seconds
+            costs = {depth: self._seconds(depth, self.image_size) for depth in self.depths}
         affordable = [depth for depth, cost in costs.items() if cost <= budget]
         if not affordable:
             least = min(costs, key=lambda depth: costs[depth])
             raise ValueError(f"no depth meets {name}={budget:g}; depth {least} takes the least, {costs[least]:.3g}.")
         return max(affordable)
 
-    def _cost(self, depth: int, timed: bool) -> float:
-        assert self.image_size is not None
-        if not timed:
-            return puppet_macs(self.puppet, depth, self.image_size)
-        image, h = (
-            np.zeros((1, *self.image_size, self.puppet.in_channels), np.uint8),
-            np.array(depth_interval(depth)[:1]),
-        )
+    def _seconds(self, depth: int, image_size: tuple[int, int]) -> float:
+        image = np.zeros((1, *image_size, self.puppet.in_channels), np.uint8)
+        h = np.array(depth_interval(depth)[:1])
         self(image, h, depth=depth)  # compiles, and fills the bank
         times = []
         for _ in range(20):
