@@ -106,15 +106,12 @@ class ModulePredictor:
 
     def __call__(self, images: Any, h: Any | None = None) -> np.ndarray:
         """Logits (batch, num_classes) float32 of `images` (batch, height, width, channels)."""
-        return self.in_pieces(
-            images, lambda part: _forward(self.network, self.params, self.stats, spread(part, self.params))
-        )
+        return self.in_pieces(images, lambda part: _forward(self.network, self.params, self.stats, part))
 
-    @staticmethod
-    def in_pieces(images: Any, run: Callable[[np.ndarray], Any]) -> Any:
+    def in_pieces(self, images: Any, run: Callable[[Any], Any]) -> Any:
         """What `run` gives for the images, a pytree with a row an image, piece by piece of few sizes."""
         images = np.asarray(check_images(images))
-        parts = [(len(places), run(images[padded])) for places, padded in pieces(len(images))]
+        parts = [(len(places), run(spread(images[padded], self.params))) for places, padded in pieces(len(images))]
         cut = [jax.tree.map(lambda leaf, count=count: np.asarray(leaf)[:count], found) for count, found in parts]
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *cut)
 
@@ -132,7 +129,7 @@ class GeneratedPredictor(ModulePredictor):
 
     def __call__(self, images: Any, h: Any | None = None) -> np.ndarray:
         fixed = (self.network, self.params, self.stats, self.kernels)
-        return self.in_pieces(images, lambda part: _forward_with(*fixed, spread(part, self.params)))
+        return self.in_pieces(images, lambda part: _forward_with(*fixed, part))
 
 
 @functools.partial(jax.jit, static_argnames="network")
