@@ -7,7 +7,7 @@ import numpy as np
 from jax import Array
 
 import puppet_jax as pj
-from experiments.runs.puppet import bucket_of
+from experiments.runs.puppet import bucket_of, calibrate_number
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,13 +78,6 @@ def look(model: pj.PretrainedPuppet, predictor: pj.Predictor, image: np.ndarray,
         puppet_macs=pj.puppet_macs(puppet, depth, model.image_shape[:2]),
         kernel_macs=pj.generator_macs(puppeteer, num_steps),
     )
-
-
-def calibrate_number(measure: pj.CalibratedComplexity, h: float) -> float:
-    """What a model's own measure makes of an image of complexity `h` (nats)."""
-    if not (np.isfinite(h) and h >= 0):
-        raise ValueError(f"a complexity must be finite and at least 0 nats, got {h}.")
-    return float(np.clip(measure.scale * h + measure.offset, measure.low, measure.high))
 
 
 def what_complexity_does(model: pj.PretrainedPuppet) -> str:

@@ -12,9 +12,10 @@ from experiments.exported.layers import Layers, expand
 from experiments.model import Model
 from experiments.networks import describe_network
 from experiments.networks.puppet import PuppetLike
+from experiments.runs.puppet import bucket_of, calibrate_number
 from puppet_jax.adaptation import depth_interval
 from puppet_jax.checks import are_finite
-from puppet_jax.routing import level_centre, nearest_depths
+from puppet_jax.routing import level_centre
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,22 +49,20 @@ def plan(model: Model) -> list[Program]:
         )
     depths = sorted(model.batch_stats)
     if model.complexity.scale == 0:
-        constant = np.clip([np.float32(model.complexity.offset)], model.complexity.low, model.complexity.high)
-        depth = int(nearest_depths(constant, depths)[0])
-        low, high = depth_interval(depth)
-        level = model.adaptation == "level"
-        centre = level_centre(constant, depth, model.num_levels) if level else np.clip(constant, low, high)
-        return [Program(depth, tuple(centre.tolist()), (low, high), 0.0)]
+        depth, h = bucket_of(model, calibrate_number(model.complexity, 0.0))
+        return [Program(depth, (h,), depth_interval(depth), 0.0)]
     programs = []
     for n, depth in enumerate(depths):
         low, high = depth_interval(depth)
-        h: tuple[float, ...] = ()
+        levels: tuple[float, ...] = ()
         if model.adaptation == "level":
             edges = np.linspace(low, high, model.num_levels, endpoint=False)
-            h = tuple(level_centre(edges + (high - low) / (2 * model.num_levels), depth, model.num_levels).tolist())
+            levels = tuple(
+                level_centre(edges + (high - low) / (2 * model.num_levels), depth, model.num_levels).tolist()
+            )
         # an image of no trained depth goes to the nearest, of two to the shallower
         first = depth_interval((depths[n - 1] + depth) // 2 + 1)[0] if n else 0.0
-        programs.append(Program(depth, h, (low, high), first))
+        programs.append(Program(depth, levels, (low, high), first))
     return programs
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 import puppet_jax as pj
 from experiments.errors import UsageError
+from experiments.model import Model
 from experiments.runs import folder as run_folder
 from puppet_jax.pretrained import pretrained_file
 from puppet_jax.routing import make_groups
@@ -43,7 +44,7 @@ def open_puppet(named: str) -> pj.PretrainedPuppet:
         raise UsageError(str(error)) from None
 
 
-def bucket_of(model: pj.PretrainedPuppet, h: float) -> tuple[int, float]:
+def bucket_of(model: pj.PretrainedPuppet | Model, h: float) -> tuple[int, float]:
     """The depth that an image runs through, and the complexity (nats) that its kernels are generated at.
 
     Args:
@@ -51,5 +52,12 @@ def bucket_of(model: pj.PretrainedPuppet, h: float) -> tuple[int, float]:
         h: complexity of the image by the model's own measure, nats.
     """
     num_levels = model.num_levels if model.adaptation == "level" else None
-    (group,) = make_groups(np.array([h]), sorted(model.batch_stats), num_levels)
+    (group,) = make_groups(np.array([h], np.float32), sorted(model.batch_stats), num_levels)
     return group.depth, float(np.clip(h, *pj.depth_interval(group.depth))) if group.h is None else group.h
+
+
+def calibrate_number(measure: pj.CalibratedComplexity, h: float) -> float:
+    """What a model's own measure makes of an image of complexity `h` (nats)."""
+    if not (np.isfinite(h) and h >= 0):
+        raise ValueError(f"a complexity must be finite and at least 0 nats, got {h}.")
+    return float(np.clip(measure.scale * h + measure.offset, measure.low, measure.high))

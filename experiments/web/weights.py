@@ -7,12 +7,12 @@ import numpy as np
 
 import puppet_jax as pj
 from experiments.errors import UsageError
-from experiments.runs.puppet import bucket_of
+from experiments.runs.puppet import bucket_of, calibrate_number
+from puppet_jax.puppet import norm_terms
 
 _KINDS = {np.dtype(np.int8): "8", np.dtype(np.uint8): "4"}
 _UNUSED = ("puppeteer.depthwise_bias", "puppeteer.pointwise_bias")
 """A norm takes the mean away, and with it the bias before."""
-_EPSILON = 1e-5
 MAX_MACS = 1_000_000_000
 """Of kernels and network together: some seconds in a browser."""
 
@@ -47,7 +47,6 @@ def describe(model: pj.PretrainedPuppet) -> dict[str, Any]:
     """What the page must know beside the weights: JSON values, without the list of tensors."""
     (depth,) = model.batch_stats
     puppet, puppeteer = model.puppet, model.params.puppeteer
-    h = float(np.clip(model.complexity.offset, model.complexity.low, model.complexity.high))
     inputs = [puppet.in_channels, *(layer.channels for layer in puppet.convolutions(depth))]
     return {
         "class_names": model.class_names,
@@ -56,7 +55,7 @@ def describe(model: pj.PretrainedPuppet) -> dict[str, Any]:
         "kernels_from": puppeteer.kernels_from,
         "scale": puppeteer.scale,
         "seed": [puppeteer.seed & 0xFFFFFFFF, puppeteer.seed >> 32],
-        "h": bucket_of(model, h)[1],
+        "h": bucket_of(model, calibrate_number(model.complexity, 0.0))[1],
         "layers": [
             {
                 "inputs": inputs[n],
@@ -112,12 +111,7 @@ def pack(path: Path, model: pj.PretrainedPuppet) -> tuple[bytes, list[dict[str, 
 def folded_norms(model: pj.PretrainedPuppet) -> list[tuple[np.ndarray, np.ndarray]]:
     """Of each batch norm the factor and the shift, (channels,) float32: it is `x * factor + shift`."""
     ((depth, stats),) = model.batch_stats.items()
-    scales, biases = model.params.norm_scale, model.params.norm_bias
-    assert scales is not None and biases is not None
-    found = []
-    for layer, of_layer in zip(model.puppet.convolutions(depth), stats, strict=True):
-        affine = scales[layer.stage][layer.place], biases[layer.stage][layer.place]
-        scale, bias, mean, variance = (np.asarray(one, np.float64) for one in (*affine, *of_layer))
-        factor = scale / np.sqrt(variance + _EPSILON)
-        found.append((factor.astype(np.float32), (bias - mean * factor).astype(np.float32)))
-    return found
+    layers = model.puppet.convolutions(depth)
+    # without the mirrored half, which the page takes from the same numbers
+    terms = [norm_terms(model.params, used, layer, mirror=False) for layer, used in zip(layers, stats, strict=True)]
+    return [(np.asarray(factor), np.asarray(shift)) for factor, shift in terms]

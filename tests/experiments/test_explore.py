@@ -19,11 +19,11 @@ from experiments.explore import Command, check_address, explore
 from experiments.explorer import images
 from experiments.explorer.answer import NOTHING_YET, answer
 from experiments.explorer.images import draw_patterns, read_upload, write_examples
-from experiments.explorer.look import calibrate_number, look, what_complexity_does
+from experiments.explorer.look import look, what_complexity_does
 from experiments.explorer.report import describe_complexity, report_model, table_of_classes
 from experiments.model import save_model
 from experiments.runs import folder as run_folder
-from experiments.runs.puppet import bucket_of, open_puppet
+from experiments.runs.puppet import bucket_of, calibrate_number, open_puppet
 from puppet_jax.pretrained import pretrained_file
 
 SHAPE = (32, 32, 3)
