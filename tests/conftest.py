@@ -21,7 +21,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 gc.set_threshold(200_000, 100, 100)  # tracing makes many objects, and few cycles
-MEMORY = 1.4e9
+MEMORY = 3e9
 """Bytes that a process may hold at the end of a module without forgetting its compiled programs."""
 
 

@@ -114,7 +114,9 @@ class TestApplyWithExit:
         np.testing.assert_array_equal(logits, expected)
         jax.tree.map(np.testing.assert_array_equal, used, own)
 
-    @pytest.mark.parametrize("changes", [{}, {"mirror": True}, {"affine": False}, {"classifier": "generated"}])
+    @pytest.mark.parametrize(
+        "changes", quick([{}, {"mirror": True}, {"affine": False}, {"classifier": "generated"}], {}, {"mirror": True})
+    )
     @pytest.mark.parametrize("exit_layer", quick([1, 2, 3, 4], 2, 4))
     def test_the_exit_is_a_puppet_of_the_first_layers_and_that_classifier(self, exit_layer, changes):
         puppet, params, head, kernels, stats = make(exit_layer, **changes)
@@ -190,7 +192,7 @@ class TestApplyWithExit:
 
 
 class TestPredictor:
-    @pytest.mark.parametrize("n", [1, 5, 300])
+    @pytest.mark.parametrize("n", quick([1, 5, 300], 1, 300))
     def test_answers_what_the_exit_or_the_puppet_says(self, plain, n):
         one = predictor(plain)
         x = images(n)
@@ -209,7 +211,7 @@ class TestPredictor:
         expected = extras.apply_with_exit(puppet, params, head, stats, kernels, images(3), EXIT)[:2]
         np.testing.assert_allclose(predictor(plain).exits(images(3)), expected, atol=1e-5)
 
-    @pytest.mark.parametrize("exit_layer", [1, 2, 4])
+    @pytest.mark.parametrize("exit_layer", quick([1, 2, 4], 1, 4))
     @pytest.mark.parametrize("changes", [{"mirror": True}, {"classifier": "generated"}])
     def test_goes_on_from_any_layer(self, exit_layer, changes):
         made = make(exit_layer, **changes)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
+from helpers import quick
 from hypothesis import given, settings, strategies as st
 
 import puppet_jax as pj
@@ -82,7 +83,7 @@ def hwio_shapes(channels, kernel_size):
 
 
 @pytest.mark.parametrize("kernel_size", [1, 3, 5])
-@pytest.mark.parametrize("channels", [8, 64, pytest.param(512, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("channels", quick([8, 64, 512], 8))
 def test_project_matches_reference(channels, kernel_size):
     state = normal((channels, channels, kernel_size**2))
     for shape in hwio_shapes(channels, kernel_size):

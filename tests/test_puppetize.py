@@ -239,7 +239,9 @@ def test_h_of_its_own_where_a_call_gives_none():
 # Several sets of kernels.
 
 
-@pytest.mark.parametrize("network, sets", [(models.Misleading, 2), (models.Small, 4)])
+@pytest.mark.parametrize(
+    "network, sets", [(models.Misleading, 2), pytest.param(models.Small, 4, marks=pytest.mark.slow)]
+)
 def test_each_set_serves_its_part_of_the_batch(network, sets):
     puppet = pj.puppetize(models.build(network), X)
     puppet.eval()

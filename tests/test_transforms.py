@@ -37,26 +37,28 @@ def dot(one, other):
     return sum(float(jnp.vdot(a, b)) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
 
 
+@jax.jit
+def solve(puppeteer, h):
+    """States of five steps, by diffrax's own loop."""
+    dl = pj.step_size(h)
+    return dfx.diffeqsolve(
+        dfx.ODETerm(lambda t, y, args: args[1] * field(args[0], y)),
+        dfx.Euler(),
+        t0=jnp.float32(0),
+        t1=jnp.float32(5),
+        dt0=jnp.float32(1),
+        y0=start(puppeteer, h),
+        args=(puppeteer, dl),
+        saveat=dfx.SaveAt(t0=True, steps=True),
+        max_steps=5,
+        throw=False,
+    ).ys
+
+
 @pytest.mark.parametrize("h", [0.7, H, 1e4])
 def test_states_are_those_of_diffeqsolve(puppeteer, h):
     """To the last bit."""
     h = jnp.float32(h)
-
-    @jax.jit
-    def solve(puppeteer, h):
-        dl = pj.step_size(h)
-        return dfx.diffeqsolve(
-            dfx.ODETerm(lambda t, y, args: args[1] * field(args[0], y)),
-            dfx.Euler(),
-            t0=jnp.float32(0),
-            t1=jnp.float32(5),
-            dt0=jnp.float32(1),
-            y0=start(puppeteer, h),
-            args=(puppeteer, dl),
-            saveat=dfx.SaveAt(t0=True, steps=True),
-            max_steps=5,
-            throw=False,
-        ).ys
 
     np.testing.assert_array_equal(pj.trajectory(puppeteer, h, 5), solve(puppeteer, h))
 

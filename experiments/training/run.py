@@ -101,8 +101,10 @@ def train(experiment: str, config: Config, options: Options, dataset: Dataset | 
         state, resumed = keeper.restore(state, schedule.per_epoch, schedule.steps)
         estimate_stats = make_stats_estimator(config, network, layout)
 
+        store = jax.jit(lambda params: rounded(config, network, params))  # many small operations, else
+
         def validate(state, batches):
-            found = (rounded(config, network, state.params), estimate_stats(state.params, data, batches))
+            found = (store(state.params), estimate_stats(state.params, data, batches))
             params, stats = found if alone() else local(found)
             model = make_model(config, network, params, stats, complexities, dataset.class_names, int(state.step))
             return validated(model, *validation, validation_h)

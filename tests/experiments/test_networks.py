@@ -244,7 +244,11 @@ class TestParts:
 class TestCheck:
     @pytest.mark.parametrize(
         ("name", "regime", "pixels"),
-        [("vgg", "fixed", 31), ("vgg", "adaptive", 31), ("alexnet", "fixed", 7), ("resnet", "puppet", 1)],
+        [
+            ("vgg", "adaptive", 31),
+            ("alexnet", "fixed", 7),
+            *(pytest.param(*case, marks=pytest.mark.slow) for case in [("vgg", "fixed", 31), ("resnet", "puppet", 1)]),
+        ],
     )
     def test_images_that_are_too_small(self, name, regime, pixels):
         network = network_of(name, regime, width=8, shape=(pixels + 1, pixels + 1, 3))
