@@ -26,7 +26,7 @@ coverage: $(VENV)/ready
 	$(BIN)/python -m pytest -n 2 --dist worksteal --cov=puppet_jax --cov-report=term-missing:skip-covered
 
 docs: $(VENV)/docs-ready
-	$(BIN)/sphinx-build -q -W --keep-going -b html -c docs . docs/_build/html
+	$(BIN)/sphinx-build -q -W -j auto --keep-going -b html -c docs . docs/_build/html
 	$(BIN)/python -m experiments.webpage --out docs/_build/html/tab
 
 install: $(VENV)/ready

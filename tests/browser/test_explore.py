@@ -49,7 +49,7 @@ def address(tmp_path_factory):
 
 
 @pytest.fixture
-def page(browser, address):
+def page(address, browser):  # the browser is quit first: its connections keep the server
     browser.get(address)
     wait(browser, lambda: browser.find_elements("css selector", "input[type=file]") and text(browser, "about"))
     return browser
