@@ -1,5 +1,6 @@
 """Convolutions with one kernel, or with several that serve equal parts of a batch."""
 
+import functools
 from typing import Any
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from puppet_jax.fast_convolution import convolve_one, find_windows, is_plain, patches
+from puppet_jax.fast_convolution import convolve_one, find_windows, is_plain, shifted
 
 
 def convolve(x: Array, kernel: Array, window_strides: Any, padding: Any, **options: Any) -> Array:
@@ -53,10 +54,18 @@ def _is_batched(x: Array) -> bool:
 
 
 def _own_kernels(x: Array, kernel: Array, window_strides: Any, padding: Any, **options: Any) -> Array:
-    groups, dilation = options.get("feature_group_count", 1), options.get("rhs_dilation") or ()
-    if not is_plain(x, kernel.shape[1:], **options) or groups != 1 or any(d != 1 for d in dilation):
+    if not is_plain(x, kernel.shape[1:], **options):
         one = lambda image, own: lax.conv_general_dilated(image[None], own, window_strides, padding, **options)[0]  # noqa: E731
         return jax.vmap(one)(x, kernel)
-    seen = patches(x, find_windows(x.shape, kernel.shape[1:3], window_strides, padding))
-    flat = kernel.reshape(kernel.shape[0], -1, kernel.shape[-1])
-    return jnp.einsum("bhwi,bio->bhwo", seen, flat, precision=options.get("precision"))
+    images, rows, columns, consumed, produced = kernel.shape
+    groups = options.get("feature_group_count", 1)
+    windows = find_windows(x.shape, (rows, columns), window_strides, padding, options.get("rhs_dilation"))
+    taps = shifted(x, windows)
+    if groups == x.shape[-1] == produced:
+        flat = kernel.reshape(images, rows * columns, produced)
+        return functools.reduce(jnp.add, (tap * flat[:, n, None, None] for n, tap in enumerate(taps)))
+    seen = jnp.stack(taps, axis=-2)  # (batch, rows, columns, taps, channels)
+    seen = seen.reshape(*seen.shape[:-1], groups, consumed)
+    matrices = kernel.reshape(images, rows * columns, consumed, groups, produced // groups)
+    y = jnp.einsum("bhwtgi,btigo->bhwgo", seen, matrices, precision=options.get("precision"))
+    return y.reshape(*y.shape[:3], produced)

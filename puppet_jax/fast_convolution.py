@@ -18,8 +18,8 @@ from jax.extend.core import JaxprEqn
 from jaxtyping import Array, Float
 
 NHWC = ("NHWC", "HWIO", "NHWC")
-Way = Literal["xla", "products", "winograd", "patches", "shifts"]
-WAYS: tuple[Way, ...] = ("xla", "products", "winograd", "patches", "shifts")
+Way = Literal["xla", "products", "winograd", "patches", "shifts", "groups"]
+WAYS: tuple[Way, ...] = ("xla", "products", "winograd", "patches", "shifts", "groups")
 
 # The rule of `choose` and the sizes of pieces, measured by `python -m experiments.benchmark --convolutions`.
 WINOGRAD_CHANNELS = 32
@@ -27,7 +27,8 @@ WINOGRAD_PLACES = 4096
 PATCHES_PLACES = 16
 PATCHES_ALL_PLACES = 128
 PATCHES_TAPS = 36
-PATCHES_FLOATS = 1_500_000
+PATCHES_FLOATS = 500_000
+SHIFTS_FLOATS = 131_072
 
 
 class Windows(NamedTuple):
@@ -94,15 +95,16 @@ def choose(shape: tuple[int, ...], kernel_shape: tuple[int, ...], windows: Windo
         groups: of channels.
 
     Returns:
-        "winograd": F(2x2, 3x3); "patches": one product of all patches; "products": XLA's convolution, whose kernel has
-        its gradient from products of patches; "shifts": sums of shifted images, for depthwise kernels; "xla".
+        "winograd": F(2x2, 3x3); "patches": one product of all patches, for windows of one tap as well; "products":
+        XLA's convolution, whose kernel has its gradient from products of patches; "shifts": sums of shifted images, for
+        depthwise kernels; "groups": products of patches, a matrix a group.
     """
     rows, columns, channels, produced = kernel_shape
     if groups > 1:
-        return "shifts" if groups == shape[-1] == produced else "xla"
+        return "shifts" if groups == shape[-1] == produced else "groups"
     places = math.prod(windows.places(shape))
     few = places <= PATCHES_PLACES or shape[0] * places <= PATCHES_ALL_PLACES
-    if few or rows * columns * channels <= PATCHES_TAPS:
+    if few or rows * columns == 1 or rows * columns * channels <= PATCHES_TAPS:
         return "patches"
     dense = windows == Windows((3, 3), (1, 1), windows.padding)
     wide = min(channels, produced) >= WINOGRAD_CHANNELS
@@ -150,28 +152,37 @@ def compute(way: Way, x: Array, kernel: Array, windows: Windows, groups: int = 1
         dimension_numbers=NHWC,
         feature_group_count=groups,
     )
-    if way == "shifts":
-        weights = kernel.reshape(-1, kernel.shape[-1])
-        terms = [part * weights[n][None, None, None] for n, part in enumerate(shifted(x, windows))]
-        return functools.reduce(jnp.add, terms)
-    if way == "patches":
-        return patches(x, windows) @ kernel.reshape(-1, kernel.shape[-1])
     if way == "xla":
         return xla(x, kernel)
-    values = functools.partial(winograd, windows=windows) if way == "winograd" else xla
-    return _with_products(values, windows)(x, kernel)
+    if way == "winograd":
+        return winograd(x, kernel, windows)
+    if way == "groups":
+        return grouped(x, kernel, windows, groups)
+    if way == "patches":
+        return product(patches(x, windows), kernel.reshape(-1, kernel.shape[-1]))
+    if way == "products":
+        return _derived(xla, functools.partial(products, windows=windows))(x, kernel)
+    whole = functools.partial(shifts, windows=windows)
+    return _derived(whole, functools.partial(shifts, windows=windows, most=SHIFTS_FLOATS))(x, kernel)
 
 
-def _with_products(values: Callable[[Array, Array], Array], windows: Windows) -> Callable[[Array, Array], Array]:
-    """The convolution whose values are `values`, and whose derivative by the kernel is one of products."""
+def _derived(
+    values: Callable[[Array, Array], Array], by_kernel: Callable[[Array, Array], Array]
+) -> Callable[[Array, Array], Array]:
+    """The convolution `values`, whose derivative by the kernel is that of `by_kernel`, an equal one."""
     run = jax.custom_jvp(values)
 
     @run.defjvp
     def _(primals, tangents):
         (x, kernel), (dx, dkernel) = primals, tangents
-        return run(x, kernel), values(dx, kernel) + products(x, dkernel, windows)
+        return run(x, kernel), values(dx, kernel) + by_kernel(x, dkernel)
 
     return run
+
+
+def product(x: Float[Array, "... c_in"], matrix: Float[Array, "c_in c_out"]) -> Float[Array, "... c_out"]:
+    """`x @ matrix`, of two axes: XLA takes five times as long to sum a gradient over several axes at once."""
+    return (x.reshape(-1, x.shape[-1]) @ matrix).reshape(*x.shape[:-1], matrix.shape[-1])
 
 
 def shifted(x: Float[Array, "batch height width c"], windows: Windows) -> list[Float[Array, "batch rows columns c"]]:
@@ -183,6 +194,23 @@ def shifted(x: Float[Array, "batch height width c"], windows: Windows) -> list[F
         for i in range(windows.size[0])
         for j in range(windows.size[1])
     ]
+
+
+def shifts(
+    x: Float[Array, "batch height width c"],
+    kernel: Float[Array, "kh kw 1 c"],
+    windows: Windows,
+    most: int | None = None,
+) -> Float[Array, "batch rows columns c"]:
+    """The depthwise convolution as a sum of shifted images; with `most`, of about so many floats at a time."""
+    weights = kernel.reshape(-1, kernel.shape[-1])
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)  # what a tap sees is not kept
+    def piece(x):
+        terms = [part * weights[n][None, None, None] for n, part in enumerate(shifted(x, windows))]
+        return functools.reduce(jnp.add, terms)
+
+    return piece(x) if most is None else _by_pieces(piece, x, max(1, most // math.prod(x.shape[1:])))
 
 
 def patches(x: Float[Array, "batch height width c"], windows: Windows) -> Float[Array, "batch rows columns patch"]:
@@ -198,9 +226,29 @@ def products(
 
     @functools.partial(jax.checkpoint, prevent_cse=False)  # patches are not kept
     def piece(x):
-        return patches(x, windows) @ flat
+        return product(patches(x, windows), flat)
 
     image = math.prod(windows.places(x.shape)) * len(flat)
+    return _by_pieces(piece, x, max(1, PATCHES_FLOATS // image))
+
+
+def grouped(
+    x: Float[Array, "batch height width c_in"],
+    kernel: Float[Array, "kh kw c_group c_out"],
+    windows: Windows,
+    groups: int,
+) -> Float[Array, "batch rows columns c_out"]:
+    """A convolution in groups of channels as products of patches, of a few images at a time."""
+    matrices = kernel.reshape(-1, kernel.shape[2], groups, kernel.shape[3] // groups)
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)  # patches are not kept
+    def piece(x):
+        taps = jnp.stack(shifted(x, windows), axis=-2)
+        seen = taps.reshape(*taps.shape[:-1], groups, kernel.shape[2])
+        found = jnp.einsum("ntgi,tigo->gno", seen.reshape(-1, *seen.shape[3:]), matrices)
+        return jnp.moveaxis(found, 0, 1).reshape(-1, kernel.shape[-1]).reshape(*taps.shape[:3], -1)
+
+    image = math.prod(windows.places(x.shape)) * len(matrices) * x.shape[-1]
     return _by_pieces(piece, x, max(1, PATCHES_FLOATS // image))
 
 
@@ -215,11 +263,12 @@ def winograd(
     rows, columns = windows.places(x.shape)
     transformed = jnp.einsum("pi,qj,ijco->pqco", _KERNEL.astype(kernel.dtype), _KERNEL.astype(kernel.dtype), kernel)
 
+    @functools.partial(jax.checkpoint, prevent_cse=False)  # squares are not kept
     def piece(x):
         (top, bottom), (left, right) = windows.padding
         padded = _padded(x, ((top, bottom + rows % 2), (left, right + columns % 2)))
         found = [
-            _outputs([part @ transformed[p, q] for q, part in enumerate(_image(strip, 2))], 3)
+            _outputs([product(part, transformed[p, q]) for q, part in enumerate(_image(strip, 2))], 3)
             for p, strip in enumerate(_image(padded, 1))
         ]
         whole = _outputs(found, 2)  # (batch, half the rows, 2, half the columns, 2, c_out)

@@ -88,27 +88,31 @@ def test_of_numpy(way, case, pieces, monkeypatch):
 @pytest.fixture(scope="module")
 def dense():
     rng = np.random.default_rng(1)
-    x, kernel = rng.normal(size=(4, 6, 5, 3)), rng.normal(size=(3, 3, 3, 4))
+    x, kernel = rng.normal(size=(4, 6, 5, 4)), rng.normal(size=(3, 3, 4, 4))
     return jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32)
 
 
 WINDOWS = Windows((3, 3), (1, 1), ((1, 1), (1, 1)))
 
 
-def energy(way, x, kernel):
-    return jnp.sin(compute(way, x, kernel, WINDOWS)).sum()
+GROUPS = {"shifts": 4, "groups": 2}
 
 
-@pytest.mark.parametrize("way", ["products", "winograd", "patches"])
+def energy(way, x, kernel, groups):
+    return jnp.sin(compute(way, x, kernel[:, :, : 4 // groups], WINDOWS, groups)).sum()
+
+
+@pytest.mark.parametrize("way", ["products", "winograd", "patches", "shifts", "groups"])
 def test_derivatives(way, dense, monkeypatch):
     """Reverse and forward mode, second order and vmap, all of them XLA's."""
     monkeypatch.setattr(fast_convolution, "WINOGRAD_PLACES", 60)  # two pieces
-    monkeypatch.setattr(fast_convolution, "PATCHES_FLOATS", 60 * 27)
+    monkeypatch.setattr(fast_convolution, "PATCHES_FLOATS", 60 * 36)
+    monkeypatch.setattr(fast_convolution, "SHIFTS_FLOATS", 2 * 6 * 5 * 4)
 
     @jax.jit
     def both(x, kernel):
-        def results(way):
-            function = lambda *args: energy(way, *args)  # noqa: E731
+        def results(name):
+            function = lambda *args: energy(name, *args, GROUPS.get(way, 1))  # noqa: E731
             gradient = jax.grad(function, argnums=(0, 1))
             tangent = (jnp.cos(x), jnp.cos(kernel))
             return (
@@ -137,8 +141,9 @@ def test_derivatives(way, dense, monkeypatch):
         ((64, 32, 32, 64), (5, 5, 64, 64), 1, 1, "products"),
         ((64, 4, 4, 512), (3, 3, 512, 512), 1, 1, "patches"),
         ((64, 32, 32, 64), (3, 3, 1, 64), 1, 64, "shifts"),
-        ((64, 32, 32, 64), (3, 3, 1, 128), 1, 64, "xla"),
-        ((64, 32, 32, 64), (3, 3, 32, 64), 1, 2, "xla"),
+        ((64, 32, 32, 64), (3, 3, 1, 128), 1, 64, "groups"),
+        ((64, 32, 32, 64), (3, 3, 32, 64), 1, 2, "groups"),
+        ((64, 32, 32, 64), (1, 1, 64, 64), 1, 1, "patches"),
     ],
 )
 def test_way_that_is_chosen(images, kernel, stride, groups, way):

@@ -3,7 +3,7 @@
 import importlib.util
 import statistics
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,60 +11,84 @@ import numpy as np
 
 from experiments.evaluation.rounds import time_rounds
 from experiments.tables.render import markdown
-from puppet_jax.fast_convolution import WAYS, choose, compute, find_windows
+from puppet_jax.fast_convolution import WAYS, Way, choose, compute, find_windows
 
-CASES = (  # batch, height = width, channels consumed, channels produced
-    (64, 32, 3, 64),
-    (64, 32, 16, 16),
-    (64, 32, 64, 64),
-    (64, 16, 64, 128),
-    (64, 16, 128, 128),
-    (64, 8, 256, 256),
-    (64, 4, 512, 512),
-    (64, 16, 512, 512),
-    (1, 32, 64, 64),
-    (1, 8, 512, 512),
+
+class Case(NamedTuple):
+    """A convolution of stride 1: images, the side of the kernel, groups of channels."""
+
+    batch: int
+    size: int
+    consumed: int
+    produced: int
+    side: int = 3
+    groups: int = 1
+
+
+CASES = (
+    Case(64, 32, 3, 64),
+    Case(64, 32, 16, 16),
+    Case(64, 32, 64, 64),
+    Case(64, 16, 64, 128),
+    Case(64, 16, 128, 128),
+    Case(64, 8, 256, 256),
+    Case(64, 4, 512, 512),
+    Case(64, 16, 512, 512),
+    Case(1, 32, 64, 64),
+    Case(1, 8, 512, 512),
+    Case(64, 32, 48, 96, side=1),
+    Case(64, 8, 512, 512, side=1),
+    Case(64, 32, 48, 48, groups=48),
+    Case(64, 16, 96, 96, side=7, groups=96),
+    Case(64, 16, 128, 128, groups=32),
 )
-"""3x3 kernels of stride 1 that puppets have."""
+"""Those of puppets; of bottlenecks, depthwise layers and layers in groups."""
 
 
-def measure(rounds: int, cases: Sequence[tuple[int, int, int, int]]) -> list[dict[str, Any]]:
+def measure(rounds: int, cases: Sequence[Case]) -> list[dict[str, Any]]:
     """A row a case: median seconds of the value and of value and both gradients, of each way.
 
     Args:
         rounds: how often each way takes its turn.
-        cases: batch, height = width, channels consumed and produced.
+        cases: which.
 
     Returns:
-        "images" and "kernel" (shapes), "chosen" (by `choose`), "error" (largest difference of the chosen way from XLA,
-        of the largest value), "value" and "gradients" (seconds by way; PyTorch's too where it is installed), and for
-        both "to_best", the time of the chosen way over that of the fastest.
+        "images" and "kernel" (shapes), "groups", "chosen" (by `choose`), "error" (largest difference of the chosen way
+        from XLA, of the largest value), "value" and "gradients" (seconds by way; PyTorch's too where it is installed),
+        and for both "to_best", the time of the chosen way over that of the fastest.
     """
-    return [_row(*case, rounds) for case in cases]
+    return [_row(case, rounds) for case in cases]
 
 
-def _row(batch: int, size: int, channels: int, produced: int, rounds: int) -> dict[str, Any]:
+def _ways(case: Case) -> list[Way]:
+    """Those that can compute it."""
+    if case.groups > 1:
+        return ["xla", "shifts", "groups"] if case.groups == case.consumed == case.produced else ["xla", "groups"]
+    return ["xla", "products", "winograd", "patches"] if case.side == 3 else ["xla", "products", "patches"]
+
+
+def _row(case: Case, rounds: int) -> dict[str, Any]:
+    batch, size, consumed, produced, side, groups = case
     rng = np.random.default_rng(0)
-    shapes = (batch, size, size, channels), (3, 3, channels, produced), (batch, size, size, produced)
+    shapes = (batch, size, size, consumed), (side, side, consumed // groups, produced), (batch, size, size, produced)
     x, kernel, g = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes)
-    windows = find_windows(x.shape, (3, 3), (1, 1), "SAME")
+    windows = find_windows(x.shape, (side, side), (1, 1), "SAME")
     values: dict[str, Any] = {}
     gradients: dict[str, Any] = {}
-    for way in WAYS:
-        if way == "shifts":  # for depthwise kernels
-            continue
-        values[way], gradients[way] = _programs(lambda x, k, way=way: compute(way, x, k, windows))
+    for way in _ways(case):
+        values[way], gradients[way] = _programs(lambda x, k, way=way: compute(way, x, k, windows, groups))
     calls = {
         name: {way: _call(program, *given) for way, program in programs.items()}
         for name, programs, given in (("value", values, (x, kernel)), ("gradients", gradients, (x, kernel, g)))
     }
     if importlib.util.find_spec("torch") is not None:
-        calls["value"]["pytorch"], calls["gradients"]["pytorch"] = _torch_calls(x, kernel, g)
-    chosen = choose(x.shape, kernel.shape, windows)
+        calls["value"]["pytorch"], calls["gradients"]["pytorch"] = _torch_calls(x, kernel, g, groups)
+    chosen = choose(x.shape, kernel.shape, windows, groups)
     exact = values["xla"](x, kernel)
     row: dict[str, Any] = {
         "images": list(x.shape),
         "kernel": list(kernel.shape),
+        "groups": groups,
         "chosen": chosen,
         "error": float(jnp.abs(values[chosen](x, kernel) - exact).max() / jnp.abs(exact).max()),
         "to_best": {},
@@ -90,7 +114,7 @@ def _call(program: Callable[..., Any], *given: Any) -> Callable[[], None]:
     return lambda: jax.block_until_ready(program(*given))
 
 
-def _torch_calls(x: Any, kernel: Any, g: Any) -> tuple[Callable[[], None], Callable[[], None]]:
+def _torch_calls(x: Any, kernel: Any, g: Any, groups: int) -> tuple[Callable[[], None], Callable[[], None]]:
     """The same in PyTorch, eager, its images in the same order of axes."""
     import torch
 
@@ -99,13 +123,14 @@ def _torch_calls(x: Any, kernel: Any, g: Any) -> tuple[Callable[[], None], Calla
 
     images, weights = as_torch(x, (0, 3, 1, 2)), as_torch(kernel, (3, 2, 0, 1))
     cotangent = as_torch(g, (0, 3, 1, 2)).detach()
+    settings = {"padding": len(kernel) // 2, "groups": groups}
 
     def value() -> None:
         with torch.no_grad():
-            torch.nn.functional.conv2d(images, weights, padding=1)
+            torch.nn.functional.conv2d(images, weights, **settings)
 
     def gradients() -> None:
-        y = torch.nn.functional.conv2d(images, weights, padding=1)
+        y = torch.nn.functional.conv2d(images, weights, **settings)
         torch.autograd.grad(y, (images, weights), cotangent)
 
     return value, gradients
@@ -113,12 +138,18 @@ def _torch_calls(x: Any, kernel: Any, g: Any) -> tuple[Callable[[], None], Calla
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """A Markdown table of milliseconds, value / value and gradients."""
-    ways = list(rows[0]["value"])
+    ways = [way for way in (*WAYS, "pytorch") if any(way in row["value"] for row in rows)]
+
+    def times(row: dict[str, Any], way: str) -> str:
+        return f"{1e3 * row['value'][way]:.1f} / {1e3 * row['gradients'][way]:.1f}" if way in row["value"] else ""
+
     lines = []
     for row in rows:
-        times = [f"{1e3 * row['value'][way]:.1f} / {1e3 * row['gradients'][way]:.1f}" for way in ways]
         shape = " x ".join(map(str, [*row["images"], row["kernel"][-1]]))
+        side = row["kernel"][0]
         best = f"{row['to_best']['value']:.2f} / {row['to_best']['gradients']:.2f}"
-        lines.append([shape, *times, row["chosen"], best, f"{row['error']:.0e}"])
-    header = ["batch x height x width x channels", *(f"{way}, ms" for way in ways), "chosen", "to the fastest", "error"]
+        described = [shape, f"{side} x {side}", str(row["groups"])]
+        lines.append([*described, *(times(row, way) for way in ways), row["chosen"], best, f"{row['error']:.0e}"])
+    header = ["batch x height x width x channels", "kernel", "groups", *(f"{way}, ms" for way in ways)]
+    header += ["chosen", "to the fastest", "error"]
     return markdown(header, lines)

@@ -68,16 +68,21 @@ class TestCommand:
         assert out.endswith(f"device: {found['device']}\n")
 
     def test_convolutions(self, tmp_path, capsys, monkeypatch):
-        monkeypatch.setattr(convolutions, "CASES", ((4, 6, 6, 4), (64, 8, 32, 32)))
+        monkeypatch.setattr(
+            convolutions,
+            "CASES",
+            [convolutions.Case(*one) for one in ((4, 6, 6, 4), (64, 8, 32, 32), (4, 6, 4, 4, 3, 4))],
+        )
         assert command_line("--convolutions", "--rounds", 2, "--out", tmp_path) == 0
         found = json.loads((tmp_path / "convolutions.json").read_text())
-        small, wide = found["rows"]
+        small, wide, depthwise = found["rows"]
         assert (small["images"], small["kernel"], small["chosen"]) == ([4, 6, 6, 6], [3, 3, 6, 4], "products")
         assert wide["chosen"] == "winograd"
+        assert (depthwise["kernel"], depthwise["groups"], depthwise["chosen"]) == ([3, 3, 1, 4], 4, "shifts")
         for row in found["rows"]:
             assert row["error"] < 1e-5
             for name in ("value", "gradients"):
-                ours = [row[name][way] for way in ("xla", "products", "winograd", "patches")]
+                ours = [seconds for way, seconds in row[name].items() if way != "pytorch"]
                 assert min(ours) > 0
                 assert row["to_best"][name] == row[name][row["chosen"]] / min(ours) >= 1
         assert convolutions.table(found["rows"]) in capsys.readouterr().out
