@@ -2,6 +2,7 @@
 
     python -m experiments.benchmark RUN RUN... [--batch-sizes 1 256] [--images 2048] [--rounds 10]
     python -m experiments.benchmark --convolutions [--rounds 10]
+    python -m experiments.benchmark --predictor MODEL [--data-dir DIR] [--rounds 10]
 
 The models classify the same test images, from 8-bit images to logits, kernels from the bank where they are generated.
 In every round each takes its turn, another one first, so that whatever else slows the machine slows all. Compiling and
@@ -9,6 +10,10 @@ filling the bank come before. Prints a table, and writes it to FOLDER/benchmark.
 
 With --convolutions it times the ways in which the library can compute a convolution on this machine, and PyTorch where
 it is installed, and says which way the library's rule chooses (FOLDER/convolutions.json).
+
+With --predictor it measures one puppet on the test images of CIFAR-10: what a call costs beside the network itself, how
+fast images of several depths are beside single depths, and how often kernels of a level of complexity answer otherwise
+than those of the image's own (FOLDER/predictor.json).
 """
 
 import dataclasses
@@ -28,8 +33,10 @@ class Command:
     """Folders of finished runs on the same data; ratios are to the first."""
     convolutions: tyro.conf.FlagCreatePairsOff[bool] = False
     """Times convolutions instead of runs."""
+    predictor: str | None = None
+    """Measures this puppet's predictor instead of runs: a shipped name, a model file, or a run's folder."""
     data_dir: Path | None = None
-    """Folder that holds the data; the one the first run was trained from if not given."""
+    """Folder that holds the data; if not given the one the first run was trained from, or the usual one."""
     batch_sizes: tuple[int, ...] = (1, 256)
     """Images a call."""
     images: int = 2048
@@ -41,8 +48,10 @@ class Command:
 
     def __post_init__(self):
         """Refuses values outside their range."""
-        if bool(self.runs) == self.convolutions:
-            raise ValueError("give at least one RUN, the folder of a finished run, or else --convolutions.")
+        if bool(self.runs) + self.convolutions + (self.predictor is not None) != 1:
+            raise ValueError(
+                "give at least one RUN, the folder of a finished run, or else --convolutions or --predictor MODEL."
+            )
         if not self.batch_sizes or min(self.batch_sizes) < 1:
             raise ValueError(f"--batch-sizes must be positive, got {self.batch_sizes}.")
         for name in ("images", "rounds"):
@@ -53,14 +62,18 @@ class Command:
 def benchmark(command: Command) -> None:
     """Carries out the command."""
     from experiments.devices import device_name, start_jax
-    from experiments.evaluation import convolutions, rounds
+    from experiments.evaluation import convolutions, predictor, rounds
     from experiments.runs.files import write_json
     from experiments.runs.folder import versions
 
     start_jax()
+    rows: Any
     if command.convolutions:
         rows = convolutions.measure(command.rounds, convolutions.CASES)
         name, table = "convolutions", convolutions.table(rows)
+    elif command.predictor is not None:
+        rows = _measure_predictor(command.predictor, command)
+        name, table = "predictor", predictor.table(rows)
     else:
         rows = _measure_runs(command)
         name, table = "benchmark", rounds.table(rows)
@@ -69,6 +82,19 @@ def benchmark(command: Command) -> None:
     if command.out is not None:
         command.out.mkdir(parents=True, exist_ok=True)
         write_json(command.out / f"{name}.json", result)
+
+
+def _measure_predictor(named: str, command: Command) -> dict[str, Any]:
+    from experiments.data import load_dataset
+    from experiments.errors import RunError
+    from experiments.evaluation import predictor
+    from experiments.runs.puppet import open_puppet
+
+    model = open_puppet(named)
+    dataset = load_dataset("cifar10", command.data_dir)
+    if tuple(model.class_names) != tuple(dataset.class_names):
+        raise RunError(f"{named} knows the classes {', '.join(model.class_names)[:80]}; give a puppet for CIFAR-10.")
+    return predictor.measure(model, dataset.test_images, command.rounds)
 
 
 def _measure_runs(command: Command) -> list[dict[str, Any]]:

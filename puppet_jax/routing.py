@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -36,7 +37,7 @@ class Group:
 
     def padded_indices(self) -> np.ndarray:
         """(size,) the indices, the last repeated: padding rows are real images whose results are dropped."""
-        return np.pad(self.indices, (0, self.size - len(self.indices)), mode="edge")
+        return np.concatenate([self.indices, np.repeat(self.indices[-1:], self.size - len(self.indices))])
 
 
 def complexities(
@@ -160,11 +161,26 @@ def nearest_depths(h: np.ndarray, depths: Sequence[int]) -> np.ndarray:
     h = np.asarray(h, np.float32)
     if h.ndim != 1 or not len(h):
         raise ValueError(f"h must hold one complexity per image of a batch that is not empty, got shape {h.shape}.")
-    if len(available) == 1:
-        return np.repeat(available, len(h))
-    # padded to a power of two, so that batches of any size share a few programs
-    wanted = np.asarray(_depth_of(np.pad(h, (0, (1 << (len(h) - 1).bit_length()) - len(h)))))[: len(h)]
-    return available[np.abs(wanted[:, None] - available[None]).argmin(axis=1)]
+    return available[np.searchsorted(_bounds(tuple(available.tolist())), h, side="right")]
+
+
+@functools.lru_cache(256)
+def _bounds(depths: tuple[int, ...]) -> np.ndarray:
+    """The least complexity, float32, that goes to each of rising depths but the first.
+
+    D(h) rises with h, so that a batch is routed by comparisons on the host. D itself, asked by bisection, decides where
+    they lie: `depth_interval` rounds otherwise.
+    """
+    if len(depths) == 1:
+        return np.empty(0, np.float32)
+    nearer = np.array([(low + high) // 2 + 1 for low, high in itertools.pairwise(depths)])  # to the deeper of two
+    below = np.zeros(len(nearer), np.int64)
+    above = np.array([depth_interval(int(depth))[1] for depth in nearer], np.float32).view(np.int32).astype(np.int64)
+    while (above - below > 1).any():  # bits of floats of one sign rise with their values
+        middle = (below + above) // 2
+        reached = np.asarray(_depth_of(middle.astype(np.int32).view(np.float32))) >= nearer
+        below, above = np.where(reached, below, middle), np.where(reached, middle, above)
+    return above.astype(np.int32).view(np.float32)
 
 
 def level_centre(h: np.ndarray, depth: int, num_levels: int) -> np.ndarray:

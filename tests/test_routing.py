@@ -56,6 +56,19 @@ def test_groups_hold_every_image_once(h, num_levels, depths):
             assert (np.abs(inside - group.h) <= 0.5001 * (high - low) / num_levels + 1e-5).all()
 
 
+@pytest.mark.parametrize("depths", [(1, 2), (5, 6, 7), (1, 4, 9), (3, 20, 50), (4,)])
+def test_nearest_depth_is_that_of_the_depth_function(depths):
+    """At complexities of all sizes, and at every float beside those where D(h) changes."""
+    edges = np.float32([pj.depth_interval(depth)[0] for depth in range(2, 52)]).view(np.int32)
+    beside = (edges[:, None] + np.arange(-20, 21, dtype=np.int32)).view(np.float32).ravel()
+    h = np.concatenate(
+        [beside, np.random.default_rng(0).uniform(0, 60, 1000).astype(np.float32), np.float32([0, 1e30])]
+    )
+    wanted = np.asarray(jax.jit(pj.depth)(h), np.int64)
+    expected = np.array(depths)[np.abs(wanted[:, None] - np.array(depths)).argmin(axis=1)]
+    np.testing.assert_array_equal(nearest_depths(h, depths), expected)
+
+
 @pytest.mark.parametrize("adaptation", quick(["level", "sample"], "level"))
 def test_results_come_back_in_order_and_do_not_depend_on_the_batch(model, adaptation):
     predictor = pj.Predictor(PUPPET, *model, adaptation=adaptation)

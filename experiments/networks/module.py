@@ -15,7 +15,7 @@ from jax import Array
 import puppet_jax as pj
 from experiments.evaluation.macs import count_macs
 from experiments.networks.contract import Network, Predictor
-from experiments.networks.convolution import use_fast_convolutions
+from experiments.networks.convolution import use_fast_layers
 from puppet_jax.checks import check_images
 from puppet_jax.puppet import centred
 from puppet_jax.routing import pieces, spread
@@ -52,7 +52,7 @@ class ModuleNetwork(Network):
     def model(self, params: dict[str, Array], stats: dict[str, pj.BatchStats] | None) -> Any:
         """The module with these parameters: in evaluation with these statistics, or in training without any.
 
-        Its convolutions are those of `experiments.networks.convolution`.
+        Its convolutions and linear layers are computed as `experiments.networks.convolution` does.
         """
         graphdef, like, like_stats, rest = self.abstract
         model = nnx.merge(
@@ -62,7 +62,7 @@ class ModuleNetwork(Network):
             jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), rest),
             copy=True,
         )
-        use_fast_convolutions(model)
+        use_fast_layers(model)
         if stats is None:
             model.train()
             model.set_attributes(nnx.BatchNorm, momentum=0.0, raise_if_not_found=False)  # keeps the batch's own

@@ -1,15 +1,21 @@
 """Speed of runs beside each other."""
 
+import dataclasses
 import json
 import shutil
 
+import jax
 import pytest
 from helpers import rewrite_json
+from made_up import PUPPET, graded_images, make_model
 
+import puppet_jax as pj
 from experiments.benchmark import Command, benchmark
 from experiments.cli import run_command
-from experiments.evaluation import convolutions
+from experiments.data import load_dataset
+from experiments.evaluation import convolutions, predictor
 from experiments.evaluation.rounds import table, time_rounds
+from experiments.model import save_model
 from experiments.runs.folder import versions
 
 
@@ -87,8 +93,43 @@ class TestCommand:
                 assert row["to_best"][name] == row[name][row["chosen"]] / min(ours) >= 1
         assert convolutions.table(found["rows"]) in capsys.readouterr().out
 
+    def test_predictor(self, tmp_path, monkeypatch):
+        """The finer the levels, the closer to kernels of each image's own complexity."""
+        puppeteer = pj.init_puppeteer(jax.random.key(0), max_channels=PUPPET.max_channels, kernels_from="velocity")
+        params = pj.init_puppet(jax.random.key(1), PUPPET, puppeteer, max_depth=2)
+        kernel = jax.random.normal(jax.random.key(2), params.classifier_kernel.shape)
+        stats = {depth: pj.init_batch_stats(PUPPET, depth) for depth in (1, 2)}
+        model = make_model(params=dataclasses.replace(params, classifier_kernel=kernel), batch_stats=stats)
+        save_model(tmp_path / "model.safetensors", model)
+        model = pj.load_pretrained(tmp_path / "model.safetensors")
+        for name, value in {"CALLS": 2, "ROUTED": 16, "LEVELS": (1, 4096)}.items():
+            monkeypatch.setattr(predictor, name, value)
+        images = graded_images()
+        found = predictor.measure(model, images, 2)
+        one = found["one_image"]
+        assert min(one["predictor"], one["network"]) > 0
+        assert one["overhead"] == one["predictor"] - one["network"]
+        depths = model.predictor().route(images)[1]
+        assert found["routed"]["images"].keys() == set(depths.tolist()) == {1, 2}
+        assert sum(found["routed"]["images"].values()) == min(16, len(images))
+        low, high = found["routed"]["speed_range"]
+        assert 0 < low <= found["routed"]["speed"] <= high
+        coarse, fine = found["bank"]
+        assert (coarse["levels"], fine["levels"], fine["top1_agreement"]) == (1, 4096, 1)
+        assert 10 * fine["error"] < coarse["error"]
+        assert f"| 4096 | 100.00 % | {fine['error']:.1e} |" in predictor.table(found)
+
+    def test_predictor_of_other_classes_is_refused(self, tmp_path, monkeypatch, capsys):
+        save_model(tmp_path / "model.safetensors", make_model())
+        digits = load_dataset("digits")
+        names = tuple(f"kind {n}" for n in range(10))
+        monkeypatch.setattr("experiments.data.load_dataset", lambda *_: dataclasses.replace(digits, class_names=names))
+        assert command_line("--predictor", tmp_path / "model.safetensors") == 1
+        assert "give a puppet for CIFAR-10" in capsys.readouterr().err
+        assert command_line("--predictor", tmp_path / "none") == 2
+
     def test_refuses_both_and_neither(self, run, capsys):
-        for argv in ((), (run, "--convolutions")):
+        for argv in ((), (run, "--convolutions"), (run, "--predictor", "best"), ("--convolutions", "--predictor", "a")):
             assert command_line(*argv) == 2
             assert "give at least one RUN" in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""Filters of each image, and which multiply-accumulates are counted."""
+"""Filters of each image, products of two axes, and which multiply-accumulates are counted."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from flax import nnx
 from jax import lax
 
 from experiments.evaluation.macs import count_macs
-from experiments.networks.convolution import filter_each, use_fast_convolutions
+from experiments.networks.convolution import filter_each, multiply, use_fast_layers
 from puppet_jax.fast_convolution import NHWC
 
 GROUPS = {"feature_group_count": 3}
@@ -52,8 +52,41 @@ def test_macs_are_counted():
     layer = nnx.Conv(4, 4, (3, 3), feature_group_count=4, use_bias=False, rngs=nnx.Rngs(0))
     x, filters = jnp.ones((2, 6, 5, 4)), jnp.ones((2, 3, 3, 4))
     plain = count_macs(lambda x: layer(x), x)
-    use_fast_convolutions(layer)
+    use_fast_layers(layer)
     assert "conv_general_dilated" not in str(jax.make_jaxpr(lambda x: layer(x))(x))
     assert count_macs(lambda x: layer(x), x) == plain == 2 * 6 * 5 * 4 * 9
     assert count_macs(lambda x: filter_each(x, filters), x) == 2 * 6 * 5 * 4 * 9
     assert count_macs(lambda x: filter_each(x, filters, 2), x) == 2 * 3 * 3 * 4 * 9
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel", "axes"),
+    [
+        ((2, 5, 4), (4, 3), ((2,), (0,))),
+        ((2, 5, 4), (4, 3, 2), ((2,), (0,))),
+        ((2, 5, 3, 2), (3, 2, 4), ((2, 3), (0, 1))),
+    ],
+    ids=["linear", "to heads", "from heads"],
+)
+def test_products_of_two_axes(shape, kernel, axes):
+    rng = np.random.default_rng(0)
+    x, kernel = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in (shape, kernel))
+    found, expected = (function(x, kernel, (axes, ((), ()))) for function in (multiply, lax.dot_general))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    jaxpr = jax.make_jaxpr(lambda x, kernel: multiply(x, kernel, (axes, ((), ()))))(x, kernel)
+    (equation,) = (one for one in jaxpr.jaxpr.eqns if one.primitive.name == "dot_general")
+    assert [one.aval.ndim for one in equation.invars] == [2, 2]
+
+
+def test_other_products_are_those_of_jax():
+    x, kernel = jnp.ones((2, 5, 4)), jnp.ones((2, 4, 3))
+    assert multiply(x, kernel, (((2,), (1,)), ((0,), (0,)))).shape == (2, 5, 3)
+
+
+def test_linear_layers_are_computed_so():
+    layer = nnx.MultiHeadAttention(2, 4, 4, decode=False, rngs=nnx.Rngs(0))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 4)), jnp.float32)
+    plain = layer(x)
+    use_fast_layers(layer)
+    assert layer.query.dot_general is layer.out.dot_general is multiply
+    np.testing.assert_allclose(layer(x), plain, atol=1e-6)

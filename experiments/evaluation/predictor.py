@@ -1,0 +1,128 @@
+"""What a predictor of a puppet costs beside the network itself, and what its bank of kernels costs in accuracy."""
+
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+import puppet_jax as pj
+from experiments.data import spread_indices
+from experiments.evaluation.rounds import time_rounds
+from experiments.tables.render import markdown
+from puppet_jax.routing import complexities
+
+LEVELS = (4, 16, 64)
+"""Of a depth bucket, whose kernels are compared with those of each image's own complexity."""
+ROUTED = 2048
+"""Images of a timed call."""
+CALLS = 50
+"""Calls of one image in a round."""
+
+
+def measure(model: pj.PretrainedPuppet, images: np.ndarray, rounds: int) -> dict[str, Any]:
+    """Three figures of a model.
+
+    Args:
+        model: a trained puppet.
+        images: (N, H, W, C) uint8 test images.
+        rounds: how often each timed call takes its turn.
+
+    Returns:
+        "one_image", milliseconds: "predictor", "network" (the compiled network alone, its kernels given), "overhead"
+        (their difference), "complexity" (what routing by the image's own complexity adds); "routed": "speed", images a
+        second over those of single depths, weighted by how many images run at each, and "images" by depth; "bank", a
+        row for each of `LEVELS`: "top1_agreement" with kernels of each image's own complexity, and "error", the
+        largest difference of logits over the largest logit.
+    """
+    return {
+        "one_image": _one_image(model, images[:1], rounds),
+        "routed": _routed(model, images[spread_indices(len(images), ROUTED)], rounds),
+        "bank": _bank(model, images),
+    }
+
+
+def _one_image(model: pj.PretrainedPuppet, image: np.ndarray, rounds: int) -> dict[str, float]:
+    predictor = model.predictor()
+    h = complexities(image, predictor.complexity)
+    depth = int(predictor.route(image, h)[1][0])
+    stats = model.batch_stats[depth]
+
+    @jax.jit
+    def network(params: Any, kernels: Any, image: Any) -> Any:
+        return pj.apply_puppet(model.puppet, params, stats, kernels, image, depth)[0]
+
+    kernels = pj.generate_kernels(model.params.puppeteer, h[0], model.puppet.kernel_shapes(depth))
+    calls = {
+        "network": lambda: np.asarray(network(model.params, kernels, image)),
+        "predictor": lambda: predictor(image, h),
+        "whole": lambda: predictor(image),
+    }
+    times = time_rounds([_often(call) for call in calls.values()], rounds)
+    ms = {name: 1e3 * statistics.median(own) / CALLS for name, own in zip(calls, times, strict=True)}
+    return {
+        "predictor": ms["predictor"],
+        "network": ms["network"],
+        "overhead": ms["predictor"] - ms["network"],
+        "complexity": ms["whole"] - ms["predictor"],
+    }
+
+
+def _often(call: Callable[[], Any]) -> Callable[[], None]:
+    def run() -> None:
+        for _ in range(CALLS):
+            call()
+
+    return run
+
+
+def _routed(model: pj.PretrainedPuppet, images: np.ndarray, rounds: int) -> dict[str, Any]:
+    predictor = model.predictor(max_sets=4096)
+    depths, counts = np.unique(predictor.route(images)[1], return_counts=True)
+    alone = [lambda depth=depth: predictor(images, depth=int(depth)) for depth in depths]
+    calls: list[Callable[[], Any]] = [lambda: predictor(images), *alone]
+    routed, *single = time_rounds(calls, rounds)
+    ratios = [
+        sum(count / len(images) * seconds for count, seconds in zip(counts, singles, strict=True)) / whole
+        for whole, *singles in zip(routed, *single, strict=True)
+    ]
+    return {
+        "speed": statistics.median(ratios),
+        "speed_range": [min(ratios), max(ratios)],
+        "images": {int(depth): int(count) for depth, count in zip(depths, counts, strict=True)},
+    }
+
+
+def _bank(model: pj.PretrainedPuppet, images: np.ndarray) -> list[dict[str, Any]]:
+    exact = model.predictor(adaptation="sample")(images)
+    rows = []
+    for levels in LEVELS:
+        found = model.predictor(adaptation="level", num_levels=levels, max_sets=4096)(images)
+        rows.append(
+            {
+                "levels": levels,
+                "top1_agreement": float((found.argmax(axis=1) == exact.argmax(axis=1)).mean()),
+                "error": float(np.abs(found - exact).max() / np.abs(exact).max()),
+            }
+        )
+    return rows
+
+
+def table(found: dict[str, Any]) -> str:
+    """Markdown tables of `measure`."""
+    one, routed = found["one_image"], found["routed"]
+    depths = ", ".join(f"{count:,} at {depth}" for depth, count in routed["images"].items())
+    low, high = routed["speed_range"]
+    times = [
+        ["one image, predictor", f"{one['predictor']:.2f} ms"],
+        ["one image, network alone", f"{one['network']:.2f} ms"],
+        ["overhead", f"{one['overhead']:.2f} ms"],
+        ["complexity of the image", f"{one['complexity']:.2f} ms"],
+        [f"routed by depth ({depths}) / single depths", f"{routed['speed']:.2f} ({low:.2f} to {high:.2f})"],
+    ]
+    banks = [
+        [str(row["levels"]), f"{100 * row['top1_agreement']:.2f} %", f"{row['error']:.1e}"] for row in found["bank"]
+    ]
+    levels = ["levels of a depth", "top-1 as with the image's own kernels", "largest error of a logit"]
+    return markdown(["what", "time or ratio"], times) + "\n" + markdown(levels, banks)
