@@ -1,6 +1,5 @@
 """Convolutions with one kernel, or with several that serve equal parts of a batch."""
 
-import functools
 from typing import Any
 
 import jax
@@ -8,7 +7,14 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from puppet_jax.fast_convolution import convolve_one, find_windows, is_plain, shifted
+from puppet_jax.fast_convolution import (
+    convolve_one,
+    filter_each,
+    find_windows,
+    is_plain,
+    patches,
+    taps_of_groups,
+)
 
 
 def convolve(x: Array, kernel: Array, window_strides: Any, padding: Any, **options: Any) -> Array:
@@ -57,15 +63,16 @@ def _own_kernels(x: Array, kernel: Array, window_strides: Any, padding: Any, **o
     if not is_plain(x, kernel.shape[1:], **options):
         one = lambda image, own: lax.conv_general_dilated(image[None], own, window_strides, padding, **options)[0]  # noqa: E731
         return jax.vmap(one)(x, kernel)
-    images, rows, columns, consumed, produced = kernel.shape
-    groups = options.get("feature_group_count", 1)
-    windows = find_windows(x.shape, (rows, columns), window_strides, padding, options.get("rhs_dilation"))
-    taps = shifted(x, windows)
+    groups, produced = options.get("feature_group_count", 1), kernel.shape[-1]
+    windows = find_windows(x.shape, kernel.shape[1:3], window_strides, padding, options.get("rhs_dilation"))
     if groups == x.shape[-1] == produced:
-        flat = kernel.reshape(images, rows * columns, produced)
-        return functools.reduce(jnp.add, (tap * flat[:, n, None, None] for n, tap in enumerate(taps)))
-    seen = jnp.stack(taps, axis=-2)  # (batch, rows, columns, taps, channels)
-    seen = seen.reshape(*seen.shape[:-1], groups, consumed)
-    matrices = kernel.reshape(images, rows * columns, consumed, groups, produced // groups)
-    y = jnp.einsum("bhwtgi,btigo->bhwgo", seen, matrices, precision=options.get("precision"))
+        return filter_each(x, kernel[:, :, :, 0], windows)
+    precision = options.get("precision")
+    if groups == 1:
+        flat = kernel.reshape(len(kernel), -1, produced)
+        return jnp.einsum("bhwp,bpo->bhwo", patches(x, windows), flat, precision=precision)
+    seen = jnp.moveaxis(taps_of_groups(x, windows, groups), -2, -3)
+    seen = seen.reshape(*seen.shape[:-2], -1)  # (batch, rows, columns, groups, patch)
+    matrices = kernel.reshape(len(kernel), -1, groups, produced // groups)
+    y = jnp.einsum("bhwgp,bpgo->bhwgo", seen, matrices, precision=precision)
     return y.reshape(*y.shape[:3], produced)

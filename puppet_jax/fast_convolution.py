@@ -180,9 +180,15 @@ def _derived(
     return run
 
 
-def product(x: Float[Array, "... c_in"], matrix: Float[Array, "c_in c_out"]) -> Float[Array, "... c_out"]:
-    """`x @ matrix`, of two axes: XLA takes five times as long to sum a gradient over several axes at once."""
-    return (x.reshape(-1, x.shape[-1]) @ matrix).reshape(*x.shape[:-1], matrix.shape[-1])
+def product(
+    x: Float[Array, "... c_in"], matrix: Float[Array, "c_in c_out"], **options: Any
+) -> Float[Array, "... c_out"]:
+    """`x @ matrix`, of two axes: XLA takes five times as long to sum a gradient over several axes at once.
+
+    Options are those of `jax.lax.dot_general`.
+    """
+    y = lax.dot_general(x.reshape(-1, x.shape[-1]), matrix, (((1,), (0,)), ((), ())), **options)
+    return y.reshape(*x.shape[:-1], matrix.shape[-1])
 
 
 def shifted(x: Float[Array, "batch height width c"], windows: Windows) -> list[Float[Array, "batch rows columns c"]]:
@@ -203,19 +209,38 @@ def shifts(
     most: int | None = None,
 ) -> Float[Array, "batch rows columns c"]:
     """The depthwise convolution as a sum of shifted images; with `most`, of about so many floats at a time."""
-    weights = kernel.reshape(-1, kernel.shape[-1])
-
-    @functools.partial(jax.checkpoint, prevent_cse=False)  # what a tap sees is not kept
-    def piece(x):
-        terms = [part * weights[n][None, None, None] for n, part in enumerate(shifted(x, windows))]
-        return functools.reduce(jnp.add, terms)
+    filters = kernel.reshape(1, *kernel.shape[:2], -1)
+    piece = jax.checkpoint(functools.partial(_weighted, filters=filters, windows=windows), prevent_cse=False)
 
     return piece(x) if most is None else _by_pieces(piece, x, max(1, most // math.prod(x.shape[1:])))
+
+
+# A program of this name, so that the products that it stands for can be counted.
+@functools.partial(jax.jit, static_argnames="windows")
+def filter_each(
+    x: Float[Array, "batch height width c"], filters: Float[Array, "batch kh kw c"], windows: Windows
+) -> Float[Array, "batch rows columns c"]:
+    """Convolves each channel of each image with a filter of its own."""
+    return _weighted(x, filters, windows)
+
+
+def _weighted(x: Array, filters: Array, windows: Windows) -> Array:
+    """What the taps see, times the filters (batch or 1, kh, kw, c), in sum."""
+    weights = filters.reshape(len(filters), -1, filters.shape[-1])
+    return functools.reduce(jnp.add, (part * weights[:, n, None, None] for n, part in enumerate(shifted(x, windows))))
 
 
 def patches(x: Float[Array, "batch height width c"], windows: Windows) -> Float[Array, "batch rows columns patch"]:
     """What each window sees of images: its taps row by row, the channels of each."""
     return jnp.concatenate(shifted(x, windows), axis=-1)
+
+
+def taps_of_groups(
+    x: Float[Array, "batch height width c"], windows: Windows, groups: int
+) -> Float[Array, "batch rows columns taps groups c_group"]:
+    """What each tap of a window sees of the channels of each group."""
+    taps = jnp.stack(shifted(x, windows), axis=-2)
+    return taps.reshape(*taps.shape[:-1], groups, -1)
 
 
 def products(
@@ -243,10 +268,9 @@ def grouped(
 
     @functools.partial(jax.checkpoint, prevent_cse=False)  # patches are not kept
     def piece(x):
-        taps = jnp.stack(shifted(x, windows), axis=-2)
-        seen = taps.reshape(*taps.shape[:-1], groups, kernel.shape[2])
+        seen = taps_of_groups(x, windows, groups)
         found = jnp.einsum("ntgi,tigo->gno", seen.reshape(-1, *seen.shape[3:]), matrices)
-        return jnp.moveaxis(found, 0, 1).reshape(-1, kernel.shape[-1]).reshape(*taps.shape[:3], -1)
+        return jnp.moveaxis(found, 0, 1).reshape(-1, kernel.shape[-1]).reshape(*seen.shape[:3], -1)
 
     image = math.prod(windows.places(x.shape)) * len(matrices) * x.shape[-1]
     return _by_pieces(piece, x, max(1, PATCHES_FLOATS // image))

@@ -37,7 +37,7 @@ class Group:
 
     def padded_indices(self) -> np.ndarray:
         """(size,) the indices, the last repeated: padding rows are real images whose results are dropped."""
-        return np.concatenate([self.indices, np.repeat(self.indices[-1:], self.size - len(self.indices))])
+        return pad_indices(self.indices, (self.size,))
 
 
 def complexities(
@@ -129,7 +129,7 @@ def check_sizes(sizes: Sequence[int]) -> list[int]:
 def pad_indices(indices: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
     """The indices, at least one, the last repeated up to the next of `sizes`."""
     size = min(size for size in sizes if size >= len(indices))
-    return np.pad(indices, (0, size - len(indices)), mode="edge")
+    return np.concatenate([indices, np.repeat(indices[-1:], size - len(indices))])
 
 
 def check_adaptation(adaptation: str) -> None:
@@ -171,16 +171,14 @@ def _bounds(depths: tuple[int, ...]) -> np.ndarray:
     D(h) rises with h, so that a batch is routed by comparisons on the host. D itself, asked by bisection, decides where
     they lie: `depth_interval` rounds otherwise.
     """
-    if len(depths) == 1:
-        return np.empty(0, np.float32)
     nearer = np.array([(low + high) // 2 + 1 for low, high in itertools.pairwise(depths)])  # to the deeper of two
-    below = np.zeros(len(nearer), np.int64)
-    above = np.array([depth_interval(int(depth))[1] for depth in nearer], np.float32).view(np.int32).astype(np.int64)
+    above = np.array([depth_interval(int(depth))[1] for depth in nearer], np.float32).view(np.int32)
+    below = np.zeros_like(above)
     while (above - below > 1).any():  # bits of floats of one sign rise with their values
-        middle = (below + above) // 2
-        reached = np.asarray(_depth_of(middle.astype(np.int32).view(np.float32))) >= nearer
+        middle = below + (above - below) // 2
+        reached = np.asarray(_depth_of(middle.view(np.float32))) >= nearer
         below, above = np.where(reached, below, middle), np.where(reached, middle, above)
-    return above.astype(np.int32).view(np.float32)
+    return above.view(np.float32)
 
 
 def level_centre(h: np.ndarray, depth: int, num_levels: int) -> np.ndarray:

@@ -1,17 +1,15 @@
 """Convolutions and linear layers for modules whose kernels are not generated."""
 
-import functools
 import math
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
+from puppet_jax import fast_convolution
 from puppet_jax.convolution import convolve
-from puppet_jax.fast_convolution import find_windows, shifted
+from puppet_jax.fast_convolution import find_windows
 
 
 def use_fast_layers(model: nnx.Module) -> None:
@@ -24,31 +22,22 @@ def use_fast_layers(model: nnx.Module) -> None:
 
 
 def multiply(x: Array, kernel: Array, dimension_numbers: Any, *, out_sharding: Any = None, **options: Any) -> Array:
-    """`jax.lax.dot_general`; the last axes of `x` with the first of `kernel` as a product of two axes.
-
-    XLA for CPUs takes five times as long to sum the kernel's gradient over several axes at once.
-    """
+    """`jax.lax.dot_general`; the last axes of `x` with the first of `kernel` as a `product` of two axes."""
     (axes, own), batch = dimension_numbers
     count = len(own)
     ends = tuple(axes) == tuple(range(x.ndim - count, x.ndim)) and tuple(own) == tuple(range(count))
     if not ends or any(batch) or out_sharding is not None:
         return lax.dot_general(x, kernel, dimension_numbers, out_sharding=out_sharding, **options)
     size = math.prod(kernel.shape[:count])
-    flat, matrix = x.reshape(-1, size), kernel.reshape(size, -1)
-    y = lax.dot_general(flat, matrix, (((1,), (0,)), ((), ())), **options)
-    return y.reshape(*x.shape[: x.ndim - count], *kernel.shape[count:])
+    lead = x.shape[: x.ndim - count]
+    y = fast_convolution.product(x.reshape(*lead, size), kernel.reshape(size, -1), **options)
+    return y.reshape(*lead, *kernel.shape[count:])
 
 
-FILTER_EACH = "filter_each"
-"""Name of its equation in a jaxpr, by which its products are counted."""
-
-
-@functools.partial(jax.jit, static_argnames="stride")
 def filter_each(
     x: Float[Array, "batch height width channels"], filters: Float[Array, "batch k k channels"], stride: int = 1
 ) -> Float[Array, "batch height2 width2 channels"]:
     """Convolves each channel of each image with a filter of its own, of odd size, padded by half of it."""
-    batch, k, _, channels = filters.shape
-    taps = filters.reshape(batch, k * k, channels)
-    parts = shifted(x, find_windows(x.shape, (k, k), (stride, stride), ((k // 2, k // 2),) * 2))
-    return functools.reduce(jnp.add, (part * taps[:, n, None, None] for n, part in enumerate(parts)))
+    k = filters.shape[1]
+    windows = find_windows(x.shape, (k, k), (stride, stride), ((k // 2, k // 2),) * 2)
+    return fast_convolution.filter_each(x, filters, windows)

@@ -9,6 +9,7 @@ from jax import lax
 
 from experiments.evaluation.macs import count_macs
 from experiments.networks.convolution import filter_each, multiply, use_fast_layers
+from puppet_jax.convolution import convolve
 from puppet_jax.fast_convolution import NHWC
 
 GROUPS = {"feature_group_count": 3}
@@ -57,6 +58,14 @@ def test_macs_are_counted():
     assert count_macs(lambda x: layer(x), x) == plain == 2 * 6 * 5 * 4 * 9
     assert count_macs(lambda x: filter_each(x, filters), x) == 2 * 6 * 5 * 4 * 9
     assert count_macs(lambda x: filter_each(x, filters, 2), x) == 2 * 3 * 3 * 4 * 9
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_macs_of_kernels_of_each_image_are_counted(groups):
+    x, kernels = jnp.ones((2, 6, 5, 4)), jnp.ones((2, 3, 3, 4 // groups, 4))
+    options = {"dimension_numbers": NHWC, "feature_group_count": groups}
+    found = count_macs(lambda x, kernels: convolve(x, kernels, (1, 1), "SAME", **options), x, kernels)
+    assert found == 2 * 6 * 5 * 4 * 9 * (4 // groups)
 
 
 @pytest.mark.parametrize(
