@@ -1,5 +1,6 @@
 """Convolutions with one kernel, or with several that serve equal parts of a batch."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -44,14 +45,24 @@ def convolve(x: Array, kernel: Array, window_strides: Any, padding: Any, **optio
             f"{len(kernel)} sets of kernels cannot be paired with images under jax.vmap; give one set (a scalar h), or "
             "let jax.vmap go over images and sets together."
         )
+    if len(kernel) == len(x) > 0:
+        return _own_kernels(x, kernel, window_strides, padding, **options)
+    return convolve_sets(lambda part, one: convolve_one(part, one, window_strides, padding, **options), x, kernel)
+
+
+def convolve_sets(function: Callable[[Array, Array], Array], x: Array, kernel: Array) -> Array:
+    """`function` of images and a kernel, or of equal parts of the images and a kernel for each.
+
+    Raises:
+        ValueError: if the number of kernels does not divide the batch.
+    """
+    if kernel.ndim == x.ndim:
+        return function(x, kernel)
     sets, batch = len(kernel), len(x)
     if sets == 0 or batch % sets:
         raise ValueError(f"the number of kernel sets must divide the batch, got {sets} for {batch} images.")
-    if sets == batch:
-        return _own_kernels(x, kernel, window_strides, padding, **options)
     # A loop in Python: under `vmap` or `scan` the gradient of a convolution is 50 times slower on a CPU.
-    parts = zip(jnp.split(x, sets), kernel, strict=True)
-    return jnp.concatenate([convolve_one(part, one, window_strides, padding, **options) for part, one in parts])
+    return jnp.concatenate([function(*pair) for pair in zip(jnp.split(x, sets), kernel, strict=True)])
 
 
 def _is_batched(x: Array) -> bool:

@@ -193,10 +193,10 @@ def product(
 
 def shifted(x: Float[Array, "batch height width c"], windows: Windows) -> list[Float[Array, "batch rows columns c"]]:
     """What each tap of the windows sees of images, row by row."""
-    padded = _padded(x, windows.padding)
+    whole = padded(x, windows.padding)
     (rows, columns), (sh, sw), (dh, dw) = windows.places(x.shape), windows.strides, windows.dilation
     return [
-        padded[:, dh * i : dh * i + (rows - 1) * sh + 1 : sh, dw * j : dw * j + (columns - 1) * sw + 1 : sw]
+        whole[:, dh * i : dh * i + (rows - 1) * sh + 1 : sh, dw * j : dw * j + (columns - 1) * sw + 1 : sw]
         for i in range(windows.size[0])
         for j in range(windows.size[1])
     ]
@@ -212,7 +212,7 @@ def shifts(
     filters = kernel.reshape(1, *kernel.shape[:2], -1)
     piece = jax.checkpoint(functools.partial(_weighted, filters=filters, windows=windows), prevent_cse=False)
 
-    return piece(x) if most is None else _by_pieces(piece, x, max(1, most // math.prod(x.shape[1:])))
+    return piece(x) if most is None else by_pieces(piece, x, max(1, most // math.prod(x.shape[1:])))
 
 
 # A program of this name, so that the products that it stands for can be counted.
@@ -254,7 +254,7 @@ def products(
         return product(patches(x, windows), flat)
 
     image = math.prod(windows.places(x.shape)) * len(flat)
-    return _by_pieces(piece, x, max(1, PATCHES_FLOATS // image))
+    return by_pieces(piece, x, max(1, PATCHES_FLOATS // image))
 
 
 def grouped(
@@ -273,7 +273,7 @@ def grouped(
         return jnp.moveaxis(found, 0, 1).reshape(-1, kernel.shape[-1]).reshape(*seen.shape[:3], -1)
 
     image = math.prod(windows.places(x.shape)) * len(matrices) * x.shape[-1]
-    return _by_pieces(piece, x, max(1, PATCHES_FLOATS // image))
+    return by_pieces(piece, x, max(1, PATCHES_FLOATS // image))
 
 
 def winograd(
@@ -290,16 +290,28 @@ def winograd(
     @functools.partial(jax.checkpoint, prevent_cse=False)  # squares are not kept
     def piece(x):
         (top, bottom), (left, right) = windows.padding
-        padded = _padded(x, ((top, bottom + rows % 2), (left, right + columns % 2)))
+        even = padded(x, ((top, bottom + rows % 2), (left, right + columns % 2)))
         found = [
             _outputs([product(part, transformed[p, q]) for q, part in enumerate(_image(strip, 2))], 3)
-            for p, strip in enumerate(_image(padded, 1))
+            for p, strip in enumerate(_image(even, 1))
         ]
         whole = _outputs(found, 2)  # (batch, half the rows, 2, half the columns, 2, c_out)
         y = whole.reshape(len(x), rows + rows % 2, columns + columns % 2, -1)
         return y[:, :rows, :columns]
 
-    return _by_pieces(piece, x, max(1, WINOGRAD_PLACES // (rows * columns)))
+    return by_pieces(piece, x, max(1, WINOGRAD_PLACES // (rows * columns)))
+
+
+def winograd_rows(
+    x: Float[Array, "batch height width c_in"], kernel: Float[Array, "3 1 c_in c_out"], windows: Windows
+) -> Float[Array, "batch rows columns c_out"]:
+    """Winograd's F(2, 3) along the rows, for windows of one column and stride 1: four products instead of six."""
+    rows, columns = windows.places(x.shape)
+    transformed = jnp.einsum("pi,ico->pco", _KERNEL.astype(kernel.dtype), kernel[:, 0])
+    (top, bottom), sides = windows.padding
+    strips = _image(padded(x, ((top, bottom + rows % 2), sides)), 1)
+    y = _outputs([product(strip, matrix) for strip, matrix in zip(strips, transformed, strict=True)], 2)
+    return y.reshape(len(x), rows + rows % 2, columns, -1)[:, :rows]
 
 
 _KERNEL = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
@@ -318,7 +330,7 @@ def _outputs(found: list[Array], axis: int) -> Array:
     return jnp.stack([a + b + c, b - c - d], axis=axis)
 
 
-def _by_pieces(function: Callable[[Array], Array], x: Array, most: int) -> Array:
+def by_pieces(function: Callable[[Array], Array], x: Array, most: int) -> Array:
     """The function of a batch, taken of equal pieces of at most so many images, one after the other."""
     batch = len(x)
     size = max(n for n in range(1, batch + 1) if batch % n == 0 and n <= most)
@@ -328,6 +340,6 @@ def _by_pieces(function: Callable[[Array], Array], x: Array, most: int) -> Array
     return y.reshape(batch, *y.shape[2:])
 
 
-def _padded(x: Array, padding: Any) -> Array:
+def padded(x: Array, padding: Any) -> Array:
     """With zeros around its rows and columns; negative ones are cut off."""
     return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((*pair, 0) for pair in padding), (0, 0, 0)))

@@ -12,7 +12,8 @@ from jaxtyping import Array, ArrayLike, DTypeLike, Float, PRNGKeyArray
 from puppet_jax.architecture import Layer, Puppet
 from puppet_jax.checks import check_images
 from puppet_jax.convolution import convolve
-from puppet_jax.mirror import for_both_of_pairs, mean_of_pairs, with_mirrored
+from puppet_jax.mirror import for_both_of_pairs, mean_of_pairs
+from puppet_jax.mirrored_convolution import convolve_mirrored
 from puppet_jax.puppeteer import Puppeteer
 
 _EPSILON = 1e-5
@@ -159,7 +160,8 @@ def run_layers(
             x = _max_pool(x)
             if key is not None and puppet.dropout:
                 x = _drop(jax.random.fold_in(key, n), x, puppet.dropout)
-        y = _conv(x, with_mirrored(kernels[n], mirrored_input=n > 0) if puppet.mirror else kernels[n])
+        kernel = kernels[n].astype(x.dtype)
+        y = convolve_mirrored(x, kernel, mirrored_input=n > 0) if puppet.mirror else _conv(x, kernel)
         stats = _statistics(y, puppet.mirror) if batch_stats is None else batch_stats[n]
         factor, shift = (
             one.astype(x.dtype)[None, None, None] for one in norm_terms(params, stats, layer, puppet.mirror)
@@ -215,7 +217,7 @@ def _conv(x: Float[Array, "batch height width c_in"], kernel: Array) -> Float[Ar
     # float32 means float32: GPUs round the factors to ten bits by default. Who wants speed asks for bfloat16.
     precision = lax.Precision.HIGHEST if x.dtype == jnp.float32 else lax.Precision.DEFAULT
     dimensions = ("NHWC", "HWIO", "NHWC")
-    return convolve(x, kernel.astype(x.dtype), (1, 1), "SAME", dimension_numbers=dimensions, precision=precision)
+    return convolve(x, kernel, (1, 1), "SAME", dimension_numbers=dimensions, precision=precision)
 
 
 def _statistics(x: Float[Array, "batch height width channels"], mirror: bool) -> BatchStats:

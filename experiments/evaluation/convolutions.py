@@ -1,5 +1,6 @@
 """How long the ways of a convolution take on this machine, beside each other, and which of them the library chooses."""
 
+import functools
 import importlib.util
 import statistics
 from collections.abc import Callable, Sequence
@@ -11,11 +12,16 @@ import numpy as np
 
 from experiments.evaluation.rounds import time_rounds
 from experiments.tables.render import markdown
-from puppet_jax.fast_convolution import WAYS, Way, choose, compute, find_windows
+from puppet_jax.fast_convolution import WAYS, Way, Windows, choose, compute, find_windows
+from puppet_jax.mirror import with_mirrored
+from puppet_jax.mirrored_convolution import mirrored_convolution, takes_halves
+
+HALVES = "halves"
+"""The way of mirrored channels that takes half of the products."""
 
 
 class Case(NamedTuple):
-    """A convolution of stride 1: images, the side of the kernel, groups of channels."""
+    """A convolution of stride 1: images, the side of the kernel, groups of channels, whether channels are mirrored."""
 
     batch: int
     size: int
@@ -23,6 +29,7 @@ class Case(NamedTuple):
     produced: int
     side: int = 3
     groups: int = 1
+    mirrored: bool = False
 
 
 CASES = (
@@ -41,8 +48,14 @@ CASES = (
     Case(64, 32, 48, 48, groups=48),
     Case(64, 16, 96, 96, side=7, groups=96),
     Case(64, 16, 128, 128, groups=32),
+    Case(64, 16, 64, 64, mirrored=True),
+    Case(64, 8, 128, 128, mirrored=True),
+    Case(64, 8, 256, 256, mirrored=True),
+    Case(64, 4, 512, 512, mirrored=True),
+    Case(1, 8, 128, 128, mirrored=True),
+    Case(1, 8, 512, 512, mirrored=True),
 )
-"""Those of puppets; of bottlenecks, depthwise layers and layers in groups."""
+"""Those of puppets; of bottlenecks, depthwise layers and layers in groups; of mirrored puppets."""
 
 
 def measure(rounds: int, cases: Sequence[Case]) -> list[dict[str, Any]]:
@@ -53,42 +66,60 @@ def measure(rounds: int, cases: Sequence[Case]) -> list[dict[str, Any]]:
         cases: which.
 
     Returns:
-        "images" and "kernel" (shapes), "groups", "chosen" (by `choose`), "error" (largest difference of the chosen way
-        from XLA, of the largest value), "value" and "gradients" (seconds by way; PyTorch's too where it is installed),
+        "images" and "kernel" (shapes), "groups", "mirrored", "chosen" (by the library), "error" (largest difference of
+        the chosen way from XLA, of the largest value), "value" and "gradients" (seconds by way; PyTorch's too where it
+        is installed),
         and for both "to_best", the time of the chosen way over that of the fastest.
     """
     return [_row(case, rounds) for case in cases]
 
 
-def _ways(case: Case) -> list[Way]:
-    """Those that can compute it."""
+def _ways(case: Case, windows: Windows) -> dict[str, Callable[[Any, Any], Any]]:
+    """Those that can compute it, by name: functions of images and kernel."""
+    names: list[Way] = ["xla", "products", "winograd", "patches"] if case.side == 3 else ["xla", "products", "patches"]
     if case.groups > 1:
-        return ["xla", "shifts", "groups"] if case.groups == case.consumed == case.produced else ["xla", "groups"]
-    return ["xla", "products", "winograd", "patches"] if case.side == 3 else ["xla", "products", "patches"]
+        names = ["xla", "shifts", "groups"] if case.groups == case.consumed == case.produced else ["xla", "groups"]
+
+    def whole(way: Way, x: Any, kernel: Any) -> Any:
+        return compute(way, x, with_mirrored(kernel, True) if case.mirrored else kernel, windows, case.groups)
+
+    ways: dict[str, Callable[[Any, Any], Any]] = {way: functools.partial(whole, way) for way in names}
+    return ways | {HALVES: mirrored_convolution} if case.mirrored else ways
+
+
+def _chosen(case: Case, shape: tuple[int, ...], kernel_shape: tuple[int, ...], windows: Windows) -> str:
+    """The way that the library takes on a CPU."""
+    if case.mirrored and takes_halves(shape, kernel_shape):
+        return HALVES
+    return choose(shape, (*kernel_shape[:-1], case.produced), windows, case.groups)
 
 
 def _row(case: Case, rounds: int) -> dict[str, Any]:
-    batch, size, consumed, produced, side, groups = case
+    batch, size, consumed, produced, side, groups, mirrored = case
     rng = np.random.default_rng(0)
-    shapes = (batch, size, size, consumed), (side, side, consumed // groups, produced), (batch, size, size, produced)
+    kernel_shape = (side, side, consumed // groups, produced // 2 if mirrored else produced)
+    shapes = (batch, size, size, consumed), kernel_shape, (batch, size, size, produced)
     x, kernel, g = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes)
     windows = find_windows(x.shape, (side, side), (1, 1), "SAME")
     values: dict[str, Any] = {}
     gradients: dict[str, Any] = {}
-    for way in _ways(case):
-        values[way], gradients[way] = _programs(lambda x, k, way=way: compute(way, x, k, windows, groups))
+    for way, function in _ways(case, windows).items():
+        values[way], gradients[way] = _programs(function)
     calls = {
         name: {way: _call(program, *given) for way, program in programs.items()}
         for name, programs, given in (("value", values, (x, kernel)), ("gradients", gradients, (x, kernel, g)))
     }
     if importlib.util.find_spec("torch") is not None:
-        calls["value"]["pytorch"], calls["gradients"]["pytorch"] = _torch_calls(x, kernel, g, groups)
-    chosen = choose(x.shape, kernel.shape, windows, groups)
+        calls["value"]["pytorch"], calls["gradients"]["pytorch"] = _torch_calls(
+            x, with_mirrored(kernel, True) if mirrored else kernel, g, groups
+        )
+    chosen = _chosen(case, x.shape, kernel.shape, windows)
     exact = values["xla"](x, kernel)
     row: dict[str, Any] = {
         "images": list(x.shape),
         "kernel": list(kernel.shape),
         "groups": groups,
+        "mirrored": mirrored,
         "chosen": chosen,
         "error": float(jnp.abs(values[chosen](x, kernel) - exact).max() / jnp.abs(exact).max()),
         "to_best": {},
@@ -138,14 +169,15 @@ def _torch_calls(x: Any, kernel: Any, g: Any, groups: int) -> tuple[Callable[[],
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """A Markdown table of milliseconds, value / value and gradients."""
-    ways = [way for way in (*WAYS, "pytorch") if any(way in row["value"] for row in rows)]
+    ways = [way for way in (*WAYS, HALVES, "pytorch") if any(way in row["value"] for row in rows)]
 
     def times(row: dict[str, Any], way: str) -> str:
         return f"{1e3 * row['value'][way]:.1f} / {1e3 * row['gradients'][way]:.1f}" if way in row["value"] else ""
 
     lines = []
     for row in rows:
-        shape = " x ".join(map(str, [*row["images"], row["kernel"][-1]]))
+        produced = row["kernel"][-1] * (2 if row["mirrored"] else 1)
+        shape = " x ".join(map(str, [*row["images"], produced])) + (", mirrored" if row["mirrored"] else "")
         side = row["kernel"][0]
         best = f"{row['to_best']['value']:.2f} / {row['to_best']['gradients']:.2f}"
         described = [shape, f"{side} x {side}", str(row["groups"])]

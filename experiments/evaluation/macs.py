@@ -8,6 +8,7 @@ import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from puppet_jax.fast_convolution import is_convolution
+from puppet_jax.mirrored_convolution import is_mirrored_convolution
 
 
 def count_macs(function: Callable[..., Any], *args: Any) -> int:
@@ -39,6 +40,9 @@ def _count_equation(equation: Any) -> int:
         kernel = equation.invars[1].aval.shape
         produced = params["dimension_numbers"].rhs_spec[0] if name == "conv_general_dilated" else -1
         return equation.outvars[0].aval.size * math.prod(kernel) // kernel[produced]
+    if is_mirrored_convolution(equation):  # half of a kernel for both of each pair of channels
+        kernel = equation.invars[1].aval.shape
+        return equation.outvars[0].aval.size // 2 * math.prod(kernel[:-1])
     if params.get("name") == "filter_each":  # of puppet_jax.fast_convolution: sums and multiples of slices
         _, height, width, _ = equation.invars[1].aval.shape
         return equation.outvars[0].aval.size * height * width
