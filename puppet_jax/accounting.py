@@ -1,11 +1,13 @@
 """What a model costs: stored floats and bytes, multiply-accumulates of generator and puppet."""
 
+import math
 from typing import Any
 
 import jax
 import numpy as np
 
 from puppet_jax.architecture import Puppet
+from puppet_jax.mirrored_convolution import takes_halves
 from puppet_jax.puppeteer import Puppeteer
 
 
@@ -39,6 +41,8 @@ def generator_macs(puppeteer: Puppeteer, num_steps: int) -> int:
 def puppet_macs(puppet: Puppet, depth: int, image_size: tuple[int, int], first: int = 0) -> int:
     """Multiply-accumulates of one image through the convolutions and the classifier of a puppet.
 
+    Wide layers of mirrored channels take half, as a CPU computes them; an NVIDIA GPU takes the whole.
+
     Args:
         puppet: the architecture.
         depth: the depth bucket.
@@ -54,6 +58,9 @@ def puppet_macs(puppet: Puppet, depth: int, image_size: tuple[int, int], first: 
         if layer.pool:
             height, width = height // 2, width // 2
         if n >= first:
-            total += puppet.kernel_size**2 * previous * layer.channels * height * width
+            free = puppet.free_channels(layer.channels)
+            image, kernel = (1, height, width, previous), (*2 * (puppet.kernel_size,), previous, free)
+            halved = puppet.mirror and n > 0 and takes_halves(image, kernel)
+            total += math.prod(kernel) * (free if halved else layer.channels) // free * height * width
         previous = layer.channels
-    return total + previous * puppet.num_classes
+    return total + puppet.free_channels(previous) * puppet.num_classes

@@ -183,7 +183,7 @@ def exit_macs(puppet: Puppet, exit_layer: int, image_size: tuple[int, int]) -> t
     """
     check_exit(puppet, exit_layer)
     whole, rest = (puppet_macs(puppet, puppet.only_depth, image_size, first) for first in (0, exit_layer))
-    head = _width(puppet, exit_layer) * puppet.num_classes
+    head = puppet.free_channels(_width(puppet, exit_layer)) * puppet.num_classes
     return whole - rest + head, whole + head
 
 
