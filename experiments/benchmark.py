@@ -2,6 +2,7 @@
 
     python -m experiments.benchmark RUN RUN... [--batch-sizes 1 256] [--images 2048] [--rounds 10]
     python -m experiments.benchmark --convolutions [--rounds 10]
+    python -m experiments.benchmark --generation [--rounds 10]
     python -m experiments.benchmark --predictor MODEL [--data-dir DIR] [--rounds 10]
 
 The models classify the same test images, from 8-bit images to logits, kernels from the bank where they are generated.
@@ -10,6 +11,9 @@ filling the bank come before. Prints a table, and writes it to FOLDER/benchmark.
 
 With --convolutions it times the ways in which the library can compute a convolution on this machine, and PyTorch where
 it is installed, and says which way the library's rule chooses (FOLDER/convolutions.json).
+
+With --generation it times the generation of kernels, and its gradient, as C grows from 64 to 2048 and layers from 4 to
+64, beside a bare scan, PyTorch where it is installed, and the line of its arithmetic (FOLDER/generation.json).
 
 With --predictor it measures one puppet on the test images of CIFAR-10: what a call costs beside the network itself, how
 fast images of several depths are beside single depths, and how often kernels of a level of complexity answer otherwise
@@ -33,6 +37,8 @@ class Command:
     """Folders of finished runs on the same data; ratios are to the first."""
     convolutions: tyro.conf.FlagCreatePairsOff[bool] = False
     """Times convolutions instead of runs."""
+    generation: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Times the generation of kernels instead of runs."""
     predictor: str | None = None
     """Measures this puppet's predictor instead of runs: a shipped name, a model file, or a run's folder."""
     data_dir: Path | None = None
@@ -48,9 +54,10 @@ class Command:
 
     def __post_init__(self):
         """Refuses values outside their range."""
-        if bool(self.runs) + self.convolutions + (self.predictor is not None) != 1:
+        if bool(self.runs) + self.convolutions + self.generation + (self.predictor is not None) != 1:
             raise ValueError(
-                "give at least one RUN, the folder of a finished run, or else --convolutions or --predictor MODEL."
+                "give at least one RUN, the folder of a finished run, or else --convolutions, --generation or "
+                "--predictor MODEL."
             )
         if not self.batch_sizes or min(self.batch_sizes) < 1:
             raise ValueError(f"--batch-sizes must be positive, got {self.batch_sizes}.")
@@ -62,7 +69,7 @@ class Command:
 def benchmark(command: Command) -> None:
     """Carries out the command."""
     from experiments.devices import device_name, start_jax
-    from experiments.evaluation import convolutions, predictor, rounds
+    from experiments.evaluation import convolutions, generation, predictor, rounds
     from experiments.runs.files import write_json
     from experiments.runs.folder import versions
 
@@ -71,6 +78,9 @@ def benchmark(command: Command) -> None:
     if command.convolutions:
         rows = convolutions.measure(command.rounds, convolutions.CASES)
         name, table = "convolutions", convolutions.table(rows)
+    elif command.generation:
+        rows = generation.measure(command.rounds, generation.CASES)
+        name, table = "generation", generation.table(rows)
     elif command.predictor is not None:
         rows = _measure_predictor(command.predictor, command)
         name, table = "predictor", predictor.table(rows)

@@ -3,7 +3,7 @@
 import functools
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,8 +24,8 @@ from puppet_jax.routing import (
     complexities,
     make_groups,
     one_an_image,
-    run_groups,
     spread,
+    start_groups,
 )
 from puppet_jax.trajectory import generate_kernels
 
@@ -174,6 +174,41 @@ class Predictor:
         self, images: ArrayLike, h: ArrayLike | None = None, *, depth: int | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Logits as above, and the depth (batch,) of the puppet that each image ran through."""
+        finish, depths = self._start(images, h, depth)
+        return finish(), depths
+
+    def stream(self, batches: Iterable[ArrayLike], *, depth: int | None = None) -> Iterator[np.ndarray]:
+        """Logits of one batch after the other; each is sent and dispatched before those of the last are awaited.
+
+        So the host reads, measures and sends the next images while the device computes.
+
+        Args:
+            batches: images each, as above; best all of one size.
+            depth: as above.
+
+        Yields:
+            (batch, num_classes) float32 for each, in order.
+
+        Example:
+            >>> import numpy as np, puppet_jax as pj
+            >>> predictor = pj.load_pretrained("cifar10-c64-4bit").predictor()
+            >>> batches = (np.zeros((size, 32, 32, 3), np.uint8) for size in (4, 4, 2))
+            >>> [logits.shape for logits in predictor.stream(batches)]
+            [(4, 10), (4, 10), (2, 10)]
+        """
+        waiting: Callable[[], np.ndarray] | None = None
+        for images in batches:
+            finish, _ = self._start(images, None, depth)
+            if waiting is not None:
+                yield waiting()
+            waiting = finish
+        if waiting is not None:
+            yield waiting()
+
+    def _start(
+        self, images: ArrayLike, h: ArrayLike | None, depth: int | None
+    ) -> tuple[Callable[[], np.ndarray], np.ndarray]:
+        """What awaits the logits of a batch that is on its way, and the depth of each image."""
         if depth is not None and depth not in self.batch_stats:
             raise ValueError(
                 f"depth must be one of {self.depths}, the depths with statistics, got {depth!r:.80}. "
@@ -189,7 +224,7 @@ class Predictor:
         depths = np.empty(len(images), np.int64)
         for group in groups:
             depths[group.indices] = group.depth
-        return run_groups(groups, lambda group: self._run(group, images, h)), depths
+        return start_groups(groups, lambda group: self._run(group, images, h)), depths
 
     def deepest(self, *, macs: float | None = None, seconds: float | None = None) -> int:
         """The deepest of `depths` that a budget allows, for `depth=`.

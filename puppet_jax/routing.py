@@ -263,6 +263,11 @@ def run_groups(groups: Sequence[Group], run: Callable[[Group], jax.Array]) -> np
         TypeError: if something else is among the groups.
         ValueError: if an index is missing or there twice.
     """
+    return start_groups(groups, run)()
+
+
+def start_groups(groups: Sequence[Group], run: Callable[[Group], jax.Array]) -> Callable[[], np.ndarray]:
+    """`run_groups` in two: dispatches all groups, and returns what awaits and orders their results."""
     if not all(isinstance(group, Group) for group in groups):
         raise TypeError(f"groups must be those of make_groups, got {groups!r:.80}.")
     indices = np.concatenate([group.indices for group in groups]) if groups else np.empty(0, np.int64)
@@ -270,7 +275,11 @@ def run_groups(groups: Sequence[Group], run: Callable[[Group], jax.Array]) -> np
     if not batch or (np.sort(indices) != np.arange(batch)).any():
         raise ValueError("groups must hold every index of a batch that is not empty once; make_groups makes such.")
     outputs = [run(group) for group in groups]
-    result = np.empty((batch, *outputs[0].shape[1:]), np.float32)
-    for group, output in zip(groups, outputs, strict=True):
-        result[group.indices] = np.asarray(output)[: len(group.indices)]
-    return result
+
+    def finish() -> np.ndarray:
+        result = np.empty((batch, *outputs[0].shape[1:]), np.float32)
+        for group, output in zip(groups, outputs, strict=True):
+            result[group.indices] = np.asarray(output)[: len(group.indices)]
+        return result
+
+    return finish

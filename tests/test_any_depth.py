@@ -53,6 +53,26 @@ def test_all_images_run_at_the_depth_that_is_named(predictor, stats):
         np.testing.assert_array_equal(predictor(IMAGES, H, depth=depth), logits)
 
 
+def test_a_stream_gives_each_batch_in_order_and_dispatches_the_next_before_the_last_is_awaited(predictor):
+    batches, taken = [IMAGES[:4], IMAGES[4:8], IMAGES[8:9]], []
+
+    def reading():
+        for batch in batches:
+            taken.append(len(batch))
+            yield batch
+
+    found = []
+    for logits in predictor.stream(reading()):
+        found.append(logits)
+        assert len(taken) == min(len(found) + 1, len(batches))
+    for batch, logits in zip(batches, found, strict=True):
+        np.testing.assert_array_equal(logits, predictor(batch))
+    np.testing.assert_array_equal(next(predictor.stream([IMAGES], depth=3)), predictor(IMAGES, depth=3))
+    assert list(predictor.stream([])) == []
+    with pytest.raises(ValueError, match="images must have 4 axes"):
+        list(predictor.stream([IMAGES, IMAGES[0]]))
+
+
 def test_kernels_of_an_images_own_are_those_of_the_nearest_complexity(stats):
     own = pj.Predictor(PUPPET, PARAMS, stats, adaptation="sample")
     nearest = float(np.clip(H[0], *depth_interval(3)))

@@ -13,7 +13,7 @@ import puppet_jax as pj
 from experiments.benchmark import Command, benchmark
 from experiments.cli import run_command
 from experiments.data import load_dataset
-from experiments.evaluation import convolutions, predictor
+from experiments.evaluation import convolutions, generation, predictor
 from experiments.evaluation.rounds import table, time_rounds
 from experiments.model import save_model
 from experiments.runs.folder import versions
@@ -21,6 +21,9 @@ from experiments.runs.folder import versions
 
 def command_line(*argv):
     return run_command(Command, benchmark, "experiments.benchmark", "Times.", [str(arg) for arg in argv])
+
+
+MIRRORED = (2, 4, 128, 128, 3, 1, True)
 
 
 @pytest.fixture
@@ -77,14 +80,15 @@ class TestCommand:
         monkeypatch.setattr(
             convolutions,
             "CASES",
-            [convolutions.Case(*one) for one in ((4, 6, 6, 4), (64, 8, 32, 32), (4, 6, 4, 4, 3, 4))],
+            [convolutions.Case(*one) for one in ((4, 6, 6, 4), (64, 8, 32, 32), (4, 6, 4, 4, 3, 4), MIRRORED)],
         )
         assert command_line("--convolutions", "--rounds", 2, "--out", tmp_path) == 0
         found = json.loads((tmp_path / "convolutions.json").read_text())
-        small, wide, depthwise = found["rows"]
+        small, wide, depthwise, mirrored = found["rows"]
         assert (small["images"], small["kernel"], small["chosen"]) == ([4, 6, 6, 6], [3, 3, 6, 4], "products")
         assert wide["chosen"] == "winograd"
         assert (depthwise["kernel"], depthwise["groups"], depthwise["chosen"]) == ([3, 3, 1, 4], 4, "shifts")
+        assert (mirrored["kernel"], mirrored["mirrored"], mirrored["chosen"]) == ([3, 3, 128, 64], True, "halves")
         for row in found["rows"]:
             assert row["error"] < 1e-5
             for name in ("value", "gradients"):
@@ -92,6 +96,20 @@ class TestCommand:
                 assert min(ours) > 0
                 assert row["to_best"][name] == row[name][row["chosen"]] / min(ours) >= 1
         assert convolutions.table(found["rows"]) in capsys.readouterr().out
+
+    def test_generation(self, tmp_path, capsys, monkeypatch):
+        monkeypatch.setattr(generation, "CASES", [generation.Case(8, 2), generation.Case(16, 3)])
+        monkeypatch.setattr(generation, "GRADIENT_MACS", 2 * (8**2 + 11 * 8) * 8 * 9)
+        assert command_line("--generation", "--rounds", 2, "--out", tmp_path) == 0
+        found = json.loads((tmp_path / "generation.json").read_text())["rows"]
+        assert [(row["channels"], row["layers"]) for row in found] == [(8, 2), (16, 3)]
+        assert [row["macs"] for row in found] == [2 * (8**2 + 11 * 8) * 8 * 9, 3 * (16**2 + 11 * 16) * 16 * 9]
+        assert all(row["error"] < 1e-5 and min(row["value"].values()) > 0 for row in found)
+        assert "gradient" in found[0] and "gradient" not in found[1]
+        assert found[0]["line"] == 1
+        seconds = [row["value"]["library"] for row in found]
+        assert found[1]["line"] == pytest.approx(seconds[1] / seconds[0] * found[0]["macs"] / found[1]["macs"])
+        assert generation.table(found) in capsys.readouterr().out
 
     def test_predictor(self, tmp_path, monkeypatch):
         """The finer the levels, the closer to kernels of each image's own complexity."""
@@ -129,7 +147,7 @@ class TestCommand:
         assert command_line("--predictor", tmp_path / "none") == 2
 
     def test_refuses_both_and_neither(self, run, capsys):
-        for argv in ((), (run, "--convolutions"), (run, "--predictor", "best"), ("--convolutions", "--predictor", "a")):
+        for argv in ((), (run, "--convolutions"), (run, "--predictor", "best"), ("--generation", "--predictor", "a")):
             assert command_line(*argv) == 2
             assert "give at least one RUN" in capsys.readouterr().err
 
