@@ -74,8 +74,13 @@ def project(state: Float[Array, "C C taps"], shape: tuple[int, ...]) -> Float[Ar
             f"Kernel shape {shape} (HWIO) is larger than the state: it has {c_out} x {c_in} channels, the state "
             f"{len(state)} x {len(state)}. `generate_kernels` joins such a kernel from several states."
         )
-    pooled = adaptive_average_pool(state, (c_out, c_in, kh * kw))
-    return pooled.reshape(c_out, c_in, kh, kw).transpose(2, 3, 1, 0)
+    return read(state.transpose(), shape)
+
+
+def read(state: Float[Array, "taps C C"], shape: tuple[int, ...]) -> Float[Array, "kh kw c_in c_out"]:
+    """`project` of a state whose axes are in the order of a kernel's: taps, input channels, output channels."""
+    kh, kw, c_in, c_out = shape
+    return adaptive_average_pool(state, (kh * kw, c_in, c_out)).reshape(shape)
 
 
 def blocks(shape: tuple[int, ...], max_channels: int, kernel_size: int | None = None) -> tuple[tuple[int, ...], ...]:

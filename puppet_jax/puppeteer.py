@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from puppet_jax.adaptation import initial_level
 from puppet_jax.checks import check_number
-from puppet_jax.seeded import check_state, seeded_pattern
+from puppet_jax.seeded import check_state, kernel_pattern, seeded_pattern
 
 InitialState = Literal["seeded", "constant", "learned"]
 KernelsFrom = Literal["state", "velocity"]
@@ -163,15 +163,18 @@ def check_puppeteer(puppeteer: Puppeteer) -> None:
         raise TypeError(f"puppeteer must be a Puppeteer (init_puppeteer makes one), got {puppeteer!r:.80}.")
 
 
-def start(puppeteer: Puppeteer, h: Float[Array, ""]) -> Float[Array, "C C taps"]:
-    """The initial state S_0 at complexity `h`: the level p0(h) (v1 Eq. 11) times the puppeteer's pattern."""
+def start(puppeteer: Puppeteer, h: Float[Array, ""]) -> Float[Array, "taps C C"]:
+    """The initial state S_0 at complexity `h`: the level p0(h) (v1 Eq. 11) times the puppeteer's pattern.
+
+    Its axes are in the order of a kernel's: taps, input channels, output channels.
+    """
     level = initial_level(h).astype(puppeteer.state_dtype)
     if puppeteer.initial_state_kind == "constant":
-        return jnp.broadcast_to(level, puppeteer.state_shape)
+        return jnp.broadcast_to(level, puppeteer.state_shape[::-1])
     if puppeteer.initial_state_kind == "learned":
         assert puppeteer.initial_state is not None
-        return level * puppeteer.initial_state.astype(puppeteer.state_dtype)
-    pattern = seeded_pattern(puppeteer.max_channels, puppeteer.kernel_size, puppeteer.seed)
+        return level * puppeteer.initial_state.astype(puppeteer.state_dtype).transpose()
+    pattern = kernel_pattern(puppeteer.max_channels, puppeteer.kernel_size, puppeteer.seed)
     return (puppeteer.scale * level) * pattern.astype(puppeteer.state_dtype)
 
 
@@ -196,27 +199,35 @@ def field(puppeteer: Puppeteer, state: Float[Array, "C C taps"]) -> Float[Array,
     check_puppeteer(puppeteer)
     if jnp.shape(state) != puppeteer.state_shape:
         raise ValueError(f"state must have the shape {puppeteer.state_shape} of a state, got {jnp.shape(state)}.")
-    x = _depthwise(state, puppeteer.depthwise_kernel) + puppeteer.depthwise_bias[:, None, None]
+    return kernel_field(puppeteer, state.transpose()).transpose()
+
+
+def kernel_field(puppeteer: Puppeteer, state: Float[Array, "taps C C"]) -> Float[Array, "taps C C"]:
+    """`field` of a state whose axes are in the order of a kernel's: taps, input channels, output channels.
+
+    So a CPU works on many output channels at once, which takes less than half the time.
+    """
+    x = _depthwise(state, puppeteer.depthwise_kernel) + puppeteer.depthwise_bias[None, None]
     x = _norm(x, puppeteer.norm1_scale, puppeteer.norm1_bias)
     # HIGHEST: float32 means float32 on a GPU too, where the default rounds the factors to ten bits. A product of two
     # matrices: that of a matrix and an array of three axes is slower by half backwards on a CPU.
-    planes = x.reshape(len(x), -1)
-    x = jnp.matmul(puppeteer.pointwise_kernel, planes, precision=jax.lax.Precision.HIGHEST).reshape(x.shape)
-    x = x + puppeteer.pointwise_bias[:, None, None]
+    planes, precision = x.reshape(-1, x.shape[-1]), jax.lax.Precision.HIGHEST
+    x = jnp.matmul(planes, puppeteer.pointwise_kernel.T, precision=precision).reshape(x.shape)
+    x = x + puppeteer.pointwise_bias[None, None]
     return jnp.tanh(_norm(x, puppeteer.norm2_scale, puppeteer.norm2_bias))
 
 
-def _depthwise(state: Float[Array, "C I T"], kernel: Float[Array, "3 3 C"]) -> Float[Array, "C I T"]:
+def _depthwise(state: Float[Array, "T I C"], kernel: Float[Array, "3 3 C"]) -> Float[Array, "T I C"]:
     # Nine shifted multiply-adds: a convolution inside a loop is up to 60 times slower backwards on a CPU.
-    _, rows, columns = state.shape
-    padded = jnp.pad(state, ((0, 0), (1, 1), (1, 1)))
+    taps, rows, _ = state.shape
+    padded = jnp.pad(state, ((1, 1), (1, 1), (0, 0)))
     shifts = [(i, j) for i in range(3) for j in range(3)]
-    terms = [kernel[i, j, :, None, None] * padded[:, i : i + rows, j : j + columns] for i, j in shifts]
+    terms = [kernel[i, j][None, None] * padded[j : j + taps, i : i + rows] for i, j in shifts]
     return sum(terms[1:], start=terms[0])
 
 
-def _norm(x: Float[Array, "C I T"], scale: Float[Array, " C"], bias: Float[Array, " C"]) -> Float[Array, "C I T"]:
-    mean = x.mean(axis=(1, 2), keepdims=True)
+def _norm(x: Float[Array, "T I C"], scale: Float[Array, " C"], bias: Float[Array, " C"]) -> Float[Array, "T I C"]:
+    mean = x.mean(axis=(0, 1), keepdims=True)
     centred = x - mean
-    variance = jnp.square(centred).mean(axis=(1, 2), keepdims=True)
-    return centred * (scale[:, None, None] * jax.lax.rsqrt(variance + _EPSILON)) + bias[:, None, None]
+    variance = jnp.square(centred).mean(axis=(0, 1), keepdims=True)
+    return centred * (scale[None, None] * jax.lax.rsqrt(variance + _EPSILON)) + bias[None, None]

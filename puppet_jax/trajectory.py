@@ -1,6 +1,7 @@
 """The trajectory through parameter space (v1 Eqs. 7 and 12), and the kernels read from it."""
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -12,8 +13,12 @@ from jaxtyping import Array, ArrayLike, Float
 
 from puppet_jax.adaptation import step_size
 from puppet_jax.checks import as_integer, check_complexity
-from puppet_jax.projection import as_kernel_shape, blocks, join, project
-from puppet_jax.puppeteer import Puppeteer, check_puppeteer, field, start
+from puppet_jax.projection import as_kernel_shape, blocks, join, read
+from puppet_jax.puppeteer import Puppeteer, check_puppeteer, kernel_field, start
+
+MOST_RUNS = 4
+LITTLE_PADDING = 1.25
+MOST_PADDING = 1.5
 
 
 def trajectory(puppeteer: Puppeteer, h: Float[ArrayLike, ""], num_steps: int) -> Float[Array, "N C C taps"]:
@@ -51,7 +56,7 @@ def _solve(puppeteer: Puppeteer, h: Float[Array, ""], *, num_steps: int) -> Floa
     step = _euler(puppeteer, h)
     first = start(puppeteer, h)
     _, states = jax.lax.scan(lambda state, n: (step(state, n)[0],) * 2, first, jnp.arange(num_steps, dtype=first.dtype))
-    return jnp.concatenate([first[None], states])
+    return jnp.concatenate([first[None], states]).transpose(0, 3, 2, 1)
 
 
 def _euler(puppeteer: Puppeteer, h: Float[Array, ""]) -> Callable[..., tuple[Array, Array]]:
@@ -62,7 +67,7 @@ def _euler(puppeteer: Puppeteer, h: Float[Array, ""]) -> Callable[..., tuple[Arr
 
     @functools.partial(jax.checkpoint, prevent_cse=False)  # a gradient keeps the state and does the step again
     def step(state: Array, n: Array) -> tuple[Array, Array]:
-        velocity = field(puppeteer, state)
+        velocity = kernel_field(puppeteer, state)
         state, *_ = solver.step(term, n, n + 1, state, dl * velocity, None, False)
         return state, velocity
 
@@ -123,30 +128,88 @@ def _generate(puppeteer: Puppeteer, h: Float[Array, ""], *, sizes: tuple) -> tup
     state_size = puppeteer.max_channels, puppeteer.kernel_size
     cut = [blocks(size, *state_size) for size in sizes]
     parts = [part for blocks_of_one in cut for part in blocks_of_one]  # one a step
-    shapes = tuple(dict.fromkeys(parts))
-    lengths = [math.prod(part) for part in parts]
-    begins = np.cumsum([0, *lengths])
-    step, first = _euler(puppeteer, h), start(puppeteer, h)
+    runs = _runs(parts)
+    padded = sum(len(run) * max(map(math.prod, run)) for run in runs)
+    run_of = _stacked if padded <= MOST_PADDING * sum(map(math.prod, parts)) else _written
+    step, state = _euler(puppeteer, h), start(puppeteer, h)
+    found: list[Array] = []
+    for run in runs if run_of is _stacked else [parts]:
+        state, own = run_of(step, state, len(found), run, puppeteer.kernels_from == "velocity")
+        found += own
+    pieces = iter(found)
+    return tuple(join([next(pieces) for _ in own], size, *state_size) for own, size in zip(cut, sizes, strict=True))
 
-    def read(shape: tuple[int, ...], state: Array) -> Array:
-        flat = project(state, shape).ravel()
-        return jnp.pad(flat, (0, max(lengths) - len(flat)))  # all of one length; the next one overwrites the rest
 
-    def body(carry: tuple[Array, Array], x: tuple[Array, Array, Array]) -> tuple[tuple[Array, Array], None]:
-        (state, found), (n, which, begin) = carry, x
-        state, velocity = step(state, n)
-        seen = velocity if puppeteer.kernels_from == "velocity" else state
-        flat = jax.lax.switch(which, [functools.partial(read, shape) for shape in shapes], seen)
+def _runs(parts: Sequence[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
+    """The parts cut into runs of neighbours, of which each is padded to the longest of its run.
+
+    As few runs as `LITTLE_PADDING` allows, and never more than `MOST_RUNS`: each is a loop to be compiled.
+    """
+    runs = [list(same) for _, same in itertools.groupby(parts)]
+    total = sum(map(math.prod, parts))
+
+    def padded(run: list[tuple[int, ...]]) -> int:
+        return len(run) * max(map(math.prod, run))
+
+    while len(runs) > 1:
+        growth = [padded(a + b) - padded(a) - padded(b) for a, b in itertools.pairwise(runs)]
+        n = growth.index(min(growth))
+        if len(runs) <= MOST_RUNS and sum(map(padded, runs)) + growth[n] > LITTLE_PADDING * total:
+            break
+        runs[n : n + 2] = [runs[n] + runs[n + 1]]
+    return runs
+
+
+def _reader(parts: Sequence[tuple[int, ...]]) -> tuple[Callable[[Array, Array], Array], np.ndarray]:
+    """A function of a number and a state, to a kernel of the shape of that number, flat and padded; and the numbers."""
+    shapes, longest = tuple(dict.fromkeys(parts)), max(map(math.prod, parts))
+
+    def flat(shape: tuple[int, ...], state: Array) -> Array:
+        kernel = read(state, shape).ravel()
+        return jnp.pad(kernel, (0, longest - len(kernel)))
+
+    branches = [functools.partial(flat, shape) for shape in shapes]
+    return lambda which, state: jax.lax.switch(which, branches, state), np.array([shapes.index(part) for part in parts])
+
+
+def _stacked(
+    step: Callable[..., tuple[Array, Array]], state: Array, first: int, parts: Sequence[tuple[int, ...]], velocity: bool
+) -> tuple[Array, list[Array]]:
+    """The state after steps `first`, `first` + 1, ..., and a kernel of each, of padded rows."""
+    reader, which = _reader(parts)
+
+    def body(state: Array, x: tuple[Array, Array]) -> tuple[Array, Array]:
+        state, moved = step(state, x[0])
+        return state, reader(x[1], moved if velocity else state)
+
+    times = jnp.arange(first, first + len(parts), dtype=state.dtype)
+    state, rows = jax.lax.scan(body, state, (times, jnp.asarray(which)))
+    # Not `rows[n]`, whose gradient is as large as all rows, for each of them.
+    alone = jax.lax.split(rows, (1,) * len(parts))
+    return state, [row[0, : math.prod(part)].reshape(part) for row, part in zip(alone, parts, strict=True)]
+
+
+def _written(
+    step: Callable[..., tuple[Array, Array]], state: Array, first: int, parts: Sequence[tuple[int, ...]], velocity: bool
+) -> tuple[Array, list[Array]]:
+    """The same, one kernel behind the other: parts of very different sizes take no more room than their floats.
+
+    Its gradient copies all that is written in each step, which with many layers takes longer than the steps.
+    """
+    reader, which = _reader(parts)
+    begins = np.cumsum([0, *map(math.prod, parts)])
+
+    def body(carry: tuple[Array, Array], x: tuple[Array, ...]) -> tuple[tuple[Array, Array], None]:
+        (state, found), (n, kind, begin) = carry, x
+        state, moved = step(state, n)
+        flat = reader(kind, moved if velocity else state)  # the next one overwrites its padding
         return (state, jax.lax.dynamic_update_slice(found, flat, (begin,))), None
 
-    found = jnp.zeros_like(first, shape=begins[-1] + max(lengths))
-    which = jnp.array([shapes.index(part) for part in parts])
-    xs = jnp.arange(len(parts), dtype=first.dtype), which, jnp.array(begins[:-1])
-    (_, found), _ = jax.lax.scan(body, (first, found), xs)
-    pieces = iter(
-        found[begin:end].reshape(part) for begin, end, part in zip(begins[:-1], begins[1:], parts, strict=True)
-    )
-    return tuple(join([next(pieces) for _ in own], size, *state_size) for own, size in zip(cut, sizes, strict=True))
+    found = jnp.zeros_like(state, shape=begins[-1] + max(map(math.prod, parts)))
+    times = jnp.arange(first, first + len(parts), dtype=state.dtype)
+    (state, found), _ = jax.lax.scan(body, (state, found), (times, jnp.asarray(which), jnp.array(begins[:-1])))
+    alone = jax.lax.split(found, (*np.diff(begins).tolist(), len(found) - int(begins[-1])))
+    return state, [flat.reshape(part) for flat, part in zip(alone[:-1], parts, strict=True)]
 
 
 def num_steps(shapes: Sequence[Any], max_channels: int, kernel_size: int | None = None) -> int:

@@ -238,14 +238,17 @@ def test_no_field_leaves_the_state_where_it_is():
 @pytest.mark.parametrize("vanishing", ["norm2_scale", "pointwise_kernel"])
 @pytest.mark.parametrize("initial_state", INITIAL_STATES)
 def test_constant_field_moves_on_a_line(initial_state, vanishing):
-    """Without variation before the last norm, S_n = S_0 + n dl tanh(bias)."""
+    """Without variation before the last norm, S_n = S_0 + n dl tanh(bias).
+
+    The norm multiplies what rounding leaves of a mean by up to 1e-5**-0.5 = 316.
+    """
     puppeteer = make_puppeteer(8, 3, initial_state)
     gone = {vanishing: jnp.zeros_like(getattr(puppeteer, vanishing)), "pointwise_bias": jnp.full(8, 0.5)}
     puppeteer = dataclasses.replace(puppeteer, **gone)
     states = np.asarray(trajectory(puppeteer, jnp.float32(H), num_steps=5), np.float64)
     slope = reference.step_size(np.float32(H)) * np.tanh(np.asarray(puppeteer.norm2_bias, np.float64))
     expected = states[0] + np.arange(6)[:, None, None, None] * slope[:, None, None]
-    assert reference.relative_error(states, expected) <= 1e-6
+    assert reference.relative_error(states, expected) <= 1e-5
 
 
 def test_one_channel_with_one_tap():

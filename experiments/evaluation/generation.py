@@ -12,7 +12,7 @@ import numpy as np
 import puppet_jax as pj
 from experiments.evaluation.rounds import time_rounds
 from experiments.tables.render import markdown
-from puppet_jax.puppeteer import field, start
+from puppet_jax.puppeteer import kernel_field, start
 
 H = 4.5
 """Complexity in nats, near the mean of CIFAR-10."""
@@ -73,7 +73,7 @@ def _row(case: Case, rounds: int) -> dict[str, Any]:
     }
     if importlib.util.find_spec("torch") is not None:
         ways["pytorch"] = _torch(case, puppeteer)
-    kernels = [np.asarray(value()) for value, _ in ways.values()]
+    kernels = [np.stack([np.asarray(kernel) for kernel in value()]) for value, _ in ways.values()]
     row: dict[str, Any] = {
         "channels": case.channels,
         "layers": case.layers,
@@ -90,7 +90,7 @@ def _row(case: Case, rounds: int) -> dict[str, Any]:
 
 def _library(case: Case) -> Callable[[pj.Puppeteer], Any]:
     shapes = [(3, 3, case.channels, case.channels)] * case.layers
-    return lambda puppeteer: jnp.stack(pj.generate_kernels(puppeteer, H, shapes))
+    return lambda puppeteer: pj.generate_kernels(puppeteer, H, shapes)
 
 
 def _scan(case: Case) -> Callable[[pj.Puppeteer], Any]:
@@ -100,11 +100,12 @@ def _scan(case: Case) -> Callable[[pj.Puppeteer], Any]:
         dl = pj.step_size(jnp.float32(H))
 
         def step(state: Any, _: None) -> tuple[Any, Any]:
-            state = state + dl * field(puppeteer, state)
+            state = state + dl * kernel_field(puppeteer, state)
             return state, state
 
         states = jax.lax.scan(step, start(puppeteer, jnp.float32(H)), None, case.layers)[1]
-        return states.transpose(0, 3, 2, 1).reshape(-1, 3, 3, case.channels, case.channels)
+        shape = (3, 3, case.channels, case.channels)
+        return tuple(state.reshape(shape) for state in jax.lax.split(states, (1,) * case.layers))
 
     return kernels
 
@@ -113,7 +114,7 @@ def _programs(
     kernels: Callable[[pj.Puppeteer], Any], puppeteer: pj.Puppeteer
 ) -> tuple[Callable[[], Any], Callable[[], Any]]:
     value = jax.jit(kernels)
-    gradient = jax.jit(jax.grad(lambda puppeteer: jnp.square(kernels(puppeteer)).sum()))
+    gradient = jax.jit(jax.grad(lambda puppeteer: sum(jnp.square(kernel).sum() for kernel in kernels(puppeteer))))
     return lambda: jax.block_until_ready(value(puppeteer)), lambda: jax.block_until_ready(gradient(puppeteer))
 
 
@@ -135,7 +136,7 @@ def _torch(case: Case, puppeteer: pj.Puppeteer) -> tuple[Callable[[], Any], Call
             (puppeteer.norm2_scale, puppeteer.norm2_bias),
         )
     ]
-    first = torch.tensor(np.array(start(puppeteer, jnp.float32(H))))[None]
+    first = torch.tensor(np.array(start(puppeteer, jnp.float32(H)).transpose()))[None]
     dl = float(pj.step_size(H))
 
     def normed(x: Any, which: int) -> Any:
@@ -148,15 +149,15 @@ def _torch(case: Case, puppeteer: pj.Puppeteer) -> tuple[Callable[[], Any], Call
             x = torch.nn.functional.conv2d(normed(x, 0), pointwise, biases[1])
             state = state + dl * torch.tanh(normed(x, 1))
             states.append(state[0].permute(2, 1, 0).reshape(3, 3, channels, channels))
-        return torch.stack(states)
+        return states
 
     def value() -> Any:
         with torch.no_grad():
-            return kernels().numpy()
+            return kernels()
 
     def gradient() -> Any:
         leaves = [depthwise, pointwise, *biases, *norms[0], *norms[1]]
-        return torch.autograd.grad(kernels().square().sum(), leaves)
+        return torch.autograd.grad(sum(kernel.square().sum() for kernel in kernels()), leaves)
 
     return value, gradient
 
