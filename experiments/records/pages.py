@@ -23,6 +23,18 @@ COLUMNS = {
     "training": "training (%)",
     "unseen": "unseen (%)",
     "top1": "top-1, test (%)",
+    "ms": "ms",
+    "speed": "speed",
+    "agreement": "same class (%)",
+    "before_value_ms": "value before (ms)",
+    "before_gradients_ms": "gradients before (ms)",
+    "chosen_value_ms": "value (ms)",
+    "chosen_gradients_ms": "gradients (ms)",
+    **{
+        f"to_{way}_{what}": f"times as fast as {named}, {what}"
+        for way, named in (("xla", "XLA"), ("whole", "the whole"), ("scan", "a bare scan"), ("pytorch", "PyTorch"))
+        for what in ("value", "gradients")
+    },
 }
 """Fields of a row that a study's table shows, in their order."""
 
