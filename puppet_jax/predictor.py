@@ -27,7 +27,7 @@ from puppet_jax.routing import (
     spread,
     start_groups,
 )
-from puppet_jax.trajectory import generate_kernels
+from puppet_jax.trajectory import for_each_level, generate_kernels
 
 
 class KernelBank:
@@ -92,7 +92,7 @@ def _forward_own(puppet, params, batch_stats, h, images, *, depth, dtype, genera
     # an image that was routed to the nearest trained depth counts as the nearest complexity of that depth
     low, high = depth_interval(depth)
     h = jnp.clip(h, low, high)
-    kernels = jax.vmap(lambda one: generate(params.puppeteer, one, shapes))(h)
+    kernels = for_each_level(lambda one: generate(params.puppeteer, one, shapes), h)
     return apply_puppet(puppet, params, batch_stats, kernels, images, depth, dtype)[0]
 
 

@@ -21,6 +21,7 @@ from puppet_jax.puppet_order import Kernel, call, find_order, put_kernels
 from puppet_jax.puppet_plan import Generated, Plan
 from puppet_jax.puppet_summary import PuppetSummary, summarise, unmoved
 from puppet_jax.puppet_weights import at
+from puppet_jax.trajectory import for_each_level
 
 M = TypeVar("M", bound=nnx.Module)
 Condition = Float[ArrayLike, "..."] | Sequence[float]
@@ -180,7 +181,7 @@ class PuppetModel(nnx.Module, Generic[M]):
             )
         shapes = [self.kernels[place].hwio for place in order for _ in range(self.kernels[place].stack)]
         generate = lambda condition: self.puppeteer.generate(condition, shapes)  # noqa: E731
-        made = iter(jax.vmap(generate)(h) if sets else generate(h))
+        made = iter(for_each_level(generate, h) if sets else generate(h))
         gains = self._gains()
         kernels: list[Any] = [None] * len(order)
         for place in order:

@@ -212,6 +212,16 @@ def _written(
     return state, [flat.reshape(part) for flat, part in zip(alone[:-1], parts, strict=True)]
 
 
+def for_each_level(generate: Callable[[Array], Any], h: Float[Array, " levels"]) -> Any:
+    """What `generate` gives of each complexity, with a leading axis of sets.
+
+    One after the other on a single CPU, where eight levels at once take up to 1.7 times as long; elsewhere at once.
+    """
+    if jax.default_backend() == "cpu" and jax.device_count() == 1:
+        return jax.lax.map(generate, h)
+    return jax.vmap(generate)(h)
+
+
 def num_steps(shapes: Sequence[Any], max_channels: int, kernel_size: int | None = None) -> int:
     """How many Euler steps `generate_kernels` takes: one a kernel that a state holds, else one a block.
 

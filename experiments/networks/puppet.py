@@ -26,6 +26,7 @@ from experiments.networks import controls
 from experiments.networks.contract import Network
 from puppet_jax.generator import Generator
 from puppet_jax.puppet import puppet_matrices
+from puppet_jax.trajectory import for_each_level
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -221,4 +222,4 @@ def generate_sets(generate: Any, source: Any, h: Array | np.ndarray, shapes: Seq
     """Kernels at one complexity, or with a leading axis of sets at several."""
     if len(h) == 1:
         return generate(source, h[0], shapes)
-    return jax.vmap(lambda level: generate(source, level, shapes))(h)
+    return for_each_level(lambda level: generate(source, level, shapes), jnp.asarray(h))
