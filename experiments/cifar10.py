@@ -6,6 +6,7 @@
 |---|---|---|---|
 | small | puppet of 20 kB, depth and kernels follow the image; 8,000 images | 13 min, one CPU core | 62.6 |
 | best | one depth, C = 64, 23 kB; 8,000 images | 35 min, one CPU core | 74.1 |
+| light | C = 128 in 8 bits, 22 kB, half the arithmetic of best; 8,000 images | 29 min, one CPU core | TODO |
 | adaptive | best with depth and kernels that follow the image | 100 min, one CPU core | see docs/results.md |
 | early-exit | best with a classifier behind its fifth layer | 35 min, one CPU core | 72.5 |
 | paper | the papers' protocol: C = 512, 800 epochs of 8,000 images | 13 s a step on a CPU core; a GPU | not run |
@@ -55,6 +56,21 @@ BEST = Config(
     ),
     data=Data(num_images=8_000, num_validation=2_000),
     optim=Optim(epochs=28, optimizer="muon", learning_rate=5e-3, weight_decay=0.4, label_smoothing=0.1),
+)
+
+LIGHT = Config(
+    network=PuppetCNN(
+        channels=(32, 64, 128, 128),
+        depth=OneDepth(layers=(1, 1, 2, 3)),
+        kernels=Generated(kernels_from="velocity", scale=0.03),
+        residual=True,
+        dropout=0.2,
+        mirror=True,
+        affine=True,
+    ),
+    data=Data(num_images=8_000, num_validation=2_000),
+    optim=Optim(epochs=56, optimizer="muon", learning_rate=2.5e-3, weight_decay=0.4, label_smoothing=0.1),
+    bits=8,
 )
 
 ADAPTIVE = Config(
@@ -117,6 +133,7 @@ FULL = Config(
 PRESETS = {
     "small": SMALL,
     "best": BEST,
+    "light": LIGHT,
     "adaptive": ADAPTIVE,
     "early-exit": EARLY_EXIT,
     "paper": PAPER,

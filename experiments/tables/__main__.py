@@ -15,6 +15,7 @@
 | depths | stored size against depth of VGG and ResNet; no training | v1 figure 4 |
 | ablation | initial state, scale, depth rule, adaptation | none |
 | equal_bytes | puppets and networks of as many stored bytes, at three sizes | none |
+| few_products | preset light and networks of as many stored bytes and no more arithmetic | none |
 | generators | preset best with kernels of other generators of as many floats | none |
 | transformers | a ViT and an MLP-Mixer, all of whose weights are generated | none |
 
@@ -54,6 +55,7 @@ class Command:
             "depths",
             "ablation",
             "equal_bytes",
+            "few_products",
             "generators",
             "transformers",
         ],

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from experiments.backbones import RECORDS, REGIMES
-from experiments.cifar10 import BEST, PAPER, SMALL
+from experiments.cifar10 import BEST, LIGHT, PAPER, SMALL
 from experiments.config import ByComplexity, Config, DeepBackbone, FrozenBasis, Generated, Ordinary
 from experiments.fields import replace
 from experiments.tables import generators, papers, systems
@@ -131,6 +131,18 @@ def equal_bytes() -> Table:
     return Table(title, _rows(configs), smoke=0.02, seeds=3, columns=columns)
 
 
+def few_products() -> Table:
+    """Preset light beside ordinary weights of as many bytes and at most as many multiply-accumulates, in few bits."""
+    configs = {
+        "Puppet-CNN, preset light, 8 bits": LIGHT,
+        "ordinary weights, slim, mirrored, 8 bits": replace(_slim(BEST, (16, 30, 30)), epochs=56, bits=8),
+        "ordinary weights, slim, mirrored, 4 bits": replace(_slim(BEST, (22, 42, 42)), epochs=56, bits=4),
+    }
+    title = "Accuracy in 23.4 kB and 20 million multiply-accumulates: 8,000 images, no augmentation"
+    columns = ("trainable_mb", "generator_gmacs", "network_gmacs")
+    return Table(title, _rows(configs), smoke=0.02, seeds=3, columns=columns)
+
+
 def _not_generated(config: Config, kernels: Ordinary | FrozenBasis, **changes: Any) -> Config:
     """A network of the puppet's layers with other kernels, and the optimiser that was found for them."""
     found: dict[str, Any] = {"optimizer": "adam", "learning_rate": 4e-2, "weight_decay": 0.05}
@@ -161,6 +173,7 @@ TRAINED: dict[str, Callable[[], Table]] = {
     "datasets": datasets,
     "ablation": ablation,
     "equal_bytes": equal_bytes,
+    "few_products": few_products,
     "generators": generators.generators,
     "transformers": generators.transformers,
 }

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 from experiments import devices
@@ -29,7 +30,9 @@ from experiments.config import (
 from experiments.data import load_dataset
 from experiments.errors import DataError, Interrupted
 from experiments.fields import as_json, flat, replace
+from experiments.model import bits_of
 from experiments.training.run import _identity
+from puppet_jax import extras
 
 ROOT = Path(__file__).parents[2]
 RUN = ["--epochs", "--data-dir", "--data-source", "--workdir", "--resume"]
@@ -137,7 +140,7 @@ class TestFlags:
             (["--epochs", "many"], ["many"]),
             (["--classifier", "psychic"], ["psychic"]),
             (["stray"], ["stray"]),
-            (["--preset", "huge"], ["--preset must be one of small, best, adaptive, early-exit, paper,", "got 'huge'"]),
+            (["--preset", "huge"], ["--preset must be one of small, best, light, adaptive, early-exit,", "got 'huge'"]),
             (["--preset"], ["--preset: expected one argument"]),
             (["--epochs", "3", "--preset"], ["--preset: expected one argument"]),
         ],
@@ -214,6 +217,7 @@ class TestNetworks:
         kinds = {
             "small": (ByComplexity, Adaptive),
             "best": (OneDepth, Generated),
+            "light": (OneDepth, Generated),
             "adaptive": (ByComplexity, Adaptive),
             "early-exit": (ByConfidence, Generated),
             "paper": (ByComplexity, Adaptive),
@@ -404,19 +408,27 @@ class TestPresets:
         assert full.data.augment == "crop_flip"
         assert max(full.network.channels) <= 512
 
-    @pytest.mark.parametrize("name", ["small", "best", "adaptive", "early-exit"])
+    @pytest.mark.parametrize("name", ["small", "best", "light", "adaptive", "early-exit"])
     def test_small_takes_the_papers_images(self, name):
         small = PRESETS[name]
         assert (small.data.num_images, small.data.num_validation, small.optim.batch_size) == (8_000, 2_000, 64)
         assert small.data.augment == "none"
         assert max(small.network.channels) <= 512
 
+    def test_light_is_light(self):
+        """Stored in 23.4 kB, and no more than 20 million multiply-accumulates an image."""
+        light = PRESETS["light"]
+        network = light.network.make(10, (32, 32, 3))
+        params = jax.eval_shape(lambda: network.init(0, (network.depth,)))
+        assert extras.quantized_bytes(params, bits_of(network, params, light.bits)) <= 23_400
+        assert network.macs(params, network.depth)[1] <= 20e6
+
     @pytest.mark.parametrize(("name", "validation"), [("cifar100", 10_000), ("mini_imagenet", 6_000)])
     def test_of_other_data(self, name, validation):
         """The papers' splits: whatever is not for validation is trained on."""
         module = importlib.import_module(f"experiments.{name}")
         assert list(module.PRESETS)[:4] == ["small", "best", "paper", "full"]
-        assert list(module.PRESETS)[4:] == list(PRESETS)[6:]
+        assert list(module.PRESETS)[4:] == list(PRESETS)[7:]
         for preset in module.PRESETS.values():
             assert (preset.data.num_images, preset.data.num_validation) == (None, validation)
         assert replace(module.PRESETS["paper"], num_images=8_000, num_validation=2_000) == PRESETS["paper"]
@@ -431,9 +443,9 @@ class TestPresets:
         )
 
     def test_small_comes_first(self):
-        assert list(PRESETS)[:6] == ["small", "best", "adaptive", "early-exit", "paper", "full"]
+        assert list(PRESETS)[:7] == ["small", "best", "light", "adaptive", "early-exit", "paper", "full"]
 
-    @pytest.mark.parametrize("preset", list(PRESETS)[:6])
+    @pytest.mark.parametrize("preset", list(PRESETS)[:7])
     def test_fits_the_images(self, preset):
         network = PRESETS[preset].network.make(10, (32, 32, 3))
         network.puppet.check_image_size(32, 32)

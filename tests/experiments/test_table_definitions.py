@@ -8,11 +8,13 @@ from experiments.baselines import BASELINES
 from experiments.cifar10 import BEST, PAPER, SMALL
 from experiments.config import Adaptive, FrozenBasis, Generated, Ordinary, PuppetCNN
 from experiments.fields import as_json, flat, replace
+from experiments.model import bits_of
 from experiments.networks.puppetized import PuppetizedNetwork
 from experiments.tables import papers
 from experiments.tables.__main__ import Command
 from experiments.tables.definitions import TRAINED
 from experiments.tables.rows import scaled
+from puppet_jax import extras
 
 
 class TestScaled:
@@ -120,6 +122,17 @@ class TestDefinitions:
         assert max(floats) < 1.1 * min(floats)
         assert len({(row.config.data, row.config.optim.epochs, row.config.optim.batch_size) for row in rows}) == 1
         assert len({row.config.optim.label_smoothing for row in rows}) == 1
+
+    def test_few_products_is_fair(self):
+        """No more than 23.4 kB and 20 million multiply-accumulates; the same images, as often, in the same batches."""
+        rows = TRAINED["few_products"]().rows
+        for row in rows:
+            network = row.config.network.make(10, (32, 32, 3))
+            params = jax.eval_shape(lambda network=network: network.init(0, [network.depth]))
+            size = extras.quantized_bytes(params, bits_of(network, params, row.config.bits))
+            assert 0.9 * 23_400 < size < 1.001 * 23_400
+            assert network.macs(params, network.depth)[1] <= 20e6
+        assert len({(row.config.data, row.config.optim.epochs, row.config.optim.batch_size) for row in rows}) == 1
 
     @pytest.mark.parametrize("size", SIZES)
     def test_equal_bytes_compares_every_kind(self, size):
