@@ -1,8 +1,10 @@
 """Depth buckets: images are grouped by depth, groups are padded to few sizes, results return in order."""
 
+import bisect
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -17,6 +19,8 @@ from puppet_jax.complexity import complexity as entropy_complexity
 
 Adaptation = Literal["level", "sample"]
 GROUP_SIZES = (1, 4, 16, 64, 256)
+_ONE = np.zeros(1, np.int64)
+_ONE.flags.writeable = False  # all groups of one image share it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,6 +211,31 @@ def level_centre(h: np.ndarray, depth: int, num_levels: int) -> np.ndarray:
     return low + (index + 0.5) * width
 
 
+def _group_of_one(h: float, depths: tuple[int, ...], num_levels: int | None, size: int) -> Group:
+    """What `make_groups` gives for one image, in numbers of Python, which take a fifth of the time of arrays of one."""
+    depth = nearest_depth(h, depths)
+    if num_levels is None:
+        return Group(depth=depth, h=None, indices=_ONE, size=size)
+    low, high = depth_interval(depth)
+    width = (high - low) / as_integer("num_levels", num_levels)
+    index = min(max(math.floor((h - low) / width), 0), num_levels - 1)
+    return Group(depth=depth, h=low + (index + 0.5) * width, indices=_ONE, size=size)
+
+
+def nearest_depth(h: float, depths: tuple[int, ...]) -> int:
+    """`nearest_depths` of one complexity, taken as a float32."""
+    available, bounds = _sorted_bounds(depths)
+    return available[bisect.bisect_right(bounds, np.float32(h).item())]
+
+
+@functools.lru_cache(256)
+def _sorted_bounds(depths: tuple[int, ...]) -> tuple[list[int], list[float]]:
+    available = sorted(as_integer("depths", depth) for depth in depths)
+    if not available:
+        raise ValueError("depths must name at least one depth, got none.")
+    return available, _bounds(tuple(available)).tolist()
+
+
 def make_groups(
     h: ArrayLike,
     depths: Sequence[int],
@@ -229,7 +258,9 @@ def make_groups(
     Raises:
         ValueError: if the batch is empty, `h` has another rank than 1 or bad values, or `depths` is empty.
     """
-    h, sizes = np.asarray(h), check_sizes(sizes)
+    h, sizes = np.asarray(h), sizes if sizes is GROUP_SIZES else check_sizes(sizes)
+    if h.shape == (1,) and h.dtype in (np.float32, np.float64) and 0 <= h[0] < np.finfo(np.float32).max:
+        return [_group_of_one(h.item(), tuple(depths), num_levels, sizes[0])]
     assigned = nearest_depths(h, depths)  # looks at both
     groups = []
     for depth in sorted(set(assigned.tolist())):
@@ -270,9 +301,10 @@ def start_groups(groups: Sequence[Group], run: Callable[[Group], jax.Array]) -> 
     """`run_groups` in two: dispatches all groups, and returns what awaits and orders their results."""
     if not all(isinstance(group, Group) for group in groups):
         raise TypeError(f"groups must be those of make_groups, got {groups!r:.80}.")
-    indices = np.concatenate([group.indices for group in groups]) if groups else np.empty(0, np.int64)
+    parts = [group.indices for group in groups]
+    indices = parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, np.int64), *parts])
     batch = len(indices)
-    if not batch or (np.sort(indices) != np.arange(batch)).any():
+    if not batch or (indices is not _ONE and (np.sort(indices) != np.arange(batch)).any()):
         raise ValueError("groups must hold every index of a batch that is not empty once; make_groups makes such.")
     outputs = [run(group) for group in groups]
 

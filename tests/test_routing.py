@@ -235,3 +235,20 @@ def test_constant_image_is_routed_to_the_nearest_depth(model):
     assert pj.complexities(black)[0] == 0
     assert np.isfinite(pj.Predictor(PUPPET, *model)(black)).all()
     assert np.isfinite(pj.Predictor(PUPPET, *model, adaptation="sample")(black)).all()
+
+
+@pytest.mark.parametrize("num_levels", [None, 1, 16])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_one_image_is_grouped_as_in_a_batch(num_levels, dtype):
+    """Beside every step of D(h) and of a level too."""
+    depths = (3, 5, 4)
+    steps = [bound for depth in range(1, 8) for bound in pj.depth_interval(depth)]
+    low, high = pj.depth_interval(4)
+    steps += np.linspace(low, high, 17).tolist()
+    near = np.array(steps, dtype)
+    h = np.concatenate([[0, 1e30], near, np.nextafter(near, dtype(0)), np.nextafter(near, dtype(99))]).astype(dtype)
+    by_image = {int(n): group for group in make_groups(h, depths, num_levels) for n in group.indices}
+    for n in range(len(h)):
+        (alone,) = make_groups(h[n : n + 1], depths, num_levels)
+        together = by_image[n]
+        assert (alone.depth, alone.h, alone.size, alone.indices.tolist()) == (together.depth, together.h, 1, [0])
