@@ -212,8 +212,8 @@ def _written(
     return state, [flat.reshape(part) for flat, part in zip(alone[:-1], parts, strict=True)]
 
 
-def for_each_level(generate: Callable[[Array], Any], h: Float[Array, " levels"]) -> Any:
-    """What `generate` gives of each complexity, with a leading axis of sets.
+def for_each_level(generate: Callable[[Array], Any], h: Float[Array, "levels ..."]) -> Any:
+    """What `generate` gives of each complexity, or of each row of another condition, with a leading axis of sets.
 
     One after the other on a single CPU, where eight levels at once take up to 1.7 times as long; elsewhere at once.
     """

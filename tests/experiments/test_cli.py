@@ -37,7 +37,13 @@ from puppet_jax import extras
 ROOT = Path(__file__).parents[2]
 RUN = ["--epochs", "--data-dir", "--data-source", "--workdir", "--resume"]
 CASES = {
-    "cifar10": [*RUN, "--preset", "Presets: small, best, adaptive, early-exit, paper, full, ", "--depths", "--sharing"],
+    "cifar10": [
+        *RUN,
+        "--preset",
+        "Presets: small, best, light, adaptive, early-exit, paper, full, ",
+        "--depths",
+        "--sharing",
+    ],
     "cifar10 --preset best": ["those of preset best", "--layers", "--mirror"],
     "cifar10 --preset early-exit": ["those of preset early-exit", "--exit-layer", "--fraction"],
     "cifar10 --preset vgg-fixed": ["those of preset vgg-fixed", "--num-layers", "--width"],
