@@ -1,6 +1,5 @@
 """What a model costs: stored floats and bytes, multiply-accumulates of generator and puppet."""
 
-import math
 from typing import Any
 
 import jax
@@ -59,8 +58,8 @@ def puppet_macs(puppet: Puppet, depth: int, image_size: tuple[int, int], first: 
             height, width = height // 2, width // 2
         if n >= first:
             free = puppet.free_channels(layer.channels)
-            image, kernel = (1, height, width, previous), (*2 * (puppet.kernel_size,), previous, free)
-            halved = puppet.mirror and n > 0 and takes_halves(image, kernel)
-            total += math.prod(kernel) * (free if halved else layer.channels) // free * height * width
+            kernel = (puppet.kernel_size, puppet.kernel_size, previous, free)
+            halved = puppet.mirror and n > 0 and takes_halves((1, height, width, previous), kernel)
+            total += puppet.kernel_size**2 * previous * (free if halved else layer.channels) * height * width
         previous = layer.channels
     return total + puppet.free_channels(previous) * puppet.num_classes

@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Array
 
 from puppet_jax.fast_convolution import (
+    NHWC,
     convolve_one,
     filter_each,
     find_windows,
@@ -38,31 +39,49 @@ def convolve(x: Array, kernel: Array, window_strides: Any, padding: Any, **optio
         ValueError: if the number of sets does not divide the batch, or only the images are under `jax.vmap`: it is not
             known then which axis of theirs the sets belong to.
     """
+    return convolve_sets(
+        x,
+        kernel,
+        one=lambda x, kernel: convolve_one(x, kernel, window_strides, padding, **options),
+        own=lambda x, kernel: _own_kernels(x, kernel, window_strides, padding, **options),
+    )
+
+
+def convolve_same(x: Array, kernel: Array) -> Array:
+    """'SAME' `convolve` of stride 1 of NHWC images with HWIO kernels."""
+    # float32 means float32: GPUs round the factors to ten bits by default. Who wants speed asks for bfloat16.
+    precision = lax.Precision.HIGHEST if x.dtype == jnp.float32 else lax.Precision.DEFAULT
+    return convolve(x, kernel, (1, 1), "SAME", dimension_numbers=NHWC, precision=precision)
+
+
+def convolve_sets(
+    x: Array, kernel: Array, one: Callable[[Array, Array], Array], own: Callable[[Array, Array], Array]
+) -> Array:
+    """Convolves images with a kernel, or equal parts of the images with a kernel each.
+
+    Args:
+        x: as `convolve` takes it.
+        kernel: likewise.
+        one: convolves images with one kernel.
+        own: convolves images with as many kernels.
+
+    Raises:
+        ValueError: as `convolve`.
+    """
     if kernel.ndim == x.ndim:
-        return convolve_one(x, kernel, window_strides, padding, **options)
+        return one(x, kernel)
     if _is_batched(x) and not _is_batched(kernel):
         raise ValueError(
             f"{len(kernel)} sets of kernels cannot be paired with images under jax.vmap; give one set (a scalar h), or "
             "let jax.vmap go over images and sets together."
         )
-    if len(kernel) == len(x) > 0:
-        return _own_kernels(x, kernel, window_strides, padding, **options)
-    return convolve_sets(lambda part, one: convolve_one(part, one, window_strides, padding, **options), x, kernel)
-
-
-def convolve_sets(function: Callable[[Array, Array], Array], x: Array, kernel: Array) -> Array:
-    """`function` of images and a kernel, or of equal parts of the images and a kernel for each.
-
-    Raises:
-        ValueError: if the number of kernels does not divide the batch.
-    """
-    if kernel.ndim == x.ndim:
-        return function(x, kernel)
     sets, batch = len(kernel), len(x)
     if sets == 0 or batch % sets:
         raise ValueError(f"the number of kernel sets must divide the batch, got {sets} for {batch} images.")
+    if sets == batch:
+        return own(x, kernel)
     # A loop in Python: under `vmap` or `scan` the gradient of a convolution is 50 times slower on a CPU.
-    return jnp.concatenate([function(*pair) for pair in zip(jnp.split(x, sets), kernel, strict=True)])
+    return jnp.concatenate([one(*pair) for pair in zip(jnp.split(x, sets), kernel, strict=True)])
 
 
 def _is_batched(x: Array) -> bool:

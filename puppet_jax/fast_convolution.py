@@ -121,13 +121,18 @@ def convolve_one(x: Array, kernel: Array, strides: Any, padding: Any, **options:
         padding: likewise.
         **options: likewise.
     """
-    floats = x.dtype == kernel.dtype and x.dtype in (jnp.float32, jnp.float64) and 0 not in (*x.shape, *kernel.shape)
-    if jax.default_backend() == "cpu" and floats and is_plain(x, kernel.shape, **options):
+    if is_for_cpu(x, kernel) and is_plain(x, kernel.shape, **options):
         windows = find_windows(x.shape, kernel.shape[:2], strides, padding, options.get("rhs_dilation"))
         if min(windows.places(x.shape)) > 0:
             groups = options.get("feature_group_count", 1)
             return fast_convolution(choose(x.shape, kernel.shape, windows, groups), x, kernel, windows, groups)
     return lax.conv_general_dilated(x, kernel, strides, padding, **options)
+
+
+def is_for_cpu(x: Array, kernel: Array) -> bool:
+    """Whether programs run on a CPU, and both hold floats of the one kind that a CPU computes with."""
+    floats = x.dtype == kernel.dtype and x.dtype in (jnp.float32, jnp.float64)
+    return jax.default_backend() == "cpu" and floats and 0 not in (*x.shape, *kernel.shape)
 
 
 # A program of this name, so that one who reads what a model computes can tell that it is a convolution.
@@ -193,7 +198,7 @@ def product(
 
 def shifted(x: Float[Array, "batch height width c"], windows: Windows) -> list[Float[Array, "batch rows columns c"]]:
     """What each tap of the windows sees of images, row by row."""
-    whole = padded(x, windows.padding)
+    whole = _padded(x, windows.padding)
     (rows, columns), (sh, sw), (dh, dw) = windows.places(x.shape), windows.strides, windows.dilation
     return [
         whole[:, dh * i : dh * i + (rows - 1) * sh + 1 : sh, dw * j : dw * j + (columns - 1) * sw + 1 : sw]
@@ -211,7 +216,6 @@ def shifts(
     """The depthwise convolution as a sum of shifted images; with `most`, of about so many floats at a time."""
     filters = kernel.reshape(1, *kernel.shape[:2], -1)
     piece = jax.checkpoint(functools.partial(_weighted, filters=filters, windows=windows), prevent_cse=False)
-
     return piece(x) if most is None else by_pieces(piece, x, max(1, most // math.prod(x.shape[1:])))
 
 
@@ -290,7 +294,7 @@ def winograd(
     @functools.partial(jax.checkpoint, prevent_cse=False)  # squares are not kept
     def piece(x):
         (top, bottom), (left, right) = windows.padding
-        even = padded(x, ((top, bottom + rows % 2), (left, right + columns % 2)))
+        even = _padded(x, ((top, bottom + rows % 2), (left, right + columns % 2)))
         found = [
             _outputs([product(part, transformed[p, q]) for q, part in enumerate(_image(strip, 2))], 3)
             for p, strip in enumerate(_image(even, 1))
@@ -309,7 +313,7 @@ def winograd_rows(
     rows, columns = windows.places(x.shape)
     transformed = jnp.einsum("pi,ico->pco", _KERNEL.astype(kernel.dtype), kernel[:, 0])
     (top, bottom), sides = windows.padding
-    strips = _image(padded(x, ((top, bottom + rows % 2), sides)), 1)
+    strips = _image(_padded(x, ((top, bottom + rows % 2), sides)), 1)
     y = _outputs([product(strip, matrix) for strip, matrix in zip(strips, transformed, strict=True)], 2)
     return y.reshape(len(x), rows + rows % 2, columns, -1)[:, :rows]
 
@@ -340,6 +344,6 @@ def by_pieces(function: Callable[[Array], Array], x: Array, most: int) -> Array:
     return y.reshape(batch, *y.shape[2:])
 
 
-def padded(x: Array, padding: Any) -> Array:
+def _padded(x: Array, padding: Any) -> Array:
     """With zeros around its rows and columns; negative ones are cut off."""
     return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((*pair, 0) for pair in padding), (0, 0, 0)))

@@ -10,12 +10,11 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.extend.core import JaxprEqn
 from jaxtyping import Array, Float
 
-from puppet_jax.convolution import convolve, convolve_sets
-from puppet_jax.fast_convolution import NHWC, Windows, by_pieces, find_windows, padded, patches, product, winograd_rows
+from puppet_jax.convolution import convolve_same, convolve_sets
+from puppet_jax.fast_convolution import by_pieces, compute, find_windows, is_for_cpu, shifted, winograd_rows
 from puppet_jax.mirror import with_mirrored
 
 # The rule of `takes_halves` and the size of pieces, measured by `python -m experiments.benchmark --convolutions`.
@@ -39,14 +38,13 @@ def convolve_mirrored(
         kernel: HWIO, of odd sizes; or several that serve equal parts of the batch.
         mirrored_input: whether the channels of the input are such pairs; those of an image are none.
     """
-    floats = x.dtype == kernel.dtype and x.dtype in (jnp.float32, jnp.float64) and 0 not in (*x.shape, *kernel.shape)
-    own = kernel.ndim > x.ndim and len(kernel) == len(x)
-    if jax.default_backend() == "cpu" and floats and mirrored_input and not own and takes_halves(x.shape, kernel.shape):
-        return convolve_sets(mirrored_convolution, x, kernel)
-    # float32 means float32: GPUs round the factors to ten bits by default. Who wants speed asks for bfloat16.
-    precision = lax.Precision.HIGHEST if x.dtype == jnp.float32 else lax.Precision.DEFAULT
-    whole = with_mirrored(kernel, mirrored_input)
-    return convolve(x, whole, (1, 1), "SAME", dimension_numbers=NHWC, precision=precision)
+
+    def whole(x: Array, kernel: Array) -> Array:
+        return convolve_same(x, with_mirrored(kernel, mirrored_input))
+
+    if mirrored_input and is_for_cpu(x, kernel) and takes_halves(x.shape, kernel.shape):
+        return convolve_sets(x, kernel, one=mirrored_convolution, own=whole)
+    return whole(x, kernel)
 
 
 def takes_halves(shape: tuple[int, ...], kernel_shape: tuple[int, ...]) -> bool:
@@ -72,7 +70,7 @@ def mirrored_convolution(
     to_sum, to_difference = (_folded(0.5 * (first + sign * second)) for sign in (1, -1))
     windows = find_windows(x.shape, to_sum.shape[:2], (1, 1), "SAME")
     few = len(x) * height * width <= HALVES_PLACES
-    rows = winograd_rows if len(kernel) == 3 and not few else _patches_of_rows
+    rows = winograd_rows if len(kernel) == 3 and not few else functools.partial(compute, "patches")
 
     @functools.partial(jax.checkpoint, prevent_cse=False)  # sums of neighbours are not kept
     def piece(x):
@@ -101,16 +99,9 @@ def _neighbours(
     even: Float[Array, "batch height width c"], odd: Float[Array, "batch height width c"], columns: int
 ) -> Float[Array, "batch height width folded"]:
     """What the even part of a kernel sees of one input, then what the odd part sees of the other."""
-    reach, width = columns // 2, even.shape[2]
-    pair = [padded(x, ((0, 0), (reach, reach))) for x in (even, odd)]
-
-    def at(x: Array, place: int) -> Array:
-        return x[:, :, reach + place : reach + place + width]
-
-    sums = [at(pair[0], n) + at(pair[0], -n) for n in range(1, reach + 1)]
-    differences = [at(pair[1], n) - at(pair[1], -n) for n in range(1, reach + 1)]
+    windows, middle = find_windows(even.shape, (1, columns), (1, 1), "SAME"), columns // 2
+    seen, opposite = shifted(even, windows), shifted(odd, windows)
+    reaches = range(1, middle + 1)
+    sums = [seen[middle + n] + seen[middle - n] for n in reaches]
+    differences = [opposite[middle + n] - opposite[middle - n] for n in reaches]
     return jnp.concatenate([even, *sums, *differences], axis=-1)
-
-
-def _patches_of_rows(x: Array, kernel: Array, windows: Windows) -> Array:
-    return product(patches(x, windows), kernel.reshape(-1, kernel.shape[-1]))

@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, DTypeLike, Float, PRNGKeyArray
 
 from puppet_jax.architecture import Layer, Puppet
 from puppet_jax.checks import check_images
-from puppet_jax.convolution import convolve
+from puppet_jax.convolution import convolve_same
 from puppet_jax.mirror import for_both_of_pairs, mean_of_pairs
 from puppet_jax.mirrored_convolution import convolve_mirrored
 from puppet_jax.puppeteer import Puppeteer
@@ -161,7 +161,7 @@ def run_layers(
             if key is not None and puppet.dropout:
                 x = _drop(jax.random.fold_in(key, n), x, puppet.dropout)
         kernel = kernels[n].astype(x.dtype)
-        y = convolve_mirrored(x, kernel, mirrored_input=n > 0) if puppet.mirror else _conv(x, kernel)
+        y = convolve_mirrored(x, kernel, mirrored_input=n > 0) if puppet.mirror else convolve_same(x, kernel)
         stats = _statistics(y, puppet.mirror) if batch_stats is None else batch_stats[n]
         factor, shift = (
             one.astype(x.dtype)[None, None, None] for one in norm_terms(params, stats, layer, puppet.mirror)
@@ -210,14 +210,6 @@ def check_inputs(
     puppet.check_shapes(jnp.shape(images), [kernel.shape for kernel in kernels], depth)
     puppet.check_norms(None if params.norm_scale is None else [len(scale) for scale in params.norm_scale], depth)
     return centred(images)
-
-
-def _conv(x: Float[Array, "batch height width c_in"], kernel: Array) -> Float[Array, "batch height width c_out"]:
-    """'SAME' convolution, stride 1; one kernel (rank 4) or several that serve equal parts of the batch (rank 5)."""
-    # float32 means float32: GPUs round the factors to ten bits by default. Who wants speed asks for bfloat16.
-    precision = lax.Precision.HIGHEST if x.dtype == jnp.float32 else lax.Precision.DEFAULT
-    dimensions = ("NHWC", "HWIO", "NHWC")
-    return convolve(x, kernel, (1, 1), "SAME", dimension_numbers=dimensions, precision=precision)
 
 
 def _statistics(x: Float[Array, "batch height width channels"], mirror: bool) -> BatchStats:

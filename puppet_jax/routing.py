@@ -158,19 +158,25 @@ def nearest_depths(h: np.ndarray, depths: Sequence[int]) -> np.ndarray:
     Raises:
         ValueError: if `h` has another rank than 1, is empty or has bad values, or `depths` is empty.
     """
-    available = np.array(sorted(as_integer("depths", depth) for depth in depths))
-    if not len(available):
-        raise ValueError("depths must name at least one depth, got none.")
+    depths = _sorted(depths)
     check_complexity(h)
     h = np.asarray(h, np.float32)
     if h.ndim != 1 or not len(h):
         raise ValueError(f"h must hold one complexity per image of a batch that is not empty, got shape {h.shape}.")
-    return available[np.searchsorted(_bounds(tuple(available.tolist())), h, side="right")]
+    available, bounds = _bounds(depths)
+    return np.array(available)[np.searchsorted(np.array(bounds, np.float32), h, side="right")]
+
+
+def _sorted(depths: Sequence[int]) -> tuple[int, ...]:
+    available = tuple(sorted(as_integer("depths", depth) for depth in depths))
+    if not available:
+        raise ValueError("depths must name at least one depth, got none.")
+    return available
 
 
 @functools.lru_cache(256)
-def _bounds(depths: tuple[int, ...]) -> np.ndarray:
-    """The least complexity, float32, that goes to each of rising depths but the first.
+def _bounds(depths: tuple[int, ...]) -> tuple[tuple[int, ...], list[float]]:
+    """Rising depths, and the least complexity, a float32, that goes to each of them but the first.
 
     D(h) rises with h, so that a batch is routed by comparisons on the host. D itself, asked by bisection, decides where
     they lie: `depth_interval` rounds otherwise.
@@ -182,7 +188,7 @@ def _bounds(depths: tuple[int, ...]) -> np.ndarray:
         middle = below + (above - below) // 2
         reached = np.asarray(_depth_of(middle.view(np.float32))) >= nearer
         below, above = np.where(reached, below, middle), np.where(reached, middle, above)
-    return above.view(np.float32)
+    return depths, above.view(np.float32).tolist()
 
 
 def level_centre(h: np.ndarray, depth: int, num_levels: int) -> np.ndarray:
@@ -211,7 +217,7 @@ def level_centre(h: np.ndarray, depth: int, num_levels: int) -> np.ndarray:
     return low + (index + 0.5) * width
 
 
-def _group_of_one(h: float, depths: tuple[int, ...], num_levels: int | None, size: int) -> Group:
+def _group_of_one(h: float, depths: Sequence[int], num_levels: int | None, size: int) -> Group:
     """What `make_groups` gives for one image, in numbers of Python, which take a fifth of the time of arrays of one."""
     depth = nearest_depth(h, depths)
     if num_levels is None:
@@ -222,18 +228,10 @@ def _group_of_one(h: float, depths: tuple[int, ...], num_levels: int | None, siz
     return Group(depth=depth, h=low + (index + 0.5) * width, indices=_ONE, size=size)
 
 
-def nearest_depth(h: float, depths: tuple[int, ...]) -> int:
+def nearest_depth(h: float, depths: Sequence[int]) -> int:
     """`nearest_depths` of one complexity, taken as a float32."""
-    available, bounds = _sorted_bounds(depths)
+    available, bounds = _bounds(_sorted(depths))
     return available[bisect.bisect_right(bounds, np.float32(h).item())]
-
-
-@functools.lru_cache(256)
-def _sorted_bounds(depths: tuple[int, ...]) -> tuple[list[int], list[float]]:
-    available = sorted(as_integer("depths", depth) for depth in depths)
-    if not available:
-        raise ValueError("depths must name at least one depth, got none.")
-    return available, _bounds(tuple(available)).tolist()
 
 
 def make_groups(
@@ -260,7 +258,7 @@ def make_groups(
     """
     h, sizes = np.asarray(h), sizes if sizes is GROUP_SIZES else check_sizes(sizes)
     if h.shape == (1,) and h.dtype in (np.float32, np.float64) and 0 <= h[0] < np.finfo(np.float32).max:
-        return [_group_of_one(h.item(), tuple(depths), num_levels, sizes[0])]
+        return [_group_of_one(h.item(), depths, num_levels, sizes[0])]
     assigned = nearest_depths(h, depths)  # looks at both
     groups = []
     for depth in sorted(set(assigned.tolist())):

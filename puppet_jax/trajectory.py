@@ -17,8 +17,9 @@ from puppet_jax.projection import as_kernel_shape, blocks, join, read
 from puppet_jax.puppeteer import Puppeteer, check_puppeteer, kernel_field, start
 
 MOST_RUNS = 4
-LITTLE_PADDING = 1.25
-MOST_PADDING = 1.5
+"""Loops that kernels of several sizes are made by."""
+LITTLE_PADDING, MOST_PADDING = 1.25, 1.5
+"""Floats over those of the kernels: what saves a loop, and what is too much for loops at all."""
 
 
 def trajectory(puppeteer: Puppeteer, h: Float[ArrayLike, ""], num_steps: int) -> Float[Array, "N C C taps"]:
@@ -131,10 +132,15 @@ def _generate(puppeteer: Puppeteer, h: Float[Array, ""], *, sizes: tuple) -> tup
     runs = _runs(parts)
     padded = sum(len(run) * max(map(math.prod, run)) for run in runs)
     run_of = _stacked if padded <= MOST_PADDING * sum(map(math.prod, parts)) else _written
-    step, state = _euler(puppeteer, h), start(puppeteer, h)
+    euler, state = _euler(puppeteer, h), start(puppeteer, h)
+
+    def step(state: Array, n: Array) -> tuple[Array, Array]:
+        state, velocity = euler(state, n)
+        return state, velocity if puppeteer.kernels_from == "velocity" else state
+
     found: list[Array] = []
     for run in runs if run_of is _stacked else [parts]:
-        state, own = run_of(step, state, len(found), run, puppeteer.kernels_from == "velocity")
+        state, own = run_of(step, state, len(found), run)
         found += own
     pieces = iter(found)
     return tuple(join([next(pieces) for _ in own], size, *state_size) for own, size in zip(cut, sizes, strict=True))
@@ -173,14 +179,14 @@ def _reader(parts: Sequence[tuple[int, ...]]) -> tuple[Callable[[Array, Array], 
 
 
 def _stacked(
-    step: Callable[..., tuple[Array, Array]], state: Array, first: int, parts: Sequence[tuple[int, ...]], velocity: bool
+    step: Callable[..., tuple[Array, Array]], state: Array, first: int, parts: Sequence[tuple[int, ...]]
 ) -> tuple[Array, list[Array]]:
-    """The state after steps `first`, `first` + 1, ..., and a kernel of each, of padded rows."""
+    """The state after steps `first`, `first` + 1, ..., and the kernel read from what each gives, of padded rows."""
     reader, which = _reader(parts)
 
     def body(state: Array, x: tuple[Array, Array]) -> tuple[Array, Array]:
-        state, moved = step(state, x[0])
-        return state, reader(x[1], moved if velocity else state)
+        state, seen = step(state, x[0])
+        return state, reader(x[1], seen)
 
     times = jnp.arange(first, first + len(parts), dtype=state.dtype)
     state, rows = jax.lax.scan(body, state, (times, jnp.asarray(which)))
@@ -190,7 +196,7 @@ def _stacked(
 
 
 def _written(
-    step: Callable[..., tuple[Array, Array]], state: Array, first: int, parts: Sequence[tuple[int, ...]], velocity: bool
+    step: Callable[..., tuple[Array, Array]], state: Array, first: int, parts: Sequence[tuple[int, ...]]
 ) -> tuple[Array, list[Array]]:
     """The same, one kernel behind the other: parts of very different sizes take no more room than their floats.
 
@@ -201,8 +207,8 @@ def _written(
 
     def body(carry: tuple[Array, Array], x: tuple[Array, ...]) -> tuple[tuple[Array, Array], None]:
         (state, found), (n, kind, begin) = carry, x
-        state, moved = step(state, n)
-        flat = reader(kind, moved if velocity else state)  # the next one overwrites its padding
+        state, seen = step(state, n)
+        flat = reader(kind, seen)  # the next one overwrites its padding
         return (state, jax.lax.dynamic_update_slice(found, flat, (begin,))), None
 
     found = jnp.zeros_like(state, shape=begins[-1] + max(map(math.prod, parts)))

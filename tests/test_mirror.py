@@ -107,3 +107,5 @@ def test_sets_of_kernels_serve_equal_parts_of_the_batch():
     np.testing.assert_array_equal(convolve_mirrored(x, kernels, mirrored_input=True), expected)
     with pytest.raises(ValueError, match="must divide the batch, got 2 for 3 images"):
         convolve_mirrored(x[:3], kernels, mirrored_input=True)
+    with pytest.raises(ValueError, match="cannot be paired with images under jax.vmap"):
+        jax.vmap(lambda x: convolve_mirrored(x, kernels, mirrored_input=True))(x[None])

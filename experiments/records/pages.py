@@ -32,7 +32,7 @@ COLUMNS = {
     "chosen_gradients_ms": "gradients (ms)",
     **{
         f"to_{way}_{what}": f"times as fast as {named}, {what}"
-        for way, named in (("xla", "XLA"), ("whole", "the whole"), ("scan", "a bare scan"), ("pytorch", "PyTorch"))
+        for way, named in (("xla", "XLA"), ("scan", "a bare scan"), ("pytorch", "PyTorch"))
         for what in ("value", "gradients")
     },
 }
