@@ -3,6 +3,7 @@
     python -m experiments.benchmark RUN RUN... [--batch-sizes 1 256] [--images 2048] [--rounds 10]
     python -m experiments.benchmark --convolutions [--rounds 10]
     python -m experiments.benchmark --generation [--rounds 10]
+    python -m experiments.benchmark --steps [--rounds 10]
     python -m experiments.benchmark --predictor MODEL [--data-dir DIR] [--rounds 10]
 
 The models classify the same test images, from 8-bit images to logits, kernels from the bank where they are generated.
@@ -15,9 +16,13 @@ it is installed, and says which way the library's rule chooses (FOLDER/convoluti
 With --generation it times the generation of kernels, and its gradient, as C grows from 64 to 2048 and layers from 4 to
 64, beside a bare scan, PyTorch where it is installed, and the line of its arithmetic (FOLDER/generation.json).
 
-With --predictor it measures one puppet on the test images of CIFAR-10: what a call costs beside the network itself, how
-fast images of several depths are beside single depths, and how often kernels of a level of complexity answer otherwise
-than those of the image's own (FOLDER/predictor.json).
+With --steps it times a training step of presets, beside the same layers with stored weights, and both in PyTorch where
+it is installed (FOLDER/steps.json).
+
+With --predictor it measures one puppet on the test images of CIFAR-10: what a call costs beside the network itself, and
+beside the same network in plain JAX, in PyTorch and in onnxruntime where they are installed; and where depths follow
+complexity how fast images of several depths are beside single depths, and how often kernels of a level of complexity
+answer otherwise than those of the image's own (FOLDER/predictor.json).
 """
 
 import dataclasses
@@ -39,6 +44,8 @@ class Command:
     """Times convolutions instead of runs."""
     generation: tyro.conf.FlagCreatePairsOff[bool] = False
     """Times the generation of kernels instead of runs."""
+    steps: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Times training steps of presets instead of runs."""
     predictor: str | None = None
     """Measures this puppet's predictor instead of runs: a shipped name, a model file, or a run's folder."""
     data_dir: Path | None = None
@@ -54,9 +61,9 @@ class Command:
 
     def __post_init__(self):
         """Refuses values outside their range."""
-        if bool(self.runs) + self.convolutions + self.generation + (self.predictor is not None) != 1:
+        if bool(self.runs) + self.convolutions + self.generation + self.steps + (self.predictor is not None) != 1:
             raise ValueError(
-                "give at least one RUN, the folder of a finished run, or else --convolutions, --generation or "
+                "give at least one RUN, the folder of a finished run, or else --convolutions, --generation, --steps or "
                 "--predictor MODEL."
             )
         if not self.batch_sizes or min(self.batch_sizes) < 1:
@@ -69,7 +76,7 @@ class Command:
 def benchmark(command: Command) -> None:
     """Carries out the command."""
     from experiments.devices import device_name, start_jax
-    from experiments.evaluation import convolutions, generation, predictor, rounds
+    from experiments.evaluation import convolutions, generation, predictor, rounds, steps
     from experiments.runs.files import write_json
     from experiments.runs.folder import versions
 
@@ -81,6 +88,9 @@ def benchmark(command: Command) -> None:
     elif command.generation:
         rows = generation.measure(command.rounds, generation.CASES)
         name, table = "generation", generation.table(rows)
+    elif command.steps:
+        rows = steps.measure(command.rounds, steps.CASES)
+        name, table = "steps", steps.table(rows)
     elif command.predictor is not None:
         rows = _measure_predictor(command.predictor, command)
         name, table = "predictor", predictor.table(rows)

@@ -7,17 +7,17 @@ forward mode and second order among them.
 
 import functools
 import math
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.extend.core import JaxprEqn
 from jaxtyping import Array, Float
 
-NHWC = ("NHWC", "HWIO", "NHWC")
+from puppet_jax.windows import NHWC, Windows, by_pieces, derived, find_windows, product, shifted
+from puppet_jax.winograd import winograd
+
 Way = Literal["xla", "products", "winograd", "patches", "shifts", "groups"]
 WAYS: tuple[Way, ...] = ("xla", "products", "winograd", "patches", "shifts", "groups")
 
@@ -29,40 +29,6 @@ PATCHES_ALL_PLACES = 128
 PATCHES_TAPS = 36
 PATCHES_FLOATS = 500_000
 SHIFTS_FLOATS = 131_072
-
-
-class Windows(NamedTuple):
-    """Where the windows of a convolution of NHWC images lie.
-
-    Attributes:
-        size: rows and columns of a window.
-        strides: from one window to the next.
-        padding: zeros before and behind the rows, and the columns.
-        dilation: from one tap of a window to the next.
-    """
-
-    size: tuple[int, int]
-    strides: tuple[int, int]
-    padding: tuple[tuple[int, int], tuple[int, int]]
-    dilation: tuple[int, int] = (1, 1)
-
-    def places(self, shape: tuple[int, ...]) -> tuple[int, int]:
-        """Rows and columns of windows over images of a shape (..., height, width, channels)."""
-        rows, columns = (
-            (n + sum(pad) - d * (k - 1) - 1) // s + 1
-            for n, pad, k, s, d in zip(shape[-3:-1], self.padding, self.size, self.strides, self.dilation, strict=True)
-        )
-        return rows, columns
-
-
-def find_windows(shape: Any, size: Any, strides: Any, padding: Any, dilation: Any = None) -> Windows:
-    """Windows of `size` over NHWC images of `shape`, as `conv_general_dilated` places them."""
-    dilation = tuple(dilation or (1, 1))
-    if isinstance(padding, str):
-        reach = [d * (k - 1) + 1 for d, k in zip(dilation, size, strict=True)]
-        padding = lax.padtype_to_pads(shape[1:3], reach, strides, padding)
-    rows, columns = (tuple(pair) for pair in padding)
-    return Windows(tuple(size), tuple(strides), (rows, columns), dilation)
 
 
 def is_plain(x: Array, shape: tuple[int, ...], **options: Any) -> bool:
@@ -166,45 +132,9 @@ def compute(way: Way, x: Array, kernel: Array, windows: Windows, groups: int = 1
     if way == "patches":
         return product(patches(x, windows), kernel.reshape(-1, kernel.shape[-1]))
     if way == "products":
-        return _derived(xla, functools.partial(products, windows=windows))(x, kernel)
+        return derived(xla, functools.partial(products, windows=windows))(x, kernel)
     whole = functools.partial(shifts, windows=windows)
-    return _derived(whole, functools.partial(shifts, windows=windows, most=SHIFTS_FLOATS))(x, kernel)
-
-
-def _derived(
-    values: Callable[[Array, Array], Array], by_kernel: Callable[[Array, Array], Array]
-) -> Callable[[Array, Array], Array]:
-    """The convolution `values`, whose derivative by the kernel is that of `by_kernel`, an equal one."""
-    run = jax.custom_jvp(values)
-
-    @run.defjvp
-    def _(primals, tangents):
-        (x, kernel), (dx, dkernel) = primals, tangents
-        return run(x, kernel), values(dx, kernel) + by_kernel(x, dkernel)
-
-    return run
-
-
-def product(
-    x: Float[Array, "... c_in"], matrix: Float[Array, "c_in c_out"], **options: Any
-) -> Float[Array, "... c_out"]:
-    """`x @ matrix`, of two axes: XLA takes five times as long to sum a gradient over several axes at once.
-
-    Options are those of `jax.lax.dot_general`.
-    """
-    y = lax.dot_general(x.reshape(-1, x.shape[-1]), matrix, (((1,), (0,)), ((), ())), **options)
-    return y.reshape(*x.shape[:-1], matrix.shape[-1])
-
-
-def shifted(x: Float[Array, "batch height width c"], windows: Windows) -> list[Float[Array, "batch rows columns c"]]:
-    """What each tap of the windows sees of images, row by row."""
-    whole = _padded(x, windows.padding)
-    (rows, columns), (sh, sw), (dh, dw) = windows.places(x.shape), windows.strides, windows.dilation
-    return [
-        whole[:, dh * i : dh * i + (rows - 1) * sh + 1 : sh, dw * j : dw * j + (columns - 1) * sw + 1 : sw]
-        for i in range(windows.size[0])
-        for j in range(windows.size[1])
-    ]
+    return derived(whole, functools.partial(shifts, windows=windows, most=SHIFTS_FLOATS))(x, kernel)
 
 
 def shifts(
@@ -278,72 +208,3 @@ def grouped(
 
     image = math.prod(windows.places(x.shape)) * len(matrices) * x.shape[-1]
     return by_pieces(piece, x, max(1, PATCHES_FLOATS // image))
-
-
-def winograd(
-    x: Float[Array, "batch height width c_in"], kernel: Float[Array, "3 3 c_in c_out"], windows: Windows
-) -> Float[Array, "batch rows columns c_out"]:
-    """Winograd's F(2x2, 3x3) for windows of stride 1 (Lavin and Gray 2016, Sec. 4.1).
-
-    Four neighbouring outputs take 16 products instead of 36: A'[(G k G') * (B' x B)]A, where x is the 4 x 4 square of
-    the image that they see, and B', G and A' are the matrices of `_image`, of `_KERNEL`, and of `_outputs`.
-    """
-    rows, columns = windows.places(x.shape)
-    transformed = jnp.einsum("pi,qj,ijco->pqco", _KERNEL.astype(kernel.dtype), _KERNEL.astype(kernel.dtype), kernel)
-
-    @functools.partial(jax.checkpoint, prevent_cse=False)  # squares are not kept
-    def piece(x):
-        (top, bottom), (left, right) = windows.padding
-        even = _padded(x, ((top, bottom + rows % 2), (left, right + columns % 2)))
-        found = [
-            _outputs([product(part, transformed[p, q]) for q, part in enumerate(_image(strip, 2))], 3)
-            for p, strip in enumerate(_image(even, 1))
-        ]
-        whole = _outputs(found, 2)  # (batch, half the rows, 2, half the columns, 2, c_out)
-        y = whole.reshape(len(x), rows + rows % 2, columns + columns % 2, -1)
-        return y[:, :rows, :columns]
-
-    return by_pieces(piece, x, max(1, WINOGRAD_PLACES // (rows * columns)))
-
-
-def winograd_rows(
-    x: Float[Array, "batch height width c_in"], kernel: Float[Array, "3 1 c_in c_out"], windows: Windows
-) -> Float[Array, "batch rows columns c_out"]:
-    """Winograd's F(2, 3) along the rows, for windows of one column and stride 1: four products instead of six."""
-    rows, columns = windows.places(x.shape)
-    transformed = jnp.einsum("pi,ico->pco", _KERNEL.astype(kernel.dtype), kernel[:, 0])
-    (top, bottom), sides = windows.padding
-    strips = _image(_padded(x, ((top, bottom + rows % 2), sides)), 1)
-    y = _outputs([product(strip, matrix) for strip, matrix in zip(strips, transformed, strict=True)], 2)
-    return y.reshape(len(x), rows + rows % 2, columns, -1)[:, :rows]
-
-
-_KERNEL = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
-
-
-def _image(x: Array, axis: int) -> list[Array]:
-    """B' along an axis: [[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]] of four in a row, every other."""
-    end = x.shape[axis] - 3
-    a, b, c, d = (lax.slice_in_dim(x, n, n + end, stride=2, axis=axis) for n in range(4))
-    return [a - c, b + c, c - b, b - d]
-
-
-def _outputs(found: list[Array], axis: int) -> Array:
-    """A' of four arrays, [[1, 1, 1, 0], [0, 1, -1, -1]], in a new axis."""
-    a, b, c, d = found
-    return jnp.stack([a + b + c, b - c - d], axis=axis)
-
-
-def by_pieces(function: Callable[[Array], Array], x: Array, most: int) -> Array:
-    """The function of a batch, taken of equal pieces of at most so many images, one after the other."""
-    batch = len(x)
-    size = max(n for n in range(1, batch + 1) if batch % n == 0 and n <= most)
-    if size == batch:
-        return function(x)
-    y = lax.map(function, x.reshape(-1, size, *x.shape[1:]))
-    return y.reshape(batch, *y.shape[2:])
-
-
-def _padded(x: Array, padding: Any) -> Array:
-    """With zeros around its rows and columns; negative ones are cut off."""
-    return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((*pair, 0) for pair in padding), (0, 0, 0)))

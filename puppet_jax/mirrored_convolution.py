@@ -14,12 +14,16 @@ from jax.extend.core import JaxprEqn
 from jaxtyping import Array, Float
 
 from puppet_jax.convolution import convolve_same, convolve_sets
-from puppet_jax.fast_convolution import by_pieces, compute, find_windows, is_for_cpu, shifted, winograd_rows
+from puppet_jax.fast_convolution import compute, is_for_cpu
 from puppet_jax.mirror import with_mirrored
+from puppet_jax.windows import by_pieces, find_windows, shifted
+from puppet_jax.winograd import winograd_rows
 
 # The rule of `takes_halves` and the size of pieces, measured by `python -m experiments.benchmark --convolutions`.
 HALVES_CHANNELS = 128
-HALVES_PLACES = 256
+HALVES_PLACES = 64
+HALVES_ALL_PLACES = 4096
+PATCHES_ALL_PLACES = 256
 HALVES_FLOATS = 262_144
 
 
@@ -54,8 +58,9 @@ def takes_halves(shape: tuple[int, ...], kernel_shape: tuple[int, ...]) -> bool:
         shape: of the images, whose channels are pairs.
         kernel_shape: HWIO of the first half.
     """
-    channels = min(kernel_shape[-2], 2 * kernel_shape[-1])
-    return channels >= HALVES_CHANNELS and math.prod(shape[1:3]) <= HALVES_PLACES
+    channels, places = min(kernel_shape[-2], 2 * kernel_shape[-1]), math.prod(shape[1:3])
+    few = places <= HALVES_PLACES or shape[0] * places <= HALVES_ALL_PLACES
+    return channels >= HALVES_CHANNELS and few
 
 
 # A program of this name, so that the products that it stands for can be counted.
@@ -69,7 +74,7 @@ def mirrored_convolution(
     first, second = kernel[:, :, :half], jnp.flip(kernel[:, :, half:], axis=1)
     to_sum, to_difference = (_folded(0.5 * (first + sign * second)) for sign in (1, -1))
     windows = find_windows(x.shape, to_sum.shape[:2], (1, 1), "SAME")
-    few = len(x) * height * width <= HALVES_PLACES
+    few = len(x) * height * width <= PATCHES_ALL_PLACES
     rows = winograd_rows if len(kernel) == 3 and not few else functools.partial(compute, "patches")
 
     @functools.partial(jax.checkpoint, prevent_cse=False)  # sums of neighbours are not kept

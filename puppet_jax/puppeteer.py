@@ -1,6 +1,7 @@
 """The puppeteer: the trainable vector field G and the initial state of its trajectory (v1 Secs. 3.3 and 3.5)."""
 
 import dataclasses
+import functools
 from typing import Literal, no_type_check
 
 import jax
@@ -10,12 +11,14 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from puppet_jax.adaptation import initial_level
 from puppet_jax.checks import check_number
 from puppet_jax.seeded import check_state, kernel_pattern, seeded_pattern
+from puppet_jax.windows import derived
 
 InitialState = Literal["seeded", "constant", "learned"]
 KernelsFrom = Literal["state", "velocity"]
 _INITIAL_STATES = ("seeded", "constant", "learned")
 _KERNELS_FROM = ("state", "velocity")
 _EPSILON = 1e-5
+_SHIFTS = [(i, j) for i in range(3) for j in range(3)]
 
 
 def _static(**kwargs):
@@ -218,11 +221,41 @@ def kernel_field(puppeteer: Puppeteer, state: Float[Array, "taps C C"]) -> Float
 
 
 def _depthwise(state: Float[Array, "T I C"], kernel: Float[Array, "3 3 C"]) -> Float[Array, "T I C"]:
+    if jax.default_backend() == "cpu":
+        return derived(_shifted, _by_rows)(state, kernel)
+    return _shifted(state, kernel)
+
+
+def _shifted(state: Float[Array, "T I C"], kernel: Float[Array, "3 3 C"]) -> Float[Array, "T I C"]:
     # Nine shifted multiply-adds: a convolution inside a loop is up to 60 times slower backwards on a CPU.
     taps, rows, _ = state.shape
     padded = jnp.pad(state, ((1, 1), (1, 1), (0, 0)))
-    shifts = [(i, j) for i in range(3) for j in range(3)]
-    terms = [kernel[i, j][None, None] * padded[j : j + taps, i : i + rows] for i, j in shifts]
+    return _sum_of_shifts([kernel[i, j][None, None] * padded[j : j + taps, i : i + rows] for i, j in _SHIFTS])
+
+
+def _by_rows(state: Float[Array, "T I C"], kernel: Float[Array, "3 3 C"]) -> Float[Array, "T I C"]:
+    """The same, whose gradient by the kernel adds up a few rows at a time: a quarter of the time, or less, on a CPU."""
+    taps, rows, channels = state.shape
+    few = next(n for n in (2, 1) if rows % n == 0)
+    padded = jnp.pad(state, ((1, 1), (1, 1), (0, 0)))
+    weights = [one.reshape(channels) for one in jax.lax.split(kernel.reshape(9, channels), (1,) * 9)]
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)  # shifted rows are not kept
+    def piece(first: Array) -> Array:
+        seen = jax.lax.dynamic_slice_in_dim(padded, first, few + 2, axis=1)
+
+        def row(t: int, n: int) -> Array:
+            return _sum_of_shifts(
+                [weight * seen[t + j, n + i] for weight, (i, j) in zip(weights, _SHIFTS, strict=True)]
+            )
+
+        return jnp.stack([row(t, n) for t in range(taps) for n in range(few)])
+
+    pieces = jax.lax.map(piece, jnp.arange(0, rows, few))
+    return pieces.reshape(-1, taps, few, channels).swapaxes(0, 1).reshape(state.shape)
+
+
+def _sum_of_shifts(terms: list[Array]) -> Array:
     return sum(terms[1:], start=terms[0])
 
 

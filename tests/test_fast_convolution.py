@@ -7,19 +7,10 @@ import pytest
 from helpers import quick
 from jax import lax
 
-from puppet_jax import fast_convolution
-from puppet_jax.fast_convolution import (
-    NHWC,
-    Windows,
-    choose,
-    compute,
-    convolve_one,
-    find_windows,
-    is_convolution,
-    is_plain,
-    products,
-    winograd,
-)
+from puppet_jax import fast_convolution, winograd as winograd_module
+from puppet_jax.fast_convolution import choose, compute, convolve_one, is_convolution, is_plain, products
+from puppet_jax.windows import NHWC, Windows, find_windows
+from puppet_jax.winograd import FOUR, TWO, winograd, winograd_rows
 
 CASES = {  # image, kernel, strides, padding, options
     "plain": ((6, 5, 2), (3, 3, 2, 3), (1, 1), ((1, 1), (1, 1)), {}),
@@ -69,8 +60,8 @@ DENSE = {  # height, width, channels of images, channels produced, padding
 def test_of_numpy(way, case, pieces, monkeypatch):
     """Sums over the taps in float64; the batch in one piece or in three."""
     height, width, channels, produced, padding = DENSE[case]
-    for name in ("WINOGRAD_PLACES", "PATCHES_FLOATS"):
-        monkeypatch.setattr(fast_convolution, name, 1 if pieces == 3 else 10**9)
+    for module, name in ((winograd_module, "PLACES"), (fast_convolution, "PATCHES_FLOATS")):
+        monkeypatch.setattr(module, name, 1 if pieces == 3 else 10**9)
     rng = np.random.default_rng(0)
     x, kernel = rng.normal(size=(3, height, width, channels)), rng.normal(size=(3, 3, channels, produced))
     (top, bottom), (left, right) = padding
@@ -83,6 +74,37 @@ def test_of_numpy(way, case, pieces, monkeypatch):
     found = jax.jit(lambda x, kernel: way(x, kernel, windows))(np.float32(x), np.float32(kernel))
     assert found.shape == expected.shape
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("case", DENSE)
+@pytest.mark.parametrize(("function", "columns"), [(winograd, 3), (winograd_rows, 1)])
+def test_gradients_of_winograd(function, columns, case):
+    """Those of XLA in float64: by the image with two outputs at a time, by the kernel with two or four."""
+    height, width, channels, produced, padding = DENSE[case]
+    rng = np.random.default_rng(2)
+    x, kernel = rng.normal(size=(3, height, width, channels)), rng.normal(size=(3, columns, channels, produced))
+    windows = find_windows(x.shape, (3, columns), (1, 1), padding)
+
+    def gradients(function, x, kernel):
+        return jax.grad(lambda *both: jnp.sin(function(*both)).sum(), argnums=(0, 1))(x, kernel)
+
+    found = jax.jit(lambda x, kernel: gradients(lambda *both: function(*both, windows), x, kernel))(
+        np.float32(x), np.float32(kernel)
+    )
+    with jax.enable_x64(True):
+        xla = jax.jit(lambda x, kernel: gradients(lambda *both: compute("xla", *both, windows), x, kernel))
+        exact = jax.tree.map(np.asarray, xla(x, kernel))
+    for own, expected in zip(found, exact, strict=True):
+        np.testing.assert_allclose(own, expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("tile", [TWO, FOUR])
+def test_tiles_are_those_of_winograd(tile):
+    """A'[(G k) * (B' x)] is the correlation of x with k, for every x and k: exact in whole numbers of a fifteenth."""
+    rng = np.random.default_rng(3)
+    x, kernel = rng.integers(-9, 9, tile.size + 2), rng.integers(-9, 9, 3)
+    found = tile.outputs @ ((tile.kernel @ kernel) * (tile.image @ x))
+    np.testing.assert_allclose(found, np.correlate(x, kernel), atol=1e-12)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +127,7 @@ def energy(way, x, kernel, groups):
 @pytest.mark.parametrize("way", ["products", "winograd", "patches", "shifts", "groups"])
 def test_derivatives(way, dense, monkeypatch):
     """Reverse and forward mode, second order and vmap, all of them XLA's."""
-    monkeypatch.setattr(fast_convolution, "WINOGRAD_PLACES", 60)  # two pieces
+    monkeypatch.setattr(winograd_module, "PLACES", 60)  # two pieces
     monkeypatch.setattr(fast_convolution, "PATCHES_FLOATS", 60 * 36)
     monkeypatch.setattr(fast_convolution, "SHIFTS_FLOATS", 2 * 6 * 5 * 4)
 

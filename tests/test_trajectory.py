@@ -12,6 +12,7 @@ import pytest
 import reference
 
 import puppet_jax as pj
+from puppet_jax import puppeteer as puppeteer_module
 
 LEAVES = (
     "depthwise_kernel",
@@ -415,6 +416,29 @@ def test_gradients_match_finite_differences_of_the_reference(function, initial_s
     if (function, initial_state) == ("generate_kernels", "seeded"):
         single = jax.jit(jax.grad(loss, argnums=(0, 1)))(puppeteer, jnp.float32(H))
         assert_gradients_close(*single, expected, by_h, 1e-4)
+
+
+@pytest.mark.parametrize(("channels", "taps"), [(8, 9), (8, 1), (7, 25), (1, 9)])
+def test_gradient_by_the_depthwise_kernel_is_that_of_the_sum_of_shifts(channels, taps):
+    """A CPU adds it up row by row, two at a time where their number is even; both modes, and a vmap of them."""
+    rng = np.random.default_rng(4)
+    state, kernel, seen = (
+        jnp.asarray(rng.normal(size=shape), jnp.float32)
+        for shape in ((taps, channels, channels), (3, 3, channels), (taps, channels, channels))
+    )
+
+    @jax.jit
+    def results(state, kernel, seen):
+        def both(function):
+            out, pull = jax.vjp(function, state, kernel)
+            forward = jax.jvp(function, (state, kernel), (jnp.cos(state), jnp.cos(kernel)))[1]
+            several = jax.vmap(jax.grad(lambda one: jnp.sum(jnp.sin(function(state, one)))))(jnp.stack([kernel] * 2))
+            return out, *pull(seen), forward, several
+
+        return both(puppeteer_module._depthwise), both(puppeteer_module._shifted)
+
+    for own, expected in zip(*results(state, kernel, seen), strict=True):
+        np.testing.assert_allclose(own, expected, atol=2e-6 * float(jnp.abs(expected).max()))
 
 
 @pytest.mark.parametrize("initial_state", INITIAL_STATES)

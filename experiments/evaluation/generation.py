@@ -1,6 +1,7 @@
 """What generating kernels costs as C and the number of layers grow, beside a bare scan and PyTorch."""
 
 import importlib.util
+import itertools
 import statistics
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import puppet_jax as pj
+from experiments.evaluation import in_torch
 from experiments.evaluation.rounds import time_rounds
 from experiments.tables.render import markdown
 from puppet_jax.puppeteer import kernel_field, start
@@ -122,42 +124,19 @@ def _torch(case: Case, puppeteer: pj.Puppeteer) -> tuple[Callable[[], Any], Call
     """The same in PyTorch, eager."""
     import torch
 
-    def leaf(array: Any) -> Any:
-        return torch.tensor(np.array(array)).requires_grad_()
-
-    channels = case.channels
-    depthwise = leaf(jnp.moveaxis(puppeteer.depthwise_kernel, -1, 0)[:, None])
-    pointwise = leaf(puppeteer.pointwise_kernel[:, :, None, None])
-    biases = leaf(puppeteer.depthwise_bias), leaf(puppeteer.pointwise_bias)
-    norms = [
-        (leaf(scale), leaf(bias))
-        for scale, bias in (
-            (puppeteer.norm1_scale, puppeteer.norm1_bias),
-            (puppeteer.norm2_scale, puppeteer.norm2_bias),
-        )
-    ]
-    first = torch.tensor(np.array(start(puppeteer, jnp.float32(H)).transpose()))[None]
-    dl = float(pj.step_size(H))
-
-    def normed(x: Any, which: int) -> Any:
-        return torch.nn.functional.batch_norm(x, None, None, *norms[which], training=True, eps=1e-5)
+    made, first = in_torch.generator(puppeteer), in_torch.first_state(puppeteer, H)
+    dl, channels = float(pj.step_size(H)), case.channels
 
     def kernels() -> Any:
-        state, states = first, []
-        for _ in range(case.layers):
-            x = torch.nn.functional.conv2d(state, depthwise, biases[0], padding=1, groups=channels)
-            x = torch.nn.functional.conv2d(normed(x, 0), pointwise, biases[1])
-            state = state + dl * torch.tanh(normed(x, 1))
-            states.append(state[0].permute(2, 1, 0).reshape(3, 3, channels, channels))
-        return states
+        found = itertools.islice(in_torch.steps(made, first, dl), case.layers)
+        return [state[0].permute(2, 1, 0).reshape(3, 3, channels, channels) for state, _ in found]
 
     def value() -> Any:
         with torch.no_grad():
             return kernels()
 
     def gradient() -> Any:
-        leaves = [depthwise, pointwise, *biases, *norms[0], *norms[1]]
-        return torch.autograd.grad(sum(kernel.square().sum() for kernel in kernels()), leaves)
+        return torch.autograd.grad(sum(kernel.square().sum() for kernel in kernels()), made.leaves)
 
     return value, gradient
 

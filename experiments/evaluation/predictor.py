@@ -9,6 +9,7 @@ import numpy as np
 
 import puppet_jax as pj
 from experiments.data import spread_indices
+from experiments.evaluation import runtimes
 from experiments.evaluation.rounds import time_rounds
 from experiments.tables.render import markdown
 from puppet_jax.routing import complexities
@@ -22,7 +23,7 @@ CALLS = 50
 
 
 def measure(model: pj.PretrainedPuppet, images: np.ndarray, rounds: int) -> dict[str, Any]:
-    """Three figures of a model.
+    """Figures of a model.
 
     Args:
         model: a trained puppet.
@@ -31,16 +32,20 @@ def measure(model: pj.PretrainedPuppet, images: np.ndarray, rounds: int) -> dict
 
     Returns:
         "one_image", milliseconds: "predictor", "network" (the compiled network alone, its kernels given), "overhead"
-        (their difference), "complexity" (what routing by the image's own complexity adds); "routed": "speed", images a
+        (their difference), "complexity" (what routing by the image's own complexity adds); "runtimes", see there; and
+        where the complexity of an image matters "routed": "speed", images a
         second over those of single depths, weighted by how many images run at each, and "images" by depth; "bank", a
         row for each of `LEVELS`: "top1_agreement" with kernels of each image's own complexity, and "error", the
         largest difference of logits over the largest logit.
     """
-    return {
+    found: dict[str, Any] = {
         "one_image": _one_image(model, images[:1], rounds),
-        "routed": _routed(model, images[spread_indices(len(images), ROUTED)], rounds),
-        "bank": _bank(model, images),
+        "runtimes": runtimes.measure(model, images[spread_indices(len(images), max(runtimes.BATCH_SIZES))], rounds),
     }
+    if model.complexity.scale == 0:  # the same depth and kernels for all images
+        return found
+    routed = _routed(model, images[spread_indices(len(images), ROUTED)], rounds)
+    return found | {"routed": routed, "bank": _bank(model, images)}
 
 
 def _one_image(model: pj.PretrainedPuppet, image: np.ndarray, rounds: int) -> dict[str, float]:
@@ -111,18 +116,23 @@ def _bank(model: pj.PretrainedPuppet, images: np.ndarray) -> list[dict[str, Any]
 
 def table(found: dict[str, Any]) -> str:
     """Markdown tables of `measure`."""
-    one, routed = found["one_image"], found["routed"]
-    depths = ", ".join(f"{count:,} at {depth}" for depth, count in routed["images"].items())
-    low, high = routed["speed_range"]
+    one = found["one_image"]
     times = [
         ["one image, predictor", f"{one['predictor']:.2f} ms"],
         ["one image, network alone", f"{one['network']:.2f} ms"],
         ["overhead", f"{one['overhead']:.2f} ms"],
         ["complexity of the image", f"{one['complexity']:.2f} ms"],
-        [f"routed by depth ({depths}) / single depths", f"{routed['speed']:.2f} ({low:.2f} to {high:.2f})"],
     ]
-    banks = [
-        [str(row["levels"]), f"{100 * row['top1_agreement']:.2f} %", f"{row['error']:.1e}"] for row in found["bank"]
-    ]
-    levels = ["levels of a depth", "top-1 as with the image's own kernels", "largest error of a logit"]
-    return markdown(["what", "time or ratio"], times) + "\n" + markdown(levels, banks)
+    if "routed" in found:
+        depths = ", ".join(f"{count:,} at {depth}" for depth, count in found["routed"]["images"].items())
+        low, high = found["routed"]["speed_range"]
+        speed = f"{found['routed']['speed']:.2f} ({low:.2f} to {high:.2f})"
+        times.append([f"routed by depth ({depths}) / single depths", speed])
+    tables = [markdown(["what", "time or ratio"], times), runtimes.table(found["runtimes"])]
+    if "bank" in found:
+        banks = [
+            [str(row["levels"]), f"{100 * row['top1_agreement']:.2f} %", f"{row['error']:.1e}"] for row in found["bank"]
+        ]
+        levels = ["levels of a depth", "top-1 as with the image's own kernels", "largest error of a logit"]
+        tables.append(markdown(levels, banks))
+    return "\n".join(tables)

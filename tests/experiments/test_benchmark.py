@@ -5,16 +5,19 @@ import json
 import shutil
 
 import jax
+import numpy as np
 import pytest
 from helpers import rewrite_json
 from made_up import PUPPET, graded_images, make_model
 
 import puppet_jax as pj
 from experiments.benchmark import Command, benchmark
+from experiments.cifar10 import BEST, SMALL
 from experiments.cli import run_command
 from experiments.data import load_dataset
-from experiments.evaluation import convolutions, generation, predictor
+from experiments.evaluation import convolutions, generation, predictor, steps
 from experiments.evaluation.rounds import table, time_rounds
+from experiments.fields import replace
 from experiments.model import save_model
 from experiments.runs.folder import versions
 
@@ -111,6 +114,22 @@ class TestCommand:
         assert found[1]["line"] == pytest.approx(seconds[1] / seconds[0] * found[0]["macs"] / found[1]["macs"])
         assert generation.table(found) in capsys.readouterr().out
 
+    def test_steps(self, tmp_path, capsys, monkeypatch):
+        """One depth, and two sets of kernels at a depth that follows complexity."""
+        one = replace(BEST, channels=(4, 6), layers=(1, 2), batch_size=8)
+        two = replace(SMALL, channels=(4, 6), batch_size=8)
+        monkeypatch.setattr(steps, "CASES", [steps.Case("one", one, 8), steps.Case("two", two, 8)])
+        assert command_line("--steps", "--rounds", 2, "--out", tmp_path) == 0
+        found = json.loads((tmp_path / "steps.json").read_text())["rows"]
+        assert [(row["name"], row["batch"], row["depth"], row["sets"]) for row in found] == [
+            ("one", 8, 3, 1),
+            ("two", 8, 4, 2),
+        ]
+        for row in found:
+            assert row["seconds"].keys() >= {"puppet", "plain"} and min(row["seconds"].values()) > 0
+            assert row["error"] is None or row["error"] < 1e-5
+        assert steps.table(found) in capsys.readouterr().out
+
     def test_predictor(self, tmp_path, monkeypatch):
         """The finer the levels, the closer to kernels of each image's own complexity."""
         puppeteer = pj.init_puppeteer(jax.random.key(0), max_channels=PUPPET.max_channels, kernels_from="velocity")
@@ -127,6 +146,10 @@ class TestCommand:
         one = found["one_image"]
         assert min(one["predictor"], one["network"]) > 0
         assert one["overhead"] == one["predictor"] - one["network"]
+        for row in found["runtimes"]:
+            assert row["ms"].keys() >= {"predictor", "plain"} and min(row["ms"].values()) > 0
+            assert row["error"] < 1e-5
+        assert [row["batch"] for row in found["runtimes"]] == [1, min(64, len(images))]
         depths = model.predictor().route(images)[1]
         assert found["routed"]["images"].keys() == set(depths.tolist()) == {1, 2}
         assert sum(found["routed"]["images"].values()) == min(16, len(images))
@@ -136,6 +159,14 @@ class TestCommand:
         assert (coarse["levels"], fine["levels"], fine["top1_agreement"]) == (1, 4096, 1)
         assert 10 * fine["error"] < coarse["error"]
         assert f"| 4096 | 100.00 % | {fine['error']:.1e} |" in predictor.table(found)
+
+    def test_predictor_of_one_depth(self, monkeypatch):
+        """Where complexity does not matter there is nothing to route, and one set of kernels."""
+        monkeypatch.setattr(predictor, "CALLS", 2)
+        model = pj.load_pretrained("cifar10-c64-4bit")
+        found = predictor.measure(model, np.zeros((4, *model.image_shape), np.uint8), 1)
+        assert found.keys() == {"one_image", "runtimes"}
+        assert "single depths" not in predictor.table(found)
 
     def test_predictor_of_other_classes_is_refused(self, tmp_path, monkeypatch, capsys):
         save_model(tmp_path / "model.safetensors", make_model())

@@ -10,7 +10,7 @@ from jax import lax
 from experiments.evaluation.macs import count_macs
 from experiments.networks.convolution import filter_each, multiply, use_fast_layers
 from puppet_jax.convolution import convolve
-from puppet_jax.fast_convolution import NHWC
+from puppet_jax.windows import NHWC
 
 GROUPS = {"feature_group_count": 3}
 

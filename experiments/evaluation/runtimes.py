@@ -1,0 +1,104 @@
+"""How long a network takes to classify: the predictor beside plain JAX, PyTorch and onnxruntime."""
+
+import importlib.util
+import os
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+import puppet_jax as pj
+from experiments.evaluation import in_torch
+from experiments.evaluation.rounds import time_rounds
+from experiments.exported.layers import Layers, expand, run as run_layers
+from experiments.runs.puppet import bucket_of
+from experiments.tables.render import markdown
+from puppet_jax.routing import complexities
+
+BATCH_SIZES = (1, 64)
+IMAGES = 64
+"""At least so many are classified in a round."""
+WAYS = ("predictor", "plain", "pytorch", "onnxruntime")
+
+
+def measure(model: pj.PretrainedPuppet, images: np.ndarray, rounds: int) -> list[dict[str, Any]]:
+    """A row a batch size.
+
+    All images count as of the first one's complexity, so that they share kernels, which the predictor finds in its
+    bank. The others have the network expanded: kernels stored, norms folded in.
+
+    Args:
+        model: a trained puppet.
+        images: (N, H, W, C) uint8.
+        rounds: how often each way takes its turn.
+
+    Returns:
+        "batch"; "ms" of a batch by way, as far as it is installed: "predictor", "plain" (XLA's own convolutions),
+        "pytorch" (eager) and "onnxruntime", of as many threads as this process has cores; "error", the largest
+        difference of a logit from the predictor's over the largest logit.
+    """
+    predictor = model.predictor()
+    h = complexities(images[:1], predictor.complexity)
+    depth, level = bucket_of(model, float(h[0]))
+    kernels = model.predictor().bank(depth, level)
+    layers = jax.jit(expand, static_argnames=("puppet", "depth"))(
+        model.puppet, model.params, model.batch_stats[depth], kernels, depth
+    )
+    ways: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "predictor": lambda part: predictor(part, np.repeat(h, len(part))),
+        "plain": _plain(layers),
+    }
+    if importlib.util.find_spec("torch") is not None:
+        ways["pytorch"] = in_torch.run_layers(layers)
+    if all(importlib.util.find_spec(name) is not None for name in ("onnx", "onnxruntime")):
+        ways["onnxruntime"] = _onnxruntime(layers, model.image_shape)
+    return [_row(ways, images[: min(size, len(images))], rounds) for size in BATCH_SIZES]
+
+
+def _row(ways: dict[str, Callable[[np.ndarray], np.ndarray]], images: np.ndarray, rounds: int) -> dict[str, Any]:
+    calls = max(1, IMAGES // len(images))
+
+    def often(way: Callable[[np.ndarray], np.ndarray]) -> Callable[[], None]:
+        def run() -> None:
+            for _ in range(calls):
+                way(images)
+
+        return run
+
+    times = time_rounds([often(way) for way in ways.values()], rounds)
+    logits = [way(images) for way in ways.values()]
+    return {
+        "batch": len(images),
+        "ms": {name: 1e3 * statistics.median(own) / calls for name, own in zip(ways, times, strict=True)},
+        "error": max(float(np.abs(one - logits[0]).max() / np.abs(logits[0]).max()) for one in logits),
+    }
+
+
+def _plain(layers: Layers) -> Callable[[np.ndarray], np.ndarray]:
+    program = jax.jit(lambda layers, images: run_layers(layers, images.astype(np.float32) / 255))
+    return lambda images: np.asarray(program(layers, images))
+
+
+def _onnxruntime(layers: Layers, image_shape: tuple[int, int, int]) -> Callable[[np.ndarray], np.ndarray]:
+    import onnxruntime
+
+    from experiments.exported.onnx_graph import graph_bytes
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = len(os.sched_getaffinity(0))
+    session = onnxruntime.InferenceSession(graph_bytes(layers, image_shape), options)
+    return lambda images: session.run(None, {"images": images / np.float32(255)})[0]
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """A Markdown table."""
+    ways = [way for way in WAYS if way in rows[0]["ms"]]
+    lines = []
+    for row in rows:
+        times = row["ms"]
+        ratios = [f"{times['predictor'] / times[way]:.2f}" for way in ways[1:]]
+        lines.append([str(row["batch"]), *(f"{times[way]:.2f}" for way in ways), *ratios, f"{row['error']:.0e}"])
+    header = ["batch", *(f"{way}, ms" for way in ways), *(f"predictor ÷ {way}" for way in ways[1:]), "error"]
+    return markdown(header, lines)

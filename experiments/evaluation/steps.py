@@ -1,0 +1,158 @@
+"""How long a training step of a puppet takes, beside the same layers with stored weights, and both in PyTorch."""
+
+import importlib.util
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import puppet_jax as pj
+from experiments.cifar10 import BEST, LIGHT, PAPER, SMALL
+from experiments.config import Config, OneDepth, Ordinary, PuppetCNN
+from experiments.evaluation.in_torch import PuppetInTorch
+from experiments.evaluation.rounds import time_rounds
+from experiments.fields import replace
+from experiments.networks.puppet import PuppetLike, make_puppet
+from experiments.tables.render import markdown
+from experiments.training.optimizer import make_optimizer
+from experiments.training.step import Data, TrainState, init_state, kernel_levels, make_train_step
+
+IMAGE_SHAPE, NUM_CLASSES = (32, 32, 3), 10
+LOW, HIGH = 4.0, 4.8
+"""Complexities of the images, nats: of one depth, around the mean of CIFAR-10."""
+
+NARROW = replace(
+    BEST, channels=(64, 128, 256), max_channels=512, kernels_from="state", scale=0.1, dropout=0.3, batch_size=128
+)
+"""The puppet of C = 512 in table `equal_bytes`."""
+
+
+class Case(NamedTuple):
+    """A configuration whose step is timed: its name, itself, images a batch."""
+
+    name: str
+    config: Config
+    batch: int
+
+
+CASES = (
+    Case("best", BEST, 64),
+    Case("light", LIGHT, 64),
+    Case("small", SMALL, 64),
+    Case("narrow", NARROW, 64),
+    Case("narrow", NARROW, 256),
+    Case("paper", PAPER, 64),
+    Case("paper", PAPER, 256),
+)
+
+
+def measure(rounds: int, cases: Sequence[Case]) -> list[dict[str, Any]]:
+    """A row a case: median seconds of a training step of each way.
+
+    All weights are of 32 bits and all steps Adam's, so that nothing but the networks differs.
+
+    Args:
+        rounds: how often each way takes its turn.
+        cases: which.
+
+    Returns:
+        "name", "batch", "depth", "sets" (of kernels in a batch), "seconds" by way: "puppet" and "plain" (the same
+        layers, weights stored), and "pytorch" and "pytorch_plain", the same in PyTorch, where it is installed; "error",
+        the largest difference of its logits from ours, of the largest logit.
+    """
+    return [_row(case, rounds) for case in cases]
+
+
+def _row(case: Case, rounds: int) -> dict[str, Any]:
+    config = replace(case.config, optimizer="adam", batch_size=case.batch, bits=32)
+    network = _network(config)
+    h = np.linspace(LOW, HIGH, case.batch, dtype=np.float32)
+    depth = int(np.asarray(pj.depth(h)).min()) if network.depth is None else network.depth
+    layers = network.puppet.layers_per_stage(depth)
+    plain = replace(config, kernels=Ordinary(), depth=OneDepth(layers=layers))
+    rng = np.random.default_rng(0)
+    data = Data(
+        images=rng.integers(0, 256, (case.batch, *IMAGE_SHAPE), np.uint8),
+        labels=rng.integers(0, NUM_CLASSES, case.batch).astype(np.int32),
+        h=h,
+    )
+    calls: dict[str, Callable[[], Any]] = {}
+    errors = []
+    for name, one in (("puppet", config), ("plain", plain)):
+        own = _network(one)
+        own_depth = depth if own.depth is None else own.depth
+        calls[name] = _step(one, own, data, own_depth)
+        if importlib.util.find_spec("torch") is not None:
+            in_torch = "pytorch" if name == "puppet" else "pytorch_plain"
+            calls[in_torch], error = _torch_step(one, own, data, own_depth)
+            errors.append(error)
+    times = time_rounds(list(calls.values()), rounds)
+    return {
+        "name": case.name,
+        "batch": case.batch,
+        "depth": depth,
+        "sets": len(kernel_levels(config, network, jnp.asarray(h), depth)),
+        "seconds": dict(zip(calls, map(statistics.median, times), strict=True)),
+        "error": max(errors, default=None),
+    }
+
+
+def _network(config: Config) -> PuppetLike:
+    assert isinstance(config.network, PuppetCNN)
+    network = make_puppet(config.network, NUM_CLASSES, IMAGE_SHAPE)
+    assert isinstance(network, PuppetLike)
+    return network
+
+
+def _step(config: Config, network: PuppetLike, data: Data, depth: int) -> Callable[[], None]:
+    tx = make_optimizer(config.optim, network, 1000)
+    step, data = make_train_step(config, network, tx), jax.device_put(data)
+    state: list[TrainState] = [init_state(config, network, (depth,), tx)]
+    indices = np.arange(len(data.images), dtype=np.int32)
+
+    def call() -> None:
+        state[0] = jax.block_until_ready(step(state[0], data, indices, depth=depth)[0])
+
+    return call
+
+
+def _torch_step(config: Config, network: PuppetLike, data: Data, depth: int) -> tuple[Callable[[], None], float]:
+    """The step in PyTorch, and by how much logits differ."""
+    import torch
+
+    params = network.init(config.seed, (depth,))
+    h = kernel_levels(config, network, jnp.asarray(data.h), depth)
+    made = PuppetInTorch(network.puppet, params, np.asarray(h), depth)
+    images = torch.from_numpy(data.images).permute(0, 3, 1, 2).contiguous()
+    labels = torch.from_numpy(data.labels.astype(np.int64))
+    ours = np.asarray(network.apply(params, None, data.images, h, depth)[0])
+    theirs = made.logits(images, training=False).detach().numpy()
+    error = float(np.abs(theirs - ours).max() / np.abs(ours).max())
+    optimizer = torch.optim.AdamW(made.leaves, config.optim.learning_rate, weight_decay=config.optim.weight_decay)
+    indices = torch.arange(len(labels))
+
+    def call() -> None:
+        optimizer.zero_grad()
+        logits = made.logits(images[indices])
+        smoothing = config.optim.label_smoothing
+        torch.nn.functional.cross_entropy(logits, labels[indices], label_smoothing=smoothing).backward()
+        optimizer.step()
+
+    return call, error
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """A Markdown table: milliseconds, and ratios of times."""
+    pairs = [("puppet", "plain"), ("puppet", "pytorch"), ("plain", "pytorch_plain")]
+    pairs = [pair for pair in pairs if pair[1] in rows[0]["seconds"]]
+    lines = []
+    for row in rows:
+        seconds = row["seconds"]
+        times = [f"{1e3 * seconds[way]:,.0f}" for way in rows[0]["seconds"]]
+        ratios = [f"{seconds[one] / seconds[other]:.2f}" for one, other in pairs]
+        lines.append([row["name"], str(row["batch"]), *times, *ratios])
+    ways = [f"{way}, ms".replace("_", " ") for way in rows[0]["seconds"]]
+    return markdown(["preset", "batch", *ways, *(f"{one} ÷ {other}".replace("_", " ") for one, other in pairs)], lines)
