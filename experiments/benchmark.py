@@ -17,7 +17,8 @@ With --generation it times the generation of kernels, and its gradient, as C gro
 64, beside a bare scan, PyTorch where it is installed, and the line of its arithmetic (FOLDER/generation.json).
 
 With --steps it times a training step of presets, beside the same layers with stored weights, and both in PyTorch where
-it is installed (FOLDER/steps.json).
+it is installed; and the first step of a new process, with an empty and a warm cache of compiled programs
+(FOLDER/steps.json).
 
 With --predictor it measures one puppet on the test images of CIFAR-10: what a call costs beside the network itself, and
 beside the same network in plain JAX, in PyTorch and in onnxruntime where they are installed; and where depths follow
@@ -89,8 +90,11 @@ def benchmark(command: Command) -> None:
         rows = generation.measure(command.rounds, generation.CASES)
         name, table = "generation", generation.table(rows)
     elif command.steps:
-        rows = steps.measure(command.rounds, steps.CASES)
-        name, table = "steps", steps.table(rows)
+        rows = {
+            "steps": steps.measure(command.rounds, steps.CASES),
+            "start": steps.measure_start(steps.STARTED),
+        }
+        name, table = "steps", steps.table(rows["steps"], rows["start"])
     elif command.predictor is not None:
         rows = _measure_predictor(command.predictor, command)
         name, table = "predictor", predictor.table(rows)

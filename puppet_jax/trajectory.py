@@ -182,7 +182,9 @@ def _stacked(
     step: Callable[..., tuple[Array, Array]], state: Array, first: int, parts: Sequence[tuple[int, ...]]
 ) -> tuple[Array, list[Array]]:
     """The state after steps `first`, `first` + 1, ..., and the kernel read from what each gives, of padded rows."""
-    reader, which = _reader(parts)
+    same = len(set(parts)) == 1
+    # Kernels of one shape keep it: where a state is split over devices, what is flat cannot be.
+    reader, which = (lambda which, state: read(state, parts[0]), np.zeros(len(parts))) if same else _reader(parts)
 
     def body(state: Array, x: tuple[Array, Array]) -> tuple[Array, Array]:
         state, seen = step(state, x[0])
@@ -191,8 +193,10 @@ def _stacked(
     times = jnp.arange(first, first + len(parts), dtype=state.dtype)
     state, rows = jax.lax.scan(body, state, (times, jnp.asarray(which)))
     # Not `rows[n]`, whose gradient is as large as all rows, for each of them.
-    alone = jax.lax.split(rows, (1,) * len(parts))
-    return state, [row[0, : math.prod(part)].reshape(part) for row, part in zip(alone, parts, strict=True)]
+    alone = [row[0] for row in jax.lax.split(rows, (1,) * len(parts))]
+    return state, alone if same else [
+        row[: math.prod(part)].reshape(part) for row, part in zip(alone, parts, strict=True)
+    ]
 
 
 def _written(

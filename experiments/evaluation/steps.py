@@ -1,7 +1,12 @@
 """How long a training step of a puppet takes, beside the same layers with stored weights, and both in PyTorch."""
 
 import importlib.util
+import os
 import statistics
+import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -10,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import puppet_jax as pj
-from experiments.cifar10 import BEST, LIGHT, PAPER, SMALL
+from experiments.cifar10 import BEST, LIGHT, PAPER, PRESETS, SMALL
 from experiments.config import Config, OneDepth, Ordinary, PuppetCNN
+from experiments.devices import start_jax
 from experiments.evaluation.in_torch import PuppetInTorch
 from experiments.evaluation.rounds import time_rounds
 from experiments.fields import replace
@@ -49,6 +55,13 @@ CASES = (
 )
 
 
+LONG, FEW_ROUNDS = 5.0, 3
+"""Steps of more seconds take their turn so often at most."""
+
+STARTED = "best"
+"""The preset whose first step is timed in a process of its own."""
+
+
 def measure(rounds: int, cases: Sequence[Case]) -> list[dict[str, Any]]:
     """A row a case: median seconds of a training step of each way.
 
@@ -66,19 +79,40 @@ def measure(rounds: int, cases: Sequence[Case]) -> list[dict[str, Any]]:
     return [_row(case, rounds) for case in cases]
 
 
+def measure_start(preset: str) -> dict[str, float]:
+    """Seconds of a new process to the end of its first step, with an empty cache of compiled programs and a warm one.
+
+    Returns:
+        "cold" and "warm".
+    """
+    child = "import sys; from experiments.evaluation import steps; steps.first_step(sys.argv[1])"
+    seconds = {}
+    with tempfile.TemporaryDirectory() as cache:
+        for name in ("cold", "warm"):
+            begin = time.perf_counter()
+            subprocess.run(
+                [sys.executable, "-c", child, preset], env=os.environ | {"JAX_COMPILATION_CACHE_DIR": cache}, check=True
+            )
+            seconds[name] = time.perf_counter() - begin
+    return seconds
+
+
+def first_step(preset: str) -> None:
+    """A training step of a preset on images of chance."""
+    start_jax()
+    config = PRESETS[preset]
+    network = _network(config)
+    data = _data(config.optim.batch_size)
+    _step(config, network, data, _depth(network, data.h))()
+
+
 def _row(case: Case, rounds: int) -> dict[str, Any]:
     config = replace(case.config, optimizer="adam", batch_size=case.batch, bits=32)
     network = _network(config)
-    h = np.linspace(LOW, HIGH, case.batch, dtype=np.float32)
-    depth = int(np.asarray(pj.depth(h)).min()) if network.depth is None else network.depth
+    data = _data(case.batch)
+    depth = _depth(network, data.h)
     layers = network.puppet.layers_per_stage(depth)
     plain = replace(config, kernels=Ordinary(), depth=OneDepth(layers=layers))
-    rng = np.random.default_rng(0)
-    data = Data(
-        images=rng.integers(0, 256, (case.batch, *IMAGE_SHAPE), np.uint8),
-        labels=rng.integers(0, NUM_CLASSES, case.batch).astype(np.int32),
-        h=h,
-    )
     calls: dict[str, Callable[[], Any]] = {}
     errors = []
     for name, one in (("puppet", config), ("plain", plain)):
@@ -89,15 +123,29 @@ def _row(case: Case, rounds: int) -> dict[str, Any]:
             in_torch = "pytorch" if name == "puppet" else "pytorch_plain"
             calls[in_torch], error = _torch_step(one, own, data, own_depth)
             errors.append(error)
+    rounds = min(rounds, FEW_ROUNDS) if max(time_rounds(list(calls.values()), 1))[0] > LONG else rounds
     times = time_rounds(list(calls.values()), rounds)
     return {
         "name": case.name,
         "batch": case.batch,
         "depth": depth,
-        "sets": len(kernel_levels(config, network, jnp.asarray(h), depth)),
+        "sets": len(kernel_levels(config, network, jnp.asarray(data.h), depth)),
         "seconds": dict(zip(calls, map(statistics.median, times), strict=True)),
         "error": max(errors, default=None),
     }
+
+
+def _data(batch: int) -> Data:
+    rng = np.random.default_rng(0)
+    return Data(
+        images=rng.integers(0, 256, (batch, *IMAGE_SHAPE), np.uint8),
+        labels=rng.integers(0, NUM_CLASSES, batch).astype(np.int32),
+        h=np.linspace(LOW, HIGH, batch, dtype=np.float32),
+    )
+
+
+def _depth(network: PuppetLike, h: Any) -> int:
+    return int(np.asarray(pj.depth(h)).min()) if network.depth is None else network.depth
 
 
 def _network(config: Config) -> PuppetLike:
@@ -144,8 +192,8 @@ def _torch_step(config: Config, network: PuppetLike, data: Data, depth: int) -> 
     return call, error
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """A Markdown table: milliseconds, and ratios of times."""
+def table(rows: Sequence[dict[str, Any]], start: dict[str, float]) -> str:
+    """Markdown tables: milliseconds, and ratios of times; seconds of `measure_start`."""
     pairs = [("puppet", "plain"), ("puppet", "pytorch"), ("plain", "pytorch_plain")]
     pairs = [pair for pair in pairs if pair[1] in rows[0]["seconds"]]
     lines = []
@@ -155,4 +203,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         ratios = [f"{seconds[one] / seconds[other]:.2f}" for one, other in pairs]
         lines.append([row["name"], str(row["batch"]), *times, *ratios])
     ways = [f"{way}, ms".replace("_", " ") for way in rows[0]["seconds"]]
-    return markdown(["preset", "batch", *ways, *(f"{one} ÷ {other}".replace("_", " ") for one, other in pairs)], lines)
+    header = ["preset", "batch", *ways, *(f"{one} ÷ {other}".replace("_", " ") for one, other in pairs)]
+    first = [f"{start['cold']:.1f}", f"{start['warm']:.1f}", f"{start['warm'] / start['cold']:.2f}"]
+    starts = markdown([f"first step of {STARTED}: empty cache, s", "warm cache, s", "warm ÷ empty"], [first])
+    return markdown(header, lines) + "\n" + starts

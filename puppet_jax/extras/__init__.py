@@ -1,4 +1,4 @@
-"""What the papers do not have: an early exit, few bits a float, ensembles. The core does not import it."""
+"""What the papers do not have: an early exit, few bits a float, ensembles, splitting. The core does not import it."""
 
 from puppet_jax.extras.early_exit import (
     EarlyExitParams as EarlyExitParams,
@@ -29,3 +29,4 @@ from puppet_jax.extras.quantization import (
     quantize_tree as quantize_tree,
     quantized_bytes as quantized_bytes,
 )
+from puppet_jax.extras.sharding import shard_puppeteer as shard_puppeteer

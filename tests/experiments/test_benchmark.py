@@ -119,8 +119,14 @@ class TestCommand:
         one = replace(BEST, channels=(4, 6), layers=(1, 2), batch_size=8)
         two = replace(SMALL, channels=(4, 6), batch_size=8)
         monkeypatch.setattr(steps, "CASES", [steps.Case("one", one, 8), steps.Case("two", two, 8)])
+        monkeypatch.setattr(steps.subprocess, "run", lambda argv, env, check: started.append((argv[-1], env)))
+        started = []
         assert command_line("--steps", "--rounds", 2, "--out", tmp_path) == 0
         found = json.loads((tmp_path / "steps.json").read_text())["rows"]
+        assert [preset for preset, _ in started] == ["best", "best"]
+        assert started[0][1]["JAX_COMPILATION_CACHE_DIR"] == started[1][1]["JAX_COMPILATION_CACHE_DIR"]
+        start, found = found["start"], found["steps"]
+        assert start.keys() == {"cold", "warm"}
         assert [(row["name"], row["batch"], row["depth"], row["sets"]) for row in found] == [
             ("one", 8, 3, 1),
             ("two", 8, 4, 2),
@@ -128,7 +134,7 @@ class TestCommand:
         for row in found:
             assert row["seconds"].keys() >= {"puppet", "plain"} and min(row["seconds"].values()) > 0
             assert row["error"] is None or row["error"] < 1e-5
-        assert steps.table(found) in capsys.readouterr().out
+        assert steps.table(found, start) in capsys.readouterr().out
 
     def test_predictor(self, tmp_path, monkeypatch):
         """The finer the levels, the closer to kernels of each image's own complexity."""

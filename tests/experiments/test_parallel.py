@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from safetensors.numpy import load_file
 from tiny_run import CONFIG
 
@@ -23,6 +24,7 @@ from experiments.training import parallel, run
 from experiments.training.optimizer import make_optimizer
 from experiments.training.statistics import make_stats_estimator
 from experiments.training.step import Data, init_state, make_train_step
+from puppet_jax import extras
 
 SHORT = replace(CONFIG, epochs=2)  # 8 steps
 DEAD = ("depthwise_bias", "norm1_bias", "pointwise_bias")
@@ -142,6 +144,50 @@ def compare() -> None:
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+def compare_split_puppeteer() -> None:
+    """Raises unless kernels and gradients of a puppeteer that is split over devices are its own, and take less room."""
+    mesh = jax.make_mesh((4,), ("channels",), axis_types=(AxisType.Auto,))
+    with pytest.raises(ValueError, match="4 devices along 'channels' must divide the 9 channels"):
+        extras.shard_puppeteer(pj.init_puppeteer(jax.random.key(0), 9), mesh, "channels")
+    for kind in ("seeded", "learned"):
+        whole = pj.init_puppeteer(jax.random.key(0), 64, initial_state=kind)
+        split = extras.shard_puppeteer(whole, mesh, "channels")
+        for leaf in jax.tree.leaves(split):
+            assert all(part.data.size * 4 == leaf.size for part in leaf.addressable_shards)
+
+        def kernels(puppeteer):
+            return pj.generate_kernels(puppeteer, 4.5, [(3, 3, 64, 64)] * 6)
+
+        parts = NamedSharding(mesh, PartitionSpec(None, None, None, "channels"))
+        gradient = jax.grad(lambda puppeteer: sum(jnp.square(kernel).sum() for kernel in kernels(puppeteer)))
+        programs = [
+            (jax.jit(kernels), jax.jit(kernels, out_shardings=parts)),
+            (jax.jit(gradient), jax.jit(gradient)),
+        ]
+        for one, several in programs:
+            found = jax.tree.leaves_with_path(several(split))
+            for (path, own), expected in zip(found, jax.tree.leaves(one(whole)), strict=True):
+                assert all(part.data.size * 4 == own.size for part in own.addressable_shards)
+                if not jax.tree_util.keystr(path).endswith(DEAD):
+                    np.testing.assert_allclose(own, expected, atol=1e-5 * float(jnp.abs(expected).max()))
+            memory = [
+                program.lower(puppeteer).compile().memory_analysis()
+                for program, puppeteer in ((several, split), (one, whole))
+            ]
+            assert memory[0].output_size_in_bytes <= 0.3 * memory[1].output_size_in_bytes
+            assert memory[0].temp_size_in_bytes < 0.6 * memory[1].temp_size_in_bytes
+
+
+@pytest.mark.parametrize(
+    ("kind", "axis", "message"),
+    [(AxisType.Auto, "model", "got 'model'"), (AxisType.Explicit, "channels", "an axis of the kind Auto")],
+)
+def test_meshes_that_no_puppeteer_is_split_over(kind, axis, message):
+    mesh = jax.make_mesh((1,), ("channels",), axis_types=(kind,))
+    with pytest.raises(ValueError, match=message):
+        extras.shard_puppeteer(pj.init_puppeteer(jax.random.key(0), 9), mesh, axis)
+
+
 @pytest.mark.slow
 def test_eight_devices(one_device, tmp_path):
     ended(start(tmp_path / "run", 8))
@@ -224,3 +270,4 @@ def compare_pmap() -> None:
 if __name__ == "__main__":
     compare()
     compare_pmap()
+    compare_split_puppeteer()
