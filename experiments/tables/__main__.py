@@ -23,7 +23,8 @@ Trains what is missing, reads what is finished, goes on where a run or the table
 --budget it is a smoke run on a small share of the protocol, and says so; --budget 1 is the full protocol. With
 --finished nothing is trained, and the table says which seeds it lacks. With --ray runs train at the same time on a
 cluster; a run whose process dies is started again, and goes on from its newest checkpoint.
-Writes NAME.md, NAME.json and NAME.png into the folder --out.
+Writes NAME.md, NAME.json and NAME.png into the folder --out. With --record docs/records/STUDY its rows go into that
+study, and of each finished run what says so: a copy of STUDY/runs as --runs goes on from there.
 """
 
 import contextlib
@@ -36,6 +37,9 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from experiments.cli import main, run_command
+
+COMPUTED = ("channels", "sizes", "depths")
+"""Tables without runs."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,6 +88,8 @@ class Command:
     """GPUs of a run on the cluster; one where it has GPUs, else none, if not given. With 0.5 two runs share one."""
     out: Path = Path("runs/tables")
     """Folder that the table is written to."""
+    record: Path | None = None
+    """Folder of a study in docs/records that the rows, and what says that runs are finished, are written to."""
     json: bool = False
     """Print the table as one JSON object on standard output, all else on standard error."""
 
@@ -93,6 +99,8 @@ class Command:
             raise ValueError(f"--budget must be in (0, 1], got {self.budget}.")
         if self.seeds is not None and self.seeds < 1:
             raise ValueError(f"--seeds must be at least 1, got {self.seeds}.")
+        if self.record is not None and self.name in COMPUTED:
+            raise ValueError(f"--record is for tables of runs; {self.name} needs none.")
         if self.ray_cpus < 1:
             raise ValueError(f"--ray-cpus must be at least 1, got {self.ray_cpus}.")
         if self.ray_gpus is not None and not self.ray_gpus >= 0:
@@ -109,6 +117,10 @@ def make(command: Command) -> None:
     path = command.out / command.name
     path.with_suffix(".md").write_text(text)
     write_json(path.with_suffix(".json"), described)
+    if command.record is not None:
+        from experiments.tables import record
+
+        record.write(described, command.record, command.runs)
     figure.savefig(path.with_suffix(".png"))
     print(json.dumps(described) if command.json else text)
     print(f"written: {path}.md, {path}.json, {path}.png", file=sys.stderr)

@@ -1,6 +1,7 @@
 """What a table is made of: its lines, and the runs that a line stands for. Imports no JAX."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 from experiments.config import Config
@@ -100,3 +101,9 @@ def scaled(config: Config, budget: float, seed: int, most: int | None = None) ->
     validation = min(data.num_validation, max(batch_size, round(data.num_validation * epochs)))
     few: dict[str, Any] = {"num_images": images, "num_validation": validation, "num_test": SMOKE_TEST_IMAGES}
     return replace(config, epochs=1, seed=seed, **few)
+
+
+def movable(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration that is the same where the folder of all runs is another one."""
+    start = config.get("start_from")
+    return config if start is None else config | {"start_from": Path(start).name}

@@ -16,7 +16,7 @@ from experiments.evaluation.summary import Summary, read_summary
 from experiments.fields import as_json, flat, replace
 from experiments.runs import folder as run_folder
 from experiments.tables.cluster import Cluster
-from experiments.tables.rows import Row, Table, next_rate, scaled, search_of
+from experiments.tables.rows import Row, Table, movable, next_rate, scaled, search_of
 from experiments.training.run import train
 
 
@@ -133,7 +133,7 @@ class Runs:
         return (self._path(row, config) / run_folder.SUMMARY).is_file()
 
     def _path(self, row: Row, config: Config) -> Path:
-        digest = hashlib.sha256(json.dumps(as_json(config), sort_keys=True).encode()).hexdigest()[:10]
+        digest = hashlib.sha256(json.dumps(movable(as_json(config)), sort_keys=True).encode()).hexdigest()[:10]
         kind = type(config.network).__name__
         network = getattr(config.network, "name", "puppet" if kind == "PuppetCNN" else kind.lower())
         return self.folder / f"{row.experiment}-{network}-seed{config.seed}-{digest}"
@@ -186,7 +186,7 @@ def _finished(folder: Path, config: Config) -> Summary:
         RunError: if it is damaged, or of another configuration.
     """
     found = run_folder.read_config(folder)["config"]
-    if differing := run_folder.differences(flat(found), flat(as_json(config))):
+    if differing := run_folder.differences(flat(movable(found)), flat(movable(as_json(config)))):
         raise RunError(f"{folder} holds a run of another configuration ({differing}); give another --runs.")
     return read_summary(folder)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from experiments.errors import Interrupted, RunError
 from experiments.evaluation.summary import read_summary, write_summary
 from experiments.fields import replace
 from experiments.runs import folder as run_folder
+from experiments.runs.files import write_json
 from experiments.tables import __main__ as program, runs, sizes
 from experiments.tables.__main__ import Command, make
 from experiments.tables.definitions import TRAINED
@@ -420,6 +422,53 @@ class TestRuns:
         assert (described["epochs"], described["learning_rate"]) == (4, 3e-3)
         assert described["seconds"] == 2 * read_summary(start).train_seconds
 
+    def test_goes_on_from_the_record(self, trainer, tmp_path, monkeypatch, capsys):
+        """Its rows stand in the study; the copied runs are finished ones, wherever they lie, and start each other."""
+        first = replace(CONFIG, epochs=4)
+        second = replace(CONFIG, epochs=2, learning_rate=1e-4)
+        rows = (
+            Row("Two phases!", "digits", second, PRINTED, rates=(1e-3, 3e-3, 1e-2), first=first, confidence="low"),
+            Row("one", "digits", CONFIG),
+        )
+        define(monkeypatch, *rows, seeds=2)
+        study = tmp_path / "2026-11-22-study"
+        assert command_line(tmp_path, "--budget", "1", "--record", study) == 2
+        assert "holds no results.json" in capsys.readouterr().err
+        study.mkdir()
+        write_json(study / "results.json", {"rows": [{"row": "other-one"}, {"row": "ablation-old"}]})
+        assert command_line(tmp_path, "--budget", "1", "--record", study) == 0
+        found = json.loads((study / "results.json").read_text())
+        assert [row["row"] for row in found["rows"]] == ["other-one", "ablation-two-phases", "ablation-one"]
+        described = json.loads((tmp_path / "out" / "ablation.json").read_text())["rows"]
+        two, one = found["rows"][1:]
+        assert (two["status"], two["seeds"], two["learning_rate"], two["paper_top1"]) == ("run", [0, 1], 1e-3, 0.7251)
+        assert two["top1"] == [round(100 * top1, 2) for top1 in described[0]["ours"]["top1"]["seeds"]]
+        assert two["top1_mean"] == pytest.approx(100 * described[0]["ours"]["top1"]["mean"])
+        assert one["bytes"] == 1_000_000
+        assert found["runs"].keys() == {path.name for path in (tmp_path / "runs").iterdir()}
+        assert str(tmp_path) not in "".join(path.read_text() for path in (study / "runs").glob("*/*"))
+        before = len(trainer.configs)
+        shutil.move(study / "runs", tmp_path / "elsewhere")
+        shutil.rmtree(tmp_path / "runs")
+        words = ["ablation", "--budget", "1", "--runs", str(tmp_path / "elsewhere"), "--out", str(tmp_path / "again")]
+        assert run_command(Command, make, "experiments.tables", "Makes a table.", words) == 0
+        assert len(trainer.configs) == before
+        again = json.loads((tmp_path / "again" / "ablation.json").read_text())["rows"]
+        assert [row["ours"] for row in again] == [row["ours"] for row in described]
+
+    def test_a_row_that_is_not_run_is_recorded_as_such(self, trainer, tmp_path, monkeypatch):
+        define(monkeypatch, Row("one", "digits", CONFIG, PRINTED, rates=(1e-3,)), Row("other", "digits", CONFIG))
+        assert command_line(tmp_path, "--budget", "1") == 0
+        found = next(path for path in (tmp_path / "runs").iterdir() if _epochs(path) == 1)  # that tries a rate
+        (found / "summary.json").unlink()
+        study = tmp_path / "study"
+        study.mkdir()
+        write_json(study / "results.json", {"rows": []})
+        assert command_line(tmp_path, "--budget", "1", "--finished", "--record", study) == 0
+        first, second = json.loads((study / "results.json").read_text())["rows"]
+        assert (first["status"], second["status"]) == ("not run", "run")
+        assert first["paper_mb"] == 1.08 and "top1" not in first
+
     def test_finished_without_a_rate_that_is_tried(self, trainer, tmp_path, monkeypatch, capsys):
         define(monkeypatch, Row("one", "digits", CONFIG, rates=(1e-3, 3e-3)), Row("other", "digits", CONFIG), seeds=1)
         assert command_line(tmp_path, "--budget", "1") == 0
@@ -446,6 +495,7 @@ class TestUsage:
         [
             *(["ablation", "--budget", value] for value in ("0", "2", "-1", "nan", "inf", "many")),
             ["ablation", "--seeds", "0"],
+            ["sizes", "--record", "study"],
             ["figure7"],
             [],
             ["ablation", "--table", "3"],

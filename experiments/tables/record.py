@@ -1,0 +1,71 @@
+"""A table's results as rows of a study in docs/records, and the runs behind them, from which a table goes on."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments.errors import UsageError
+from experiments.runs.files import CHECKSUM, with_checksum, without_checksum, write_json
+from experiments.runs.folder import CONFIG, SUMMARY, read_config
+from experiments.tables.rows import movable
+
+RESULTS = "results.json"
+COPIED = ("seeds", "epochs", "learning_rate", "search", "confidence")
+
+
+def write(table: Mapping[str, Any], study: Path, runs: Path) -> None:
+    """Replaces the table's rows in a study's results.json, and copies what says that a run is finished.
+
+    Args:
+        table: as its JSON.
+        study: folder of the study; its results.json has all but the rows.
+        runs: folder of the runs. Each that is finished has its configuration and its summary copied to `study`/runs,
+            without the places of its data; with a copy of that folder for --runs the table goes on.
+
+    Raises:
+        UsageError: if the study has no results.json.
+    """
+    path = study / RESULTS
+    if not path.is_file():
+        raise UsageError(f"{study} holds no {RESULTS}; make the study first, docs/records/README.md says how.")
+    results = json.loads(path.read_text())
+    name = table["name"]
+    kept = [row for row in results["rows"] if not row["row"].startswith(f"{name}-")]
+    results["rows"] = kept + [_row(name, result) for result in table["rows"]]
+    results.setdefault("runs", {})
+    for folder in sorted(one.parent for one in runs.glob(f"*/{SUMMARY}")):
+        copy = study / "runs" / folder.name
+        copy.mkdir(parents=True, exist_ok=True)
+        described = read_config(folder)
+        described["data"].pop("source", None)
+        summary = json.loads((folder / SUMMARY).read_text())
+        for file, value in ((CONFIG, described), (SUMMARY, without_checksum(summary))):
+            value["config"] = movable(value["config"])
+            write_json(copy / file, with_checksum(value) if file == CONFIG or CHECKSUM in summary else value)
+        results["runs"][folder.name] = round(100 * summary["top1"], 2)
+    write_json(path, results)
+
+
+def _row(table: str, result: Mapping[str, Any]) -> dict[str, Any]:
+    slug = re.sub(r"[^a-z0-9]+", "-", result["label"].lower()).strip("-")
+    row: dict[str, Any] = {"row": f"{table}-{slug}", "label": result["label"], "status": "not run"}
+    row |= {f"paper_{name}": value for name, value in result["paper"].items()}
+    if "ours" not in result:
+        return row
+    ours = {name: spread["seeds"] for name, spread in result["ours"].items()}
+    row |= {"status": "run", "source": "summary.json"} | {name: result[name] for name in COPIED if name in result}
+    row |= {name: [round(100 * value, 2) for value in ours[name]] for name in ("top1", "top5")}
+    if len(row["top1"]) > 1:
+        row |= {"top1_mean": 100 * result["ours"]["top1"]["mean"], "top1_std": 100 * result["ours"]["top1"]["std"]}
+    means = {name: spread["mean"] for name, spread in result["ours"].items()}
+    return row | {
+        "bytes": round(1e6 * means["mb"]),
+        "macs": round(1e9 * means["network_gmacs"]),
+        "generator_macs": round(1e9 * means["generator_gmacs"]),
+        "macs_std": round(1e9 * means["network_gmacs_std"]),
+        "ms": round(1e3 * means["s_per_image"], 2),
+        "images_per_s": round(means["images_per_s"]),
+        "hours": round(means["hours"], 2),
+    }
