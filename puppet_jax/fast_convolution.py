@@ -7,6 +7,7 @@ forward mode and second order among them.
 
 import functools
 import math
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -16,13 +17,14 @@ from jax.extend.core import JaxprEqn
 from jaxtyping import Array, Float
 
 from puppet_jax.windows import NHWC, Windows, by_pieces, derived, find_windows, product, shifted
-from puppet_jax.winograd import winograd
+from puppet_jax.winograd import winograd, winograd_by_kernel
 
 Way = Literal["xla", "products", "winograd", "patches", "shifts", "groups"]
 WAYS: tuple[Way, ...] = ("xla", "products", "winograd", "patches", "shifts", "groups")
 
 # The rule of `choose` and the sizes of pieces, measured by `python -m experiments.benchmark --convolutions`.
 WINOGRAD_CHANNELS = 32
+AVX512_WINOGRAD_CHANNELS = 128
 WINOGRAD_PLACES = 4096
 PATCHES_PLACES = 16
 PATCHES_ALL_PLACES = 128
@@ -61,8 +63,8 @@ def choose(shape: tuple[int, ...], kernel_shape: tuple[int, ...], windows: Windo
         groups: of channels.
 
     Returns:
-        "winograd": F(2x2, 3x3); "patches": one product of all patches, for windows of one tap as well; "products":
-        XLA's convolution, whose kernel has its gradient from products of patches; "shifts": sums of shifted images, for
+        "winograd": Winograd's tiles; "patches": one product of all patches, for windows of one tap as well; "products":
+        XLA's convolution, whose kernel has its gradient from patches or tiles; "shifts": sums of shifted images, for
         depthwise kernels; "groups": products of patches, a matrix a group.
     """
     rows, columns, channels, produced = kernel_shape
@@ -70,11 +72,33 @@ def choose(shape: tuple[int, ...], kernel_shape: tuple[int, ...], windows: Windo
         return "shifts" if groups == shape[-1] == produced else "groups"
     places = math.prod(windows.places(shape))
     few = places <= PATCHES_PLACES or shape[0] * places <= PATCHES_ALL_PLACES
-    if few or rows * columns == 1 or rows * columns * channels <= PATCHES_TAPS:
+    if few or rows * columns == 1 or (_few_taps(kernel_shape) and not has_avx512()):
         return "patches"
+    wide = min(channels, produced) >= (AVX512_WINOGRAD_CHANNELS if has_avx512() else WINOGRAD_CHANNELS)
+    return "winograd" if wide and _tiles(shape, kernel_shape, windows) else "products"
+
+
+@functools.cache
+def has_avx512() -> bool:
+    """Whether the CPU has vectors of 16 floats, with which XLA's own values are up to twice as fast.
+
+    Of a system that does not say so in /proc/cpuinfo it is taken that it has not.
+    """
+    try:
+        return "avx512f" in Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return False
+
+
+def _few_taps(kernel_shape: tuple[int, ...]) -> bool:
+    return math.prod(kernel_shape[:3]) <= PATCHES_TAPS
+
+
+def _tiles(shape: tuple[int, ...], kernel_shape: tuple[int, ...], windows: Windows) -> bool:
+    """Whether Winograd's tiles pay for the gradient by a kernel."""
     dense = windows == Windows((3, 3), (1, 1), windows.padding)
-    wide = min(channels, produced) >= WINOGRAD_CHANNELS
-    return "winograd" if dense and wide and shape[0] * places >= WINOGRAD_PLACES else "products"
+    wide = min(kernel_shape[2:]) >= WINOGRAD_CHANNELS
+    return dense and wide and shape[0] * math.prod(windows.places(shape)) >= WINOGRAD_PLACES
 
 
 def convolve_one(x: Array, kernel: Array, strides: Any, padding: Any, **options: Any) -> Array:
@@ -132,9 +156,16 @@ def compute(way: Way, x: Array, kernel: Array, windows: Windows, groups: int = 1
     if way == "patches":
         return product(patches(x, windows), kernel.reshape(-1, kernel.shape[-1]))
     if way == "products":
-        return derived(xla, functools.partial(products, windows=windows))(x, kernel)
+        return derived(xla, functools.partial(_by_kernel, windows=windows))(x, kernel)
     whole = functools.partial(shifts, windows=windows)
     return derived(whole, functools.partial(shifts, windows=windows, most=SHIFTS_FLOATS))(x, kernel)
+
+
+def _by_kernel(x: Array, kernel: Array, windows: Windows) -> Array:
+    """The convolution whose gradient by the kernel takes the least time."""
+    if _few_taps(kernel.shape):
+        return product(patches(x, windows), kernel.reshape(-1, kernel.shape[-1]))
+    return (winograd_by_kernel if _tiles(x.shape, kernel.shape, windows) else products)(x, kernel, windows)
 
 
 def shifts(

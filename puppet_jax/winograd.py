@@ -70,7 +70,7 @@ def winograd(
     """The convolution with 3x3 windows of stride 1, a few images at a time."""
     (top, bottom), (left, right) = windows.padding
     turned = Windows((3, 3), (1, 1), ((2 - top, 2 - bottom), (2 - left, 2 - right)))
-    return _convolution(functools.partial(_squares, tile=TWO), _squares, windows, turned)(x, kernel)
+    return _convolution(functools.partial(_squares, tile=TWO), winograd_by_kernel, windows, turned)(x, kernel)
 
 
 def winograd_rows(
@@ -79,7 +79,18 @@ def winograd_rows(
     """The convolution with windows of three rows and one column, of stride 1."""
     (top, bottom), (left, right) = windows.padding
     turned = Windows((3, 1), (1, 1), ((2 - top, 2 - bottom), (-left, -right)))
-    return _convolution(functools.partial(_strips, tile=TWO), _strips, windows, turned)(x, kernel)
+    return _convolution(functools.partial(_strips, tile=TWO), _rows_by_kernel, windows, turned)(x, kernel)
+
+
+def winograd_by_kernel(
+    x: Float[Array, "batch height width c_in"], kernel: Float[Array, "3 3 c_in c_out"], windows: Windows
+) -> Float[Array, "batch rows columns c_out"]:
+    """`winograd` in the tiles whose gradient by the kernel takes the fewest products, four outputs at a time or two."""
+    return _squares(x, kernel, windows, tile=_fewest(windows.places(x.shape), kernel.shape))
+
+
+def _rows_by_kernel(x: Array, kernel: Array, windows: Windows) -> Array:
+    return _strips(x, kernel, windows, tile=_fewest(windows.places(x.shape), kernel.shape))
 
 
 def _convolution(
@@ -89,13 +100,10 @@ def _convolution(
 
     Args:
         values: the convolution.
-        by_kernel: the same for any `tile`.
+        by_kernel: the same for the derivative by the kernel.
         windows: where they lie.
         turned: where those of its gradient lie that see one pixel of the image each.
     """
-
-    def of_kernel(x: Array, kernel: Array) -> Array:
-        return by_kernel(x, kernel, windows, tile=_fewest(windows.places(x.shape), kernel.shape))
 
     def of_image(x: Array, kernel: Array) -> Array:
         """Linear in the image, and its transpose is a convolution of `values` with the kernel turned around."""
@@ -104,7 +112,7 @@ def _convolution(
         back = jax.linear_transpose(lambda g: values(g, around, turned), jax.ShapeDtypeStruct(shape, x.dtype))
         return back(x)[0]
 
-    return derived(functools.partial(values, windows=windows), of_kernel, of_image)
+    return derived(functools.partial(values, windows=windows), functools.partial(by_kernel, windows=windows), of_image)
 
 
 def _fewest(places: tuple[int, int], kernel_shape: tuple[int, ...]) -> Tile:

@@ -168,9 +168,54 @@ def test_derivatives(way, dense, monkeypatch):
         ((64, 32, 32, 64), (1, 1, 64, 64), 1, 1, "patches"),
     ],
 )
-def test_way_that_is_chosen(images, kernel, stride, groups, way):
+def test_way_that_is_chosen(images, kernel, stride, groups, way, monkeypatch):
+    monkeypatch.setattr(fast_convolution, "has_avx512", lambda: False)
     windows = find_windows(images, kernel[:2], (stride, stride), "SAME")
     assert choose(images, kernel, windows, groups) == way
+
+
+@pytest.mark.parametrize(
+    ("images", "kernel", "way"),
+    [
+        ((64, 32, 32, 64), (3, 3, 64, 64), "products"),
+        ((64, 32, 32, 128), (3, 3, 128, 128), "winograd"),
+        ((64, 32, 32, 3), (3, 3, 3, 64), "products"),
+        ((64, 4, 4, 512), (3, 3, 512, 512), "patches"),
+    ],
+)
+def test_wide_vectors_leave_values_to_xla(images, kernel, way, monkeypatch):
+    monkeypatch.setattr(fast_convolution, "has_avx512", lambda: True)
+    assert choose(images, kernel, find_windows(images, kernel[:2], (1, 1), "SAME")) == way
+
+
+@pytest.mark.parametrize(("flags", "found"), [("fma avx512f bmi", True), ("fma avx512fp16", False), (None, False)])
+def test_whether_a_cpu_has_wide_vectors(flags, found, monkeypatch):
+    def read(path):
+        if flags is None:
+            raise FileNotFoundError(path)
+        return f"flags\t\t: {flags}\n"
+
+    monkeypatch.setattr(fast_convolution.Path, "read_text", read)
+    assert fast_convolution.has_avx512.__wrapped__() == found
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 4, 5), (3, 3, 32, 32), (3, 3, 16, 40)])
+def test_gradients_of_products(shape, monkeypatch):
+    """By the kernel: of few taps, of Winograd's tiles, of products of patches."""
+    monkeypatch.setattr(fast_convolution, "WINOGRAD_PLACES", 2 * 6 * 8)
+    rng = np.random.default_rng(5)
+    x, kernel = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((2, 6, 8, shape[2]), shape))
+    windows = find_windows(x.shape, (3, 3), (1, 1), "SAME")
+
+    @jax.jit
+    def gradients(x, kernel):
+        def energy(way):
+            return lambda *both: jnp.sin(compute(way, *both, windows)).sum()
+
+        return [jax.grad(energy(way), argnums=(0, 1))(x, kernel) for way in ("products", "xla")]
+
+    for own, expected in zip(*gradients(x, kernel), strict=True):
+        np.testing.assert_allclose(own, expected, atol=2e-5 * float(jnp.abs(expected).max()))
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,8 @@ def write(table: Mapping[str, Any], study: Path, runs: Path) -> None:
 def _row(table: str, result: Mapping[str, Any]) -> dict[str, Any]:
     slug = re.sub(r"[^a-z0-9]+", "-", result["label"].lower()).strip("-")
     row: dict[str, Any] = {"row": f"{table}-{slug}", "label": result["label"], "status": "not run"}
-    row |= {f"paper_{name}": value for name, value in result["paper"].items()}
+    for field, value in result["paper"].items():
+        row[f"paper_{field}"] = round(100 * value, 2) if field.startswith("top") else value
     if "ours" not in result:
         return row
     ours = {name: spread["seeds"] for name, spread in result["ours"].items()}
@@ -59,6 +60,9 @@ def _row(table: str, result: Mapping[str, Any]) -> dict[str, Any]:
     row |= {name: [round(100 * value, 2) for value in ours[name]] for name in ("top1", "top5")}
     if len(row["top1"]) > 1:
         row |= {"top1_mean": 100 * result["ours"]["top1"]["mean"], "top1_std": 100 * result["ours"]["top1"]["std"]}
+    if result.get("search"):
+        tried = ", ".join(f"{one['learning_rate']:g}" for one in result["search"])
+        row["rates"] = f"{result['learning_rate']:g} of {tried}"
     means = {name: spread["mean"] for name, spread in result["ours"].items()}
     return row | {
         "bytes": round(1e6 * means["mb"]),

@@ -441,7 +441,12 @@ class TestRuns:
         assert [row["row"] for row in found["rows"]] == ["other-one", "ablation-two-phases", "ablation-one"]
         described = json.loads((tmp_path / "out" / "ablation.json").read_text())["rows"]
         two, one = found["rows"][1:]
-        assert (two["status"], two["seeds"], two["learning_rate"], two["paper_top1"]) == ("run", [0, 1], 1e-3, 0.7251)
+        assert (two["status"], two["seeds"], two["rates"], two["paper_top1"]) == (
+            "run",
+            [0, 1],
+            "0.001 of 0.000333333, 0.001, 0.003, 0.01",
+            72.51,
+        )
         assert two["top1"] == [round(100 * top1, 2) for top1 in described[0]["ours"]["top1"]["seeds"]]
         assert two["top1_mean"] == pytest.approx(100 * described[0]["ours"]["top1"]["mean"])
         assert one["bytes"] == 1_000_000
