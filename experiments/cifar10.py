@@ -9,7 +9,7 @@
 | light | C = 128 in 8 bits, 22 kB, half the arithmetic of best; 8,000 images | 29 min, one CPU core | 77.5 |
 | adaptive | best with depth and kernels that follow the image | 100 min, one CPU core | see docs/results.md |
 | early-exit | best with a classifier behind its fifth layer | 35 min, one CPU core | 72.5 |
-| paper | the papers' protocol: C = 512, 800 epochs of 8,000 images | 13 s a step on a CPU core; a GPU | not run |
+| paper | the papers' protocol: C = 512, 800 epochs of 8,000 images | 6 s a step on a CPU core; a GPU | not run |
 | full | all images, crops, cutout, 1.1 MB | 12 min, one NVIDIA H200 | 94.1 |
 | NAME-fixed, NAME-puppet, NAME-adaptive | a backbone under the papers' protocol | a GPU; not measured | not run |
 | dfn, weightnet, skipnet and others, see `experiments.baselines` | what the papers compare with | a GPU | not run |

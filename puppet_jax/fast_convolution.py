@@ -164,7 +164,7 @@ def compute(way: Way, x: Array, kernel: Array, windows: Windows, groups: int = 1
 def _by_kernel(x: Array, kernel: Array, windows: Windows) -> Array:
     """The convolution whose gradient by the kernel takes the least time."""
     if _few_taps(kernel.shape):
-        return product(patches(x, windows), kernel.reshape(-1, kernel.shape[-1]))
+        return compute("patches", x, kernel, windows)
     return (winograd_by_kernel if _tiles(x.shape, kernel.shape, windows) else products)(x, kernel, windows)
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from puppet_jax.adaptation import initial_level
 from puppet_jax.checks import check_number
 from puppet_jax.seeded import check_state, kernel_pattern, seeded_pattern
-from puppet_jax.windows import derived
+from puppet_jax.windows import apart, derived
 
 InitialState = Literal["seeded", "constant", "learned"]
 KernelsFrom = Literal["state", "velocity"]
@@ -236,9 +236,9 @@ def _shifted(state: Float[Array, "T I C"], kernel: Float[Array, "3 3 C"]) -> Flo
 def _by_rows(state: Float[Array, "T I C"], kernel: Float[Array, "3 3 C"]) -> Float[Array, "T I C"]:
     """The same, whose gradient by the kernel adds up a few rows at a time: a quarter of the time, or less, on a CPU."""
     taps, rows, channels = state.shape
-    few = next(n for n in (2, 1) if rows % n == 0)
+    few = 1 if rows % 2 else 2
     padded = jnp.pad(state, ((1, 1), (1, 1), (0, 0)))
-    weights = [one.reshape(channels) for one in jax.lax.split(kernel.reshape(9, channels), (1,) * 9)]
+    weights = apart(kernel.reshape(9, channels))
 
     @functools.partial(jax.checkpoint, prevent_cse=False)  # shifted rows are not kept
     def piece(first: Array) -> Array:

@@ -15,6 +15,7 @@ from puppet_jax.adaptation import step_size
 from puppet_jax.checks import as_integer, check_complexity
 from puppet_jax.projection import as_kernel_shape, blocks, join, read
 from puppet_jax.puppeteer import Puppeteer, check_puppeteer, kernel_field, start
+from puppet_jax.windows import apart
 
 MOST_RUNS = 4
 """Loops that kernels of several sizes are made by."""
@@ -182,9 +183,9 @@ def _stacked(
     step: Callable[..., tuple[Array, Array]], state: Array, first: int, parts: Sequence[tuple[int, ...]]
 ) -> tuple[Array, list[Array]]:
     """The state after steps `first`, `first` + 1, ..., and the kernel read from what each gives, of padded rows."""
-    same = len(set(parts)) == 1
-    # Kernels of one shape keep it: where a state is split over devices, what is flat cannot be.
-    reader, which = (lambda which, state: read(state, parts[0]), np.zeros(len(parts))) if same else _reader(parts)
+    reader, which = _reader(parts)
+    if len(set(parts)) == 1:  # kept as they are: where a state is split over devices, what is flat cannot be
+        reader = lambda _, state: read(state, parts[0])  # noqa: E731
 
     def body(state: Array, x: tuple[Array, Array]) -> tuple[Array, Array]:
         state, seen = step(state, x[0])
@@ -192,11 +193,8 @@ def _stacked(
 
     times = jnp.arange(first, first + len(parts), dtype=state.dtype)
     state, rows = jax.lax.scan(body, state, (times, jnp.asarray(which)))
-    # Not `rows[n]`, whose gradient is as large as all rows, for each of them.
-    alone = [row[0] for row in jax.lax.split(rows, (1,) * len(parts))]
-    return state, alone if same else [
-        row[: math.prod(part)].reshape(part) for row, part in zip(alone, parts, strict=True)
-    ]
+    whole = zip(apart(rows), parts, strict=True)
+    return state, [row if row.shape == part else row[: math.prod(part)].reshape(part) for row, part in whole]
 
 
 def _written(

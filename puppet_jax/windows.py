@@ -34,6 +34,13 @@ class Windows(NamedTuple):
         )
         return rows, columns
 
+    def turned(self) -> "Windows":
+        """Those of stride 1 that see one pixel of the images each, where these lie at stride 1: of the gradient."""
+        rows, columns = (
+            (k - 1 - before, k - 1 - behind) for k, (before, behind) in zip(self.size, self.padding, strict=True)
+        )
+        return Windows(self.size, (1, 1), (rows, columns))
+
 
 def find_windows(shape: Any, size: Any, strides: Any, padding: Any, dilation: Any = None) -> Windows:
     """Windows of `size` over NHWC images of `shape`, as `conv_general_dilated` places them."""
@@ -75,6 +82,11 @@ def by_pieces(function: Callable[[Array], Array], x: Array, most: int) -> Array:
         return function(x)
     y = lax.map(function, x.reshape(-1, size, *x.shape[1:]))
     return y.reshape(batch, *y.shape[2:])
+
+
+def apart(stacked: Array) -> list[Array]:
+    """The parts of an array along its first axis. Not `stacked[n]`, whose gradient is as large as all of them."""
+    return [part[0] for part in lax.split(stacked, (1,) * len(stacked))]
 
 
 def padded(x: Array, padding: Any) -> Array:

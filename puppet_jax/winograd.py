@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from puppet_jax.windows import Windows, by_pieces, derived, padded, product
+from puppet_jax.windows import Windows, apart, by_pieces, derived, padded, product
 
 # Windows and floats of a piece at most, and from which channels on four outputs at a time take longer than two for the
 # derivative by a kernel: measured by `python -m experiments.benchmark --convolutions`.
@@ -68,51 +68,47 @@ def winograd(
     x: Float[Array, "batch height width c_in"], kernel: Float[Array, "3 3 c_in c_out"], windows: Windows
 ) -> Float[Array, "batch rows columns c_out"]:
     """The convolution with 3x3 windows of stride 1, a few images at a time."""
-    (top, bottom), (left, right) = windows.padding
-    turned = Windows((3, 3), (1, 1), ((2 - top, 2 - bottom), (2 - left, 2 - right)))
-    return _convolution(functools.partial(_squares, tile=TWO), winograd_by_kernel, windows, turned)(x, kernel)
+    return _convolution(_squares, windows)(x, kernel)
 
 
 def winograd_rows(
     x: Float[Array, "batch height width c_in"], kernel: Float[Array, "3 1 c_in c_out"], windows: Windows
 ) -> Float[Array, "batch rows columns c_out"]:
     """The convolution with windows of three rows and one column, of stride 1."""
-    (top, bottom), (left, right) = windows.padding
-    turned = Windows((3, 1), (1, 1), ((2 - top, 2 - bottom), (-left, -right)))
-    return _convolution(functools.partial(_strips, tile=TWO), _rows_by_kernel, windows, turned)(x, kernel)
+    return _convolution(_strips, windows)(x, kernel)
 
 
 def winograd_by_kernel(
     x: Float[Array, "batch height width c_in"], kernel: Float[Array, "3 3 c_in c_out"], windows: Windows
 ) -> Float[Array, "batch rows columns c_out"]:
     """`winograd` in the tiles whose gradient by the kernel takes the fewest products, four outputs at a time or two."""
-    return _squares(x, kernel, windows, tile=_fewest(windows.places(x.shape), kernel.shape))
+    return _squares(x, kernel, windows, _fewest(windows.places(x.shape), kernel.shape))
 
 
-def _rows_by_kernel(x: Array, kernel: Array, windows: Windows) -> Array:
-    return _strips(x, kernel, windows, tile=_fewest(windows.places(x.shape), kernel.shape))
-
-
-def _convolution(
-    values: Callable[..., Array], by_kernel: Callable[..., Array], windows: Windows, turned: Windows
-) -> Callable[[Array, Array], Array]:
-    """`values` of an image, a kernel and windows, with derivatives that take as few products.
+def _convolution(tiled: Callable[..., Array], windows: Windows) -> Callable[[Array, Array], Array]:
+    """The convolution of an image and a kernel, with derivatives that take as few products.
 
     Args:
-        values: the convolution.
-        by_kernel: the same for the derivative by the kernel.
+        tiled: computes it, of an image, a kernel, windows and a tile.
         windows: where they lie.
-        turned: where those of its gradient lie that see one pixel of the image each.
     """
 
-    def of_image(x: Array, kernel: Array) -> Array:
-        """Linear in the image, and its transpose is a convolution of `values` with the kernel turned around."""
+    def values(x: Array, kernel: Array) -> Array:
+        return tiled(x, kernel, windows, TWO)
+
+    def by_kernel(x: Array, kernel: Array) -> Array:
+        return tiled(x, kernel, windows, _fewest(windows.places(x.shape), kernel.shape))
+
+    def by_image(x: Array, kernel: Array) -> Array:
+        """Linear in the image, and its transpose is a convolution with the kernel turned around."""
         around = jnp.flip(kernel, axis=(0, 1)).swapaxes(2, 3)
         shape = (len(x), *windows.places(x.shape), kernel.shape[-1])
-        back = jax.linear_transpose(lambda g: values(g, around, turned), jax.ShapeDtypeStruct(shape, x.dtype))
+        back = jax.linear_transpose(
+            lambda g: tiled(g, around, windows.turned(), TWO), jax.ShapeDtypeStruct(shape, x.dtype)
+        )
         return back(x)[0]
 
-    return derived(functools.partial(values, windows=windows), functools.partial(by_kernel, windows=windows), of_image)
+    return derived(values, by_kernel, by_image)
 
 
 def _fewest(places: tuple[int, int], kernel_shape: tuple[int, ...]) -> Tile:
@@ -133,7 +129,7 @@ def _squares(x: Array, kernel: Array, windows: Windows, tile: Tile) -> Array:
     matrices = jnp.einsum(
         "pi,qj,ijco->pqco", tile.kernel.astype(kernel.dtype), tile.kernel.astype(kernel.dtype), kernel
     )
-    own = [_apart(part) for part in _apart(matrices)]
+    own = [apart(part) for part in apart(matrices)]
 
     @functools.partial(jax.checkpoint, prevent_cse=False)  # sums of pixels are not kept
     def piece(x: Array) -> Array:
@@ -152,16 +148,11 @@ def _squares(x: Array, kernel: Array, windows: Windows, tile: Tile) -> Array:
 def _strips(x: Array, kernel: Array, windows: Windows, tile: Tile) -> Array:
     """Along the rows only."""
     rows, columns = windows.places(x.shape)
-    matrices = _apart(jnp.einsum("pi,ico->pco", tile.kernel.astype(kernel.dtype), kernel[:, 0]))
+    matrices = apart(jnp.einsum("pi,ico->pco", tile.kernel.astype(kernel.dtype), kernel[:, 0]))
     down, sides = _full(windows, tile, (rows, columns))
     strips = _sums(tile, padded(x, (down, windows.padding[1])), 1)
     y = _outputs(tile, [product(strip, matrix) for strip, matrix in zip(strips, matrices, strict=True)], 2)
     return y.reshape(len(x), y.shape[1] * tile.size, columns, -1)[:, :rows]
-
-
-def _apart(stacked: Array) -> list[Array]:
-    """The parts of an array along its first axis. Not `stacked[n]`, whose gradient is as large as all of them."""
-    return [part[0] for part in lax.split(stacked, (1,) * len(stacked))]
 
 
 def _full(windows: Windows, tile: Tile, places: tuple[int, int]) -> list[tuple[int, int]]:

@@ -1,7 +1,6 @@
 """How long the ways of a convolution take on this machine, beside each other, and which of them the library chooses."""
 
 import functools
-import importlib.util
 import statistics
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.evaluation.rounds import time_rounds
+from experiments.evaluation.rounds import error_of, is_installed, time_rounds
 from experiments.tables.render import markdown
 from puppet_jax.fast_convolution import WAYS, Way, choose, compute
 from puppet_jax.mirror import with_mirrored
@@ -110,7 +109,7 @@ def _row(case: Case, rounds: int) -> dict[str, Any]:
         name: {way: _call(program, *given) for way, program in programs.items()}
         for name, programs, given in (("value", values, (x, kernel)), ("gradients", gradients, (x, kernel, g)))
     }
-    if importlib.util.find_spec("torch") is not None:
+    if is_installed("torch"):
         calls["value"]["pytorch"], calls["gradients"]["pytorch"] = _torch_calls(
             x, with_mirrored(kernel, True) if mirrored else kernel, g, groups
         )
@@ -122,7 +121,7 @@ def _row(case: Case, rounds: int) -> dict[str, Any]:
         "groups": groups,
         "mirrored": mirrored,
         "chosen": chosen,
-        "error": float(jnp.abs(values[chosen](x, kernel) - exact).max() / jnp.abs(exact).max()),
+        "error": error_of(values[chosen](x, kernel), exact),
         "to_best": {},
     }
     for name, own in calls.items():

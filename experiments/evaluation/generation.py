@@ -1,6 +1,5 @@
 """What generating kernels costs as C and the number of layers grow, beside a bare scan and PyTorch."""
 
-import importlib.util
 import itertools
 import statistics
 from collections.abc import Callable, Sequence
@@ -12,7 +11,7 @@ import numpy as np
 
 import puppet_jax as pj
 from experiments.evaluation import in_torch
-from experiments.evaluation.rounds import time_rounds
+from experiments.evaluation.rounds import is_installed, time_rounds
 from experiments.tables.render import markdown
 from puppet_jax.puppeteer import kernel_field, start
 
@@ -73,7 +72,7 @@ def _row(case: Case, rounds: int) -> dict[str, Any]:
         "library": _programs(library, puppeteer),
         "scan": _programs(_scan(case), puppeteer),
     }
-    if importlib.util.find_spec("torch") is not None:
+    if is_installed("torch"):
         ways["pytorch"] = _torch(case, puppeteer)
     kernels = [np.stack([np.asarray(kernel) for kernel in value()]) for value, _ in ways.values()]
     row: dict[str, Any] = {

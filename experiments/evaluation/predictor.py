@@ -10,7 +10,7 @@ import numpy as np
 import puppet_jax as pj
 from experiments.data import spread_indices
 from experiments.evaluation import runtimes
-from experiments.evaluation.rounds import time_rounds
+from experiments.evaluation.rounds import error_of, repeated, time_rounds
 from experiments.tables.render import markdown
 from puppet_jax.routing import complexities
 
@@ -32,11 +32,11 @@ def measure(model: pj.PretrainedPuppet, images: np.ndarray, rounds: int) -> dict
 
     Returns:
         "one_image", milliseconds: "predictor", "network" (the compiled network alone, its kernels given), "overhead"
-        (their difference), "complexity" (what routing by the image's own complexity adds); "runtimes", see there; and
-        where the complexity of an image matters "routed": "speed", images a
-        second over those of single depths, weighted by how many images run at each, and "images" by depth; "bank", a
-        row for each of `LEVELS`: "top1_agreement" with kernels of each image's own complexity, and "error", the
-        largest difference of logits over the largest logit.
+        (their difference), "complexity" (what routing by the image's own complexity adds); "runtimes", the rows of
+        `runtimes.measure`. Where the complexity of an image matters also "routed": "speed", images a second over those
+        of single depths, weighted by how many images run at each, and "images" by depth; "bank", a row for each of
+        `LEVELS`: "top1_agreement" with kernels of each image's own complexity, and "error", the largest difference of
+        logits over the largest logit.
     """
     found: dict[str, Any] = {
         "one_image": _one_image(model, images[:1], rounds),
@@ -64,7 +64,7 @@ def _one_image(model: pj.PretrainedPuppet, image: np.ndarray, rounds: int) -> di
         "predictor": lambda: predictor(image, h),
         "whole": lambda: predictor(image),
     }
-    times = time_rounds([_often(call) for call in calls.values()], rounds)
+    times = time_rounds([repeated(call, CALLS) for call in calls.values()], rounds)
     ms = {name: 1e3 * statistics.median(own) / CALLS for name, own in zip(calls, times, strict=True)}
     return {
         "predictor": ms["predictor"],
@@ -72,14 +72,6 @@ def _one_image(model: pj.PretrainedPuppet, image: np.ndarray, rounds: int) -> di
         "overhead": ms["predictor"] - ms["network"],
         "complexity": ms["whole"] - ms["predictor"],
     }
-
-
-def _often(call: Callable[[], Any]) -> Callable[[], None]:
-    def run() -> None:
-        for _ in range(CALLS):
-            call()
-
-    return run
 
 
 def _routed(model: pj.PretrainedPuppet, images: np.ndarray, rounds: int) -> dict[str, Any]:
@@ -108,7 +100,7 @@ def _bank(model: pj.PretrainedPuppet, images: np.ndarray) -> list[dict[str, Any]
             {
                 "levels": levels,
                 "top1_agreement": float((found.argmax(axis=1) == exact.argmax(axis=1)).mean()),
-                "error": float(np.abs(found - exact).max() / np.abs(exact).max()),
+                "error": error_of(found, exact),
             }
         )
     return rows

@@ -1,5 +1,6 @@
 """Speed of several models beside each other: each takes its turn in every round."""
 
+import importlib.util
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -77,6 +78,26 @@ def time_rounds(
             calls[which]()
             seconds[which].append(clock() - start)
     return seconds
+
+
+def repeated(call: Callable[[], Any], times: int) -> Callable[[], None]:
+    """So many calls as one, of what takes too little time to be timed alone."""
+
+    def run() -> None:
+        for _ in range(times):
+            call()
+
+    return run
+
+
+def is_installed(*packages: str) -> bool:
+    """Whether all these packages, which are timed where there are such, can be imported."""
+    return all(importlib.util.find_spec(package) is not None for package in packages)
+
+
+def error_of(found: Any, expected: Any) -> float:
+    """The largest difference of two arrays over the largest value of the second."""
+    return float(np.abs(np.asarray(found) - expected).max() / np.abs(expected).max())
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

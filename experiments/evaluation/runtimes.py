@@ -1,6 +1,6 @@
 """How long a network takes to classify: the predictor beside plain JAX, PyTorch and onnxruntime."""
 
-import importlib.util
+import functools
 import os
 import statistics
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ import numpy as np
 
 import puppet_jax as pj
 from experiments.evaluation import in_torch
-from experiments.evaluation.rounds import time_rounds
+from experiments.evaluation.rounds import error_of, is_installed, repeated, time_rounds
 from experiments.exported.layers import Layers, expand, run as run_layers
 from experiments.runs.puppet import bucket_of
 from experiments.tables.render import markdown
@@ -42,37 +42,27 @@ def measure(model: pj.PretrainedPuppet, images: np.ndarray, rounds: int) -> list
     predictor = model.predictor()
     h = complexities(images[:1], predictor.complexity)
     depth, level = bucket_of(model, float(h[0]))
-    kernels = model.predictor().bank(depth, level)
-    layers = jax.jit(expand, static_argnames=("puppet", "depth"))(
-        model.puppet, model.params, model.batch_stats[depth], kernels, depth
-    )
+    layers = expand(model.puppet, model.params, model.batch_stats[depth], predictor.bank(depth, level), depth)
     ways: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "predictor": lambda part: predictor(part, np.repeat(h, len(part))),
         "plain": _plain(layers),
     }
-    if importlib.util.find_spec("torch") is not None:
+    if is_installed("torch"):
         ways["pytorch"] = in_torch.run_layers(layers)
-    if all(importlib.util.find_spec(name) is not None for name in ("onnx", "onnxruntime")):
+    if is_installed("onnx", "onnxruntime"):
         ways["onnxruntime"] = _onnxruntime(layers, model.image_shape)
     return [_row(ways, images[: min(size, len(images))], rounds) for size in BATCH_SIZES]
 
 
 def _row(ways: dict[str, Callable[[np.ndarray], np.ndarray]], images: np.ndarray, rounds: int) -> dict[str, Any]:
     calls = max(1, IMAGES // len(images))
-
-    def often(way: Callable[[np.ndarray], np.ndarray]) -> Callable[[], None]:
-        def run() -> None:
-            for _ in range(calls):
-                way(images)
-
-        return run
-
-    times = time_rounds([often(way) for way in ways.values()], rounds)
+    often = [repeated(functools.partial(way, images), calls) for way in ways.values()]
+    times = time_rounds(often, rounds)
     logits = [way(images) for way in ways.values()]
     return {
         "batch": len(images),
         "ms": {name: 1e3 * statistics.median(own) / calls for name, own in zip(ways, times, strict=True)},
-        "error": max(float(np.abs(one - logits[0]).max() / np.abs(logits[0]).max()) for one in logits),
+        "error": max(error_of(one, logits[0]) for one in logits),
     }
 
 

@@ -1,6 +1,5 @@
 """How long a training step of a puppet takes, beside the same layers with stored weights, and both in PyTorch."""
 
-import importlib.util
 import os
 import statistics
 import subprocess
@@ -19,9 +18,10 @@ from experiments.cifar10 import BEST, LIGHT, PAPER, PRESETS, SMALL
 from experiments.config import Config, OneDepth, Ordinary, PuppetCNN
 from experiments.devices import start_jax
 from experiments.evaluation.in_torch import PuppetInTorch
-from experiments.evaluation.rounds import time_rounds
+from experiments.evaluation.rounds import error_of, is_installed, time_rounds
 from experiments.fields import replace
 from experiments.networks.puppet import PuppetLike, make_puppet
+from experiments.tables.definitions import NARROW
 from experiments.tables.render import markdown
 from experiments.training.optimizer import make_optimizer
 from experiments.training.step import Data, TrainState, init_state, kernel_levels, make_train_step
@@ -30,18 +30,14 @@ IMAGE_SHAPE, NUM_CLASSES = (32, 32, 3), 10
 LOW, HIGH = 4.0, 4.8
 """Complexities of the images, nats: of one depth, around the mean of CIFAR-10."""
 
-NARROW = replace(
-    BEST, channels=(64, 128, 256), max_channels=512, kernels_from="state", scale=0.1, dropout=0.3, batch_size=128
-)
-"""The puppet of C = 512 in table `equal_bytes`."""
-
 
 class Case(NamedTuple):
-    """A configuration whose step is timed: its name, itself, images a batch."""
+    """A configuration whose step is timed: its name, itself, images a batch, the most rounds of a long step."""
 
     name: str
     config: Config
     batch: int
+    most_rounds: int | None = None
 
 
 CASES = (
@@ -50,13 +46,9 @@ CASES = (
     Case("small", SMALL, 64),
     Case("narrow", NARROW, 64),
     Case("narrow", NARROW, 256),
-    Case("paper", PAPER, 64),
-    Case("paper", PAPER, 256),
+    Case("paper", PAPER, 64, 3),
+    Case("paper", PAPER, 256, 3),
 )
-
-
-LONG, FEW_ROUNDS = 5.0, 3
-"""Steps of more seconds take their turn so often at most."""
 
 STARTED = "best"
 """The preset whose first step is timed in a process of its own."""
@@ -117,14 +109,13 @@ def _row(case: Case, rounds: int) -> dict[str, Any]:
     errors = []
     for name, one in (("puppet", config), ("plain", plain)):
         own = _network(one)
-        own_depth = depth if own.depth is None else own.depth
+        own_depth = _depth(own, data.h)
         calls[name] = _step(one, own, data, own_depth)
-        if importlib.util.find_spec("torch") is not None:
+        if is_installed("torch"):
             in_torch = "pytorch" if name == "puppet" else "pytorch_plain"
             calls[in_torch], error = _torch_step(one, own, data, own_depth)
             errors.append(error)
-    rounds = min(rounds, FEW_ROUNDS) if max(time_rounds(list(calls.values()), 1))[0] > LONG else rounds
-    times = time_rounds(list(calls.values()), rounds)
+    times = time_rounds(list(calls.values()), min(rounds, case.most_rounds or rounds))
     return {
         "name": case.name,
         "batch": case.batch,
@@ -178,7 +169,6 @@ def _torch_step(config: Config, network: PuppetLike, data: Data, depth: int) -> 
     labels = torch.from_numpy(data.labels.astype(np.int64))
     ours = np.asarray(network.apply(params, None, data.images, h, depth)[0])
     theirs = made.logits(images, training=False).detach().numpy()
-    error = float(np.abs(theirs - ours).max() / np.abs(ours).max())
     optimizer = torch.optim.AdamW(made.leaves, config.optim.learning_rate, weight_decay=config.optim.weight_decay)
     indices = torch.arange(len(labels))
 
@@ -189,7 +179,7 @@ def _torch_step(config: Config, network: PuppetLike, data: Data, depth: int) -> 
         torch.nn.functional.cross_entropy(logits, labels[indices], label_smoothing=smoothing).backward()
         optimizer.step()
 
-    return call, error
+    return call, error_of(theirs, ours)
 
 
 def table(rows: Sequence[dict[str, Any]], start: dict[str, float]) -> str:

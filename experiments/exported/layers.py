@@ -1,6 +1,7 @@
 """A puppet as ordinary layers: kernels generated and mirrored, norms folded in."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,6 +46,7 @@ class Layers:
         return self.kernels[0].ndim == 5
 
 
+@functools.partial(jax.jit, static_argnames=("puppet", "depth"))
 def expand(
     puppet: pj.Puppet, params: pj.PuppetParams, stats: Sequence[pj.BatchStats], kernels: Sequence[Array], depth: int
 ) -> Layers:

@@ -94,7 +94,4 @@ def layers_at(model: Model, depth: int, h: Any) -> Layers:
     network = model.network
     assert isinstance(network, PuppetLike)
     kernels = network.generate(model.params.puppeteer, h, network.puppet.kernel_shapes(depth))
-    return _expand(network.puppet, model.params, model.batch_stats[depth], kernels, depth)
-
-
-_expand = jax.jit(expand, static_argnames=("puppet", "depth"))
+    return expand(network.puppet, model.params, model.batch_stats[depth], kernels, depth)

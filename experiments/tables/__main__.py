@@ -112,7 +112,7 @@ def make(command: Command) -> None:
     from experiments.runs.files import write_json
 
     with contextlib.redirect_stdout(sys.stderr):
-        described, text, figure = _trained(command) if _needs_training(command.name) else _computed(command.name)
+        described, text, figure = _computed(command.name) if command.name in COMPUTED else _trained(command)
     command.out.mkdir(parents=True, exist_ok=True)
     path = command.out / command.name
     path.with_suffix(".md").write_text(text)
@@ -124,12 +124,6 @@ def make(command: Command) -> None:
     figure.savefig(path.with_suffix(".png"))
     print(json.dumps(described) if command.json else text)
     print(f"written: {path}.md, {path}.json, {path}.png", file=sys.stderr)
-
-
-def _needs_training(name: str) -> bool:
-    from experiments.tables.definitions import TRAINED
-
-    return name in TRAINED
 
 
 def _trained(command: Command) -> tuple[dict[str, Any], str, Any]:

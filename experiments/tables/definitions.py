@@ -105,12 +105,23 @@ def ablation() -> Table:
     return Table(title, _rows(configs), smoke=0.02, seeds=3, columns=("trainable_mb", "depth"))
 
 
+NARROW = replace(
+    BEST,
+    channels=(64, 128, 256),
+    max_channels=512,
+    kernels_from="state",
+    scale=0.1,
+    dropout=0.3,
+    batch_size=128,
+    learning_rate=2.5e-3,
+)
+"""C = 512 in a puppet of few channels."""
+
+
 def equal_bytes() -> Table:
     """Puppets beside networks of as many stored bytes, each at the best rate that is known, at three sizes."""
-    c64, c128 = BEST, replace(BEST, channels=(64, 128, 128), dropout=0.2, learning_rate=2.5e-3)
-    c512 = replace(
-        c128, channels=(64, 128, 256), max_channels=512, kernels_from="state", scale=0.1, dropout=0.3, batch_size=128
-    )
+    c64, c512 = BEST, NARROW
+    c128 = replace(BEST, channels=(64, 128, 128), dropout=0.2, learning_rate=2.5e-3)
     configs = {
         "Puppet-CNN, C = 64": c64,
         "the same, kernels from the states": replace(c64, kernels_from="state", scale=0.1),

@@ -1,5 +1,6 @@
 """A table's results as rows of a study in docs/records, and the runs behind them, from which a table goes on."""
 
+import dataclasses
 import json
 import re
 from collections.abc import Mapping
@@ -7,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from experiments.errors import UsageError
-from experiments.runs.files import CHECKSUM, with_checksum, without_checksum, write_json
+from experiments.evaluation.summary import read_summary, write_summary
+from experiments.records.data import RESULTS
+from experiments.runs.files import with_checksum, write_json
 from experiments.runs.folder import CONFIG, SUMMARY, read_config
 from experiments.tables.rows import movable
 
-RESULTS = "results.json"
 COPIED = ("seeds", "epochs", "learning_rate", "search", "confidence")
 
 
@@ -40,11 +42,10 @@ def write(table: Mapping[str, Any], study: Path, runs: Path) -> None:
         copy.mkdir(parents=True, exist_ok=True)
         described = read_config(folder)
         described["data"].pop("source", None)
-        summary = json.loads((folder / SUMMARY).read_text())
-        for file, value in ((CONFIG, described), (SUMMARY, without_checksum(summary))):
-            value["config"] = movable(value["config"])
-            write_json(copy / file, with_checksum(value) if file == CONFIG or CHECKSUM in summary else value)
-        results["runs"][folder.name] = round(100 * summary["top1"], 2)
+        write_json(copy / CONFIG, with_checksum(described | {"config": movable(described["config"])}))
+        summary = read_summary(folder)
+        write_summary(copy, dataclasses.replace(summary, config=movable(summary.config)))
+        results["runs"][folder.name] = round(100 * summary.top1, 2)
     write_json(path, results)
 
 
