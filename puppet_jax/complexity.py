@@ -77,10 +77,15 @@ class CalibratedComplexity:
         if not 0 <= self.low <= self.high:
             raise ValueError(f"low and high must satisfy 0 <= low <= high, got {self.low} and {self.high}.")
 
+    @property
+    def constant(self) -> float | None:
+        """The value that every image gets, or None if they differ."""
+        return min(max(self.offset, self.low), self.high) if self.scale == 0 else None
+
     def __call__(self, images: ArrayLike) -> Float[Array, " batch"]:
         """Calibrated complexity of each image, (batch,) float32; takes and refuses what `complexity` does."""
-        if self.scale == 0:
-            return jnp.clip(jnp.full(len(check_images(images)), self.offset, jnp.float32), self.low, self.high)
+        if self.constant is not None:
+            return jnp.full(len(check_images(images)), self.constant, jnp.float32)
         return jnp.clip(self.scale * complexity(images) + self.offset, self.low, self.high)
 
 

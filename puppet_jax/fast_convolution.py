@@ -27,6 +27,7 @@ WINOGRAD_CHANNELS = 32
 AVX512_WINOGRAD_CHANNELS = 128
 WINOGRAD_PLACES = 4096
 PATCHES_PLACES = 16
+AVX512_PATCHES_PLACES = 4
 PATCHES_ALL_PLACES = 128
 PATCHES_TAPS = 36
 PATCHES_FLOATS = 500_000
@@ -63,16 +64,20 @@ def choose(shape: tuple[int, ...], kernel_shape: tuple[int, ...], windows: Windo
         groups: of channels.
 
     Returns:
-        "winograd": Winograd's tiles; "patches": one product of all patches, for windows of one tap as well; "products":
-        XLA's convolution, whose kernel has its gradient from patches or tiles; "shifts": sums of shifted images, for
-        depthwise kernels; "groups": products of patches, a matrix a group.
+        "winograd": Winograd's tiles; "patches": one product of all patches, for windows of one tap as well; "xla":
+        XLA's convolution; "products": the same, whose kernel has its gradient from patches or tiles; "shifts": sums of
+        shifted images, for depthwise kernels; "groups": products of patches, a matrix a group.
     """
     rows, columns, channels, produced = kernel_shape
     if groups > 1:
         return "shifts" if groups == shape[-1] == produced else "groups"
     places = math.prod(windows.places(shape))
     few = places <= PATCHES_PLACES or shape[0] * places <= PATCHES_ALL_PLACES
-    if few or rows * columns == 1 or (_few_taps(kernel_shape) and not has_avx512()):
+    if rows * columns == 1 or places <= AVX512_PATCHES_PLACES:
+        return "patches"
+    if few:
+        return "xla" if has_avx512() else "patches"
+    if _few_taps(kernel_shape) and not has_avx512():
         return "patches"
     wide = min(channels, produced) >= (AVX512_WINOGRAD_CHANNELS if has_avx512() else WINOGRAD_CHANNELS)
     return "winograd" if wide and _tiles(shape, kernel_shape, windows) else "products"

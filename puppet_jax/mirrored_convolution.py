@@ -58,9 +58,18 @@ def takes_halves(shape: tuple[int, ...], kernel_shape: tuple[int, ...]) -> bool:
         shape: of the images, whose channels are pairs.
         kernel_shape: HWIO of the first half.
     """
-    channels, places = min(kernel_shape[-2], 2 * kernel_shape[-1]), math.prod(shape[1:3])
+    places = math.prod(shape[1:3])
     few = places <= HALVES_PLACES or shape[0] * places <= HALVES_ALL_PLACES
-    return channels >= HALVES_CHANNELS and few
+    return is_wide(kernel_shape) and few
+
+
+def is_wide(kernel_shape: tuple[int, ...]) -> bool:
+    """Whether a layer has so many channels that `takes_halves` may hold for it.
+
+    Args:
+        kernel_shape: HWIO of the first half.
+    """
+    return min(kernel_shape[-2], 2 * kernel_shape[-1]) >= HALVES_CHANNELS
 
 
 # A program of this name, so that the products that it stands for can be counted.

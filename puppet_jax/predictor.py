@@ -16,7 +16,8 @@ from puppet_jax.adaptation import depth_interval
 from puppet_jax.architecture import Puppet
 from puppet_jax.checks import are_finite, as_integer, as_native, check_floating, check_image_size, check_images
 from puppet_jax.complexity import complexity as entropy_complexity
-from puppet_jax.puppet import BatchStats, PuppetParams, apply_puppet
+from puppet_jax.folded import FoldedPuppet, apply_folded, fold
+from puppet_jax.puppet import BatchStats, PuppetParams, apply_puppet, centred
 from puppet_jax.routing import (
     Adaptation,
     Group,
@@ -41,6 +42,7 @@ class KernelBank:
             new bank after an update.
         max_sets: how many sets of kernels are kept, at least 1. A set of the papers' puppet takes 63 MB in float32.
         generate: from (puppeteer, h, shapes) to kernels; another function serves another kind of puppeteer.
+        keep: from (depth, kernels) to what is kept of a set; the kernels themselves if not given.
 
     Threads may share a bank. Two that want the same new set at once may both generate it.
     """
@@ -51,26 +53,28 @@ class KernelBank:
         puppeteer: Any,
         max_sets: int = 128,
         generate: Callable[..., tuple[Array, ...]] = generate_kernels,
+        keep: Callable[[int, tuple[Array, ...]], Any] = lambda depth, kernels: kernels,
     ):
         self.puppet = puppet
         self.puppeteer = puppeteer
         self.max_sets = as_integer("max_sets", max_sets)
         self.generate = generate
+        self.keep = keep
         self._kept = functools.lru_cache(self.max_sets)(self._generate)
 
     def __len__(self) -> int:
         """Number of sets held."""
         return self._kept.cache_info().currsize
 
-    def __call__(self, depth: int, h: float) -> tuple[Array, ...]:
-        """The kernels of the puppet of `depth`, generated at complexity `h` (nats), or found in the bank.
+    def __call__(self, depth: int, h: float) -> Any:
+        """What is kept of the kernels of the puppet of `depth`, generated at complexity `h` (nats) or found here.
 
         Raises:
             FloatingPointError: if a kernel is not finite; on a CPU the puppet would answer with finite logits.
         """
         return self._kept(depth, float(h))
 
-    def _generate(self, depth: int, h: float) -> tuple[Array, ...]:
+    def _generate(self, depth: int, h: float) -> Any:
         kernels = self.generate(self.puppeteer, h, self.puppet.kernel_shapes(depth))
         finite = np.asarray(are_finite(kernels))
         if not finite.all():
@@ -78,12 +82,13 @@ class KernelBank:
                 f"kernel {finite.argmin()} of depth {depth} at complexity {h} is not finite; the puppeteer's "
                 "parameters hold NaN or are far too large. Take them from before the training failed."
             )
-        return kernels
+        return self.keep(depth, kernels)
 
 
 @functools.partial(jax.jit, static_argnames=("puppet", "depth", "dtype"))
-def _forward_shared(puppet, params, batch_stats, kernels, images, *, depth, dtype):
-    return apply_puppet(puppet, params, batch_stats, kernels, images, depth, dtype)[0]
+def _forward_shared(puppet, folded, images, *, depth, dtype):
+    puppet.check_shapes(images.shape, puppet.kernel_shapes(depth), depth)
+    return apply_folded(folded, centred(images).astype(dtype))
 
 
 @functools.partial(jax.jit, static_argnames=("puppet", "depth", "dtype", "generate"))
@@ -145,7 +150,11 @@ class Predictor:
         self.dtype = dtype
         self.generate = generate
         self.image_size = image_size
-        self.bank = KernelBank(puppet, params.puppeteer, max_sets, generate)
+        self.bank = KernelBank(puppet, params.puppeteer, max_sets, generate, self._fold)
+
+    def _fold(self, depth: int, kernels: tuple[Array, ...]) -> FoldedPuppet:
+        stats = self.batch_stats[depth]
+        return fold(self.puppet, self.params, stats, kernels, depth, self.dtype, keep_halves=True)
 
     @property
     def depths(self) -> tuple[int, ...]:
@@ -272,12 +281,11 @@ class Predictor:
         return statistics.median(times)
 
     def _run(self, group: Group, images: np.ndarray, h: np.ndarray) -> jax.Array:
-        padded = group.padded_indices()
-        part = spread(images[padded], self.params)
-        stats = self.batch_stats[group.depth]
         static: dict[str, Any] = {"depth": group.depth, "dtype": self.dtype}
         if group.h is None:
-            static["generate"] = self.generate
-            return _forward_own(self.puppet, self.params, stats, h[padded], part, **static)
-        kernels = self.bank(group.depth, group.h)
-        return _forward_shared(self.puppet, self.params, stats, kernels, part, **static)
+            padded, stats = group.padded_indices(), self.batch_stats[group.depth]
+            part = spread(images[padded], self.params)
+            return _forward_own(self.puppet, self.params, stats, h[padded], part, generate=self.generate, **static)
+        whole = len(group.indices) == len(images) == group.size  # indices rise: these are the images as they are
+        part = spread(images if whole else images[group.padded_indices()], self.params)
+        return _forward_shared(self.puppet, self.bank(group.depth, group.h), part, **static)

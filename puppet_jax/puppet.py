@@ -157,7 +157,7 @@ def run_layers(
     used = []
     for n, layer in list(enumerate(puppet.convolutions(depth)))[first:last]:
         if layer.pool:
-            x = _max_pool(x)
+            x = max_pool(x)
             if key is not None and puppet.dropout:
                 x = _drop(jax.random.fold_in(key, n), x, puppet.dropout)
         kernel = kernels[n].astype(x.dtype)
@@ -200,6 +200,13 @@ def check_inputs(
     puppet: Puppet, params: PuppetParams, kernels: Sequence[Array], images: ArrayLike, depth: int
 ) -> Float[Array, "batch height width channels"]:
     """The images as the first layer takes them; raises a ValueError if they, the floats or the kernels do not fit."""
+    check_params(puppet, params, depth)
+    puppet.check_shapes(jnp.shape(images), [kernel.shape for kernel in kernels], depth)
+    return centred(images)
+
+
+def check_params(puppet: Puppet, params: PuppetParams, depth: int) -> None:
+    """Raises a ValueError unless the floats are those of the puppet of `depth`."""
     for name, wanted, part in (
         ("affine norms", puppet.affine, params.norm_scale),
         ("weights of a classifier", puppet.classifier == "linear", params.classifier_kernel),
@@ -207,9 +214,7 @@ def check_inputs(
         if wanted != (part is not None):
             must = "must" if wanted else "must not"
             raise ValueError(f"params {must} have {name}; make them for this puppet (init_puppet).")
-    puppet.check_shapes(jnp.shape(images), [kernel.shape for kernel in kernels], depth)
     puppet.check_norms(None if params.norm_scale is None else [len(scale) for scale in params.norm_scale], depth)
-    return centred(images)
 
 
 def _statistics(x: Float[Array, "batch height width channels"], mirror: bool) -> BatchStats:
@@ -230,7 +235,7 @@ def norm_terms(
     return for_both_of_pairs(factor, mirror), for_both_of_pairs(bias - stats.mean * factor, mirror)
 
 
-def _max_pool(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch h w channels"]:
+def max_pool(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch h w channels"]:
     """2x2 max-pooling; an odd last row or column is dropped. Reshape and max: both directions fast on a CPU."""
     batch, height, width, channels = x.shape
     x = x[:, : height // 2 * 2, : width // 2 * 2]

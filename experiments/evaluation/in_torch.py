@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import puppet_jax as pj
-from experiments.exported.layers import Layers
+from puppet_jax.folded import FoldedPuppet
 from puppet_jax.puppeteer import start
 
 EPSILON = 1e-5
@@ -165,7 +165,7 @@ class PuppetInTorch:
         return torch.nn.functional.batch_norm(x, None, None, scale, bias, training=True, eps=EPSILON).reshape(shape)
 
 
-def run_layers(layers: Layers) -> Callable[[np.ndarray], np.ndarray]:
+def run_layers(layers: FoldedPuppet) -> Callable[[np.ndarray], np.ndarray]:
     """A function from images (batch, height, width, channels), 8 bits, to logits: ordinary layers, norms folded in.
 
     Args:

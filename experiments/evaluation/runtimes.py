@@ -12,9 +12,10 @@ import numpy as np
 import puppet_jax as pj
 from experiments.evaluation import in_torch
 from experiments.evaluation.rounds import error_of, is_installed, repeated, time_rounds
-from experiments.exported.layers import Layers, expand, run as run_layers
+from experiments.exported.layers import run as run_layers
 from experiments.runs.puppet import bucket_of
 from experiments.tables.render import markdown
+from puppet_jax.folded import FoldedPuppet, fold
 from puppet_jax.routing import complexities
 
 BATCH_SIZES = (1, 64)
@@ -42,7 +43,8 @@ def measure(model: pj.PretrainedPuppet, images: np.ndarray, rounds: int) -> list
     predictor = model.predictor()
     h = complexities(images[:1], predictor.complexity)
     depth, level = bucket_of(model, float(h[0]))
-    layers = expand(model.puppet, model.params, model.batch_stats[depth], predictor.bank(depth, level), depth)
+    kernels = pj.generate_kernels(model.params.puppeteer, level, model.puppet.kernel_shapes(depth))
+    layers = fold(model.puppet, model.params, model.batch_stats[depth], kernels, depth)
     ways: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "predictor": lambda part: predictor(part, np.repeat(h, len(part))),
         "plain": _plain(layers),
@@ -66,12 +68,12 @@ def _row(ways: dict[str, Callable[[np.ndarray], np.ndarray]], images: np.ndarray
     }
 
 
-def _plain(layers: Layers) -> Callable[[np.ndarray], np.ndarray]:
+def _plain(layers: FoldedPuppet) -> Callable[[np.ndarray], np.ndarray]:
     program = jax.jit(lambda layers, images: run_layers(layers, images.astype(np.float32) / 255))
     return lambda images: np.asarray(program(layers, images))
 
 
-def _onnxruntime(layers: Layers, image_shape: tuple[int, int, int]) -> Callable[[np.ndarray], np.ndarray]:
+def _onnxruntime(layers: FoldedPuppet, image_shape: tuple[int, int, int]) -> Callable[[np.ndarray], np.ndarray]:
     import onnxruntime
 
     from experiments.exported.onnx_graph import graph_bytes

@@ -6,12 +6,13 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from experiments.exported.layers import Layers
+from experiments.exported.layers import is_by_level
+from puppet_jax.folded import FoldedPuppet
 
 OPSET, IR_VERSION = 18, 9  # of 2023, so that runtimes in use take the file
 
 
-def graph_bytes(layers: Layers, image_shape: tuple[int, int, int]) -> bytes:
+def graph_bytes(layers: FoldedPuppet, image_shape: tuple[int, int, int]) -> bytes:
     """An ONNX model from `images` (batch, height, width, channels) float32 in [0, 1] to `logits` (batch, classes).
 
     Layers of several levels of complexity have a second input `level`, () int32. An image with a value outside [0, 1]
@@ -45,7 +46,7 @@ def graph_bytes(layers: Layers, image_shape: tuple[int, int, int]) -> bytes:
     least = graph.add("ReduceMin", [flat, graph.constant(np.array([1]))], keepdims=1)
     graph.add("Where", [graph.add("Equal", [least, one]), logits, nan], output="logits")
     inputs = [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", *image_shape])]
-    if layers.by_level:
+    if is_by_level(layers):
         inputs.append(helper.make_tensor_value_info("level", TensorProto.INT32, []))
     outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", len(layers.classifier_bias)])]
     made = helper.make_model(

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.errors import RunError
-from experiments.exported.layers import Layers, expand
 from experiments.model import Model
 from experiments.networks import describe_network
 from experiments.networks.puppet import PuppetLike
 from experiments.runs.puppet import bucket_of, calibrate_number
 from puppet_jax.adaptation import depth_interval
 from puppet_jax.checks import are_finite
+from puppet_jax.folded import FoldedPuppet, fold
 from puppet_jax.routing import level_centre
 
 
@@ -66,7 +66,7 @@ def plan(model: Model) -> list[Program]:
     return programs
 
 
-def expanded(model: Model, program: Program) -> Layers:
+def expanded(model: Model, program: Program) -> FoldedPuppet:
     """The layers of a program, with an axis of levels where it has several sets of kernels.
 
     Raises:
@@ -89,9 +89,9 @@ def expanded(model: Model, program: Program) -> Layers:
     return layers
 
 
-def layers_at(model: Model, depth: int, h: Any) -> Layers:
+def layers_at(model: Model, depth: int, h: Any) -> FoldedPuppet:
     """The layers of one depth at complexity `h` (nats), their kernels generated; pure, and `h` may be traced."""
     network = model.network
     assert isinstance(network, PuppetLike)
     kernels = network.generate(model.params.puppeteer, h, network.puppet.kernel_shapes(depth))
-    return expand(network.puppet, model.params, model.batch_stats[depth], kernels, depth)
+    return fold(network.puppet, model.params, model.batch_stats[depth], kernels, depth)

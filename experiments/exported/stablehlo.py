@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
-from experiments.exported.layers import at_level, run
+from experiments.exported.layers import at_level, is_by_level, run
 from experiments.exported.plan import Program, expanded, layers_at
 from experiments.model import Model
 
@@ -31,7 +31,7 @@ def program_bytes(model: Model, program: Program, generate: bool) -> bytes:
     images = jax.ShapeDtypeStruct(_image_batch(model), jnp.float32)
     if not generate:
         layers = expanded(model, program)
-        if layers.by_level:
+        if is_by_level(layers):
             return _export(lambda x, n: run(at_level(layers, n), x), images, jax.ShapeDtypeStruct((), jnp.int32))
         return _export(lambda x: run(layers, x), images)
     if len(program.h) == 1:

@@ -24,10 +24,11 @@ from experiments.config.puppet import ByConfidence, Generated
 from experiments.data import load_dataset
 from experiments.errors import RunError
 from experiments.exported import load
-from experiments.exported.layers import Layers, at_level, expand, run
+from experiments.exported.layers import at_level, is_by_level, run
 from experiments.exported.plan import expanded, plan
 from experiments.exported.write import export
 from experiments.model import load_model, save_model
+from puppet_jax.folded import FoldedPuppet, fold
 from puppet_jax.pretrained import pretrained_file
 
 ROOT = Path(__file__).parents[2]
@@ -158,14 +159,14 @@ class TestLayers:
         images = rng.uniform(size=(3, 9, 7, 1)).astype(np.float32)  # pooling drops a row and a column
         stats = model.batch_stats[depth]
         wanted, _ = jax.jit(pj.apply_puppet, static_argnums=(0, 5))(puppet, model.params, stats, kernels, images, depth)
-        layers = expand(puppet, model.params, stats, kernels, depth)
+        layers = fold(puppet, model.params, stats, kernels, depth)
         np.testing.assert_allclose(jax.jit(run)(layers, images), wanted, rtol=2e-5, atol=1e-5)
 
     def test_a_level_has_the_layers_of_its_kernels(self):
         model = made("routed")
         program = plan(model)[1]
         layers = expanded(model, program)
-        assert layers.by_level
+        assert is_by_level(layers)
         one = expanded(model, dataclasses.replace(program, h=program.h[1:]))
         for leaf, wanted in zip(jax.tree.leaves(at_level(layers, 1)), jax.tree.leaves(one), strict=True):
             np.testing.assert_allclose(leaf, wanted, rtol=1e-6)
@@ -174,15 +175,16 @@ class TestLayers:
         model, images = made("constant"), many_images(4)
         export(model, tmp_path / "out", "safetensors", False, "made up")
         with safe_open(tmp_path / "out" / "depth-2.safetensors", framework="numpy") as file:
-            facts, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
+            facts, tensors = file.metadata(), {name: jnp.asarray(file.get_tensor(name)) for name in file.keys()}
         count = len(json.loads(facts["max_pool_before"]))
-        layers = Layers(
+        layers = FoldedPuppet(
             kernels=tuple(tensors[f"layers.{n}.kernel"] for n in range(count)),
             biases=tuple(tensors[f"layers.{n}.bias"] for n in range(count)),
             classifier_kernel=tensors["classifier.kernel"],
             classifier_bias=tensors["classifier.bias"],
             pools=tuple(json.loads(facts["max_pool_before"])),
             adds=tuple(json.loads(facts["added_to_input"])),
+            halves=(False,) * count,
         )
         assert_same_answers(run(layers, images / np.float32(255)), model.predictor()(images))
         assert json.loads(facts["class_names"]) == list(model.class_names)

@@ -1,0 +1,118 @@
+"""A puppet for inference alone: kernels made, mirrored kernels written out, norms folded in."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, DTypeLike, Float
+
+from puppet_jax.architecture import Puppet
+from puppet_jax.convolution import convolve_same
+from puppet_jax.mirror import for_both_of_pairs, with_mirrored
+from puppet_jax.mirrored_convolution import convolve_mirrored, is_wide
+from puppet_jax.puppet import BatchStats, PuppetParams, check_params, max_pool, norm_terms
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FoldedPuppet:
+    """A plain CNN: convolution, bias, ReLU a layer; a mean over all pixels; a classifier.
+
+    Attributes:
+        kernels: (kh, kw, c_in, c_out) each.
+        biases: (c_out,) each.
+        classifier_kernel: (channels, classes) float32.
+        classifier_bias: (classes,) float32.
+        pools: whether 2x2 max-pooling precedes a layer.
+        adds: whether a layer is added to its input.
+        halves: whether a kernel is (kh, kw, c_in, c_out / 2), that of the first of each mirrored pair of channels.
+    """
+
+    kernels: tuple[Array, ...]
+    biases: tuple[Array, ...]
+    classifier_kernel: Array
+    classifier_bias: Array
+    pools: tuple[bool, ...] = dataclasses.field(metadata={"static": True})
+    adds: tuple[bool, ...] = dataclasses.field(metadata={"static": True})
+    halves: tuple[bool, ...] = dataclasses.field(metadata={"static": True})
+
+
+@functools.partial(jax.jit, static_argnames=("puppet", "depth", "dtype", "keep_halves"))
+def fold(
+    puppet: Puppet,
+    params: PuppetParams,
+    stats: Sequence[BatchStats],
+    kernels: Sequence[Array],
+    depth: int,
+    dtype: DTypeLike = jnp.float32,
+    keep_halves: bool = False,
+) -> FoldedPuppet:
+    """What `apply_puppet` computes with these statistics, as few operations as can be.
+
+    The factor of a norm goes into the kernel before it, its shift becomes a bias. A padded convolution remains the
+    same: zeros times a factor are zeros.
+
+    Args:
+        puppet: the architecture.
+        params: the trainable floats; the puppeteer among them is not used here.
+        stats: running statistics of `depth`.
+        kernels: from `generate_kernels` with `puppet.kernel_shapes(depth)`; one set.
+        depth: the depth bucket.
+        dtype: of kernels and biases.
+        keep_halves: kernels of wide mirrored layers stay those of the first half, which a CPU convolves in half of the
+            multiply-accumulates.
+
+    Raises:
+        ValueError: if the floats do not fit the architecture.
+    """
+    check_params(puppet, params, depth)
+    found, biases, halves = [], [], []
+    layers = puppet.convolutions(depth)
+    for n, layer in enumerate(layers):
+        factor, shift = norm_terms(params, stats[n], layer, puppet.mirror)
+        kernel = kernels[n] * factor[None, None, None, : kernels[n].shape[-1]]  # the same for both of a pair
+        half = puppet.mirror and keep_halves and n > 0 and is_wide(kernel.shape)
+        if puppet.mirror and not half:
+            kernel = with_mirrored(kernel, mirrored_input=n > 0)
+        found.append(kernel.astype(dtype))
+        biases.append(shift.astype(dtype))
+        halves.append(half)
+    classifier, bias = params.classifier_kernel, params.classifier_bias
+    if classifier is None or bias is None:
+        classifier, bias = kernels[-1][0, 0], jnp.zeros(puppet.num_classes, jnp.float32)
+    if puppet.mirror:  # of the mean of a pair: half the weight for each of both
+        classifier = 0.5 * jax.vmap(for_both_of_pairs, in_axes=1, out_axes=1)(classifier)
+    return FoldedPuppet(
+        kernels=tuple(found),
+        biases=tuple(biases),
+        classifier_kernel=classifier,
+        classifier_bias=bias,
+        pools=tuple(layer.pool for layer in layers),
+        adds=tuple(puppet.residual and layer.place > 0 for layer in layers),
+        halves=tuple(halves),
+    )
+
+
+def apply_folded(
+    folded: FoldedPuppet,
+    x: Float[Array, "batch height width channels"],
+    convolve: Callable[[Array, Array], Array] = convolve_same,
+) -> Float[Array, "batch classes"]:
+    """Logits, float32.
+
+    Args:
+        folded: from `fold`.
+        x: the images as `centred` makes them, of the dtype of the kernels.
+        convolve: a 'SAME' convolution of stride 1.
+    """
+    layers = (folded.kernels, folded.biases, folded.pools, folded.adds, folded.halves)
+    for kernel, bias, pool, add, half in zip(*layers, strict=True):
+        x = max_pool(x) if pool else x
+        y = convolve_mirrored(x, kernel, mirrored_input=True) if half else convolve(x, kernel)
+        y = jax.nn.relu(y + bias[None, None, None])
+        x = x + y if add else y
+    features = x.astype(jnp.float32).mean(axis=(1, 2))
+    return jnp.dot(features, folded.classifier_kernel, precision=lax.Precision.HIGHEST) + folded.classifier_bias[None]
