@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import JaxprEqn
-from jaxtyping import Array, Float
+from jaxtyping import Array, DTypeLike, Float
 
 from puppet_jax.windows import NHWC, Windows, by_pieces, derived, find_windows, product, shifted
 from puppet_jax.winograd import winograd, winograd_by_kernel
@@ -126,8 +126,12 @@ def convolve_one(x: Array, kernel: Array, strides: Any, padding: Any, **options:
 
 def is_for_cpu(x: Array, kernel: Array) -> bool:
     """Whether programs run on a CPU, and both hold floats of the one kind that a CPU computes with."""
-    floats = x.dtype == kernel.dtype and x.dtype in (jnp.float32, jnp.float64)
-    return jax.default_backend() == "cpu" and floats and 0 not in (*x.shape, *kernel.shape)
+    return x.dtype == kernel.dtype and is_of_cpu(x.dtype) and 0 not in (*x.shape, *kernel.shape)
+
+
+def is_of_cpu(dtype: DTypeLike) -> bool:
+    """Whether programs run on a CPU, which computes with floats of this kind."""
+    return jax.default_backend() == "cpu" and jnp.dtype(dtype) in (jnp.float32, jnp.float64)
 
 
 # A program of this name, so that one who reads what a model computes can tell that it is a convolution.

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from jaxtyping import Array, DTypeLike, Float
 from puppet_jax.architecture import Puppet
 from puppet_jax.convolution import convolve_same
 from puppet_jax.mirror import for_both_of_pairs, with_mirrored
-from puppet_jax.mirrored_convolution import convolve_mirrored, is_wide
+from puppet_jax.mirrored_convolution import Halves, convolve_halves, from_halves, halves_of, is_wide, takes_halves
 from puppet_jax.puppet import BatchStats, PuppetParams, check_params, max_pool, norm_terms
 
 
@@ -22,25 +23,23 @@ class FoldedPuppet:
     """A plain CNN: convolution, bias, ReLU a layer; a mean over all pixels; a classifier.
 
     Attributes:
-        kernels: (kh, kw, c_in, c_out) each.
+        kernels: (kh, kw, c_in, c_out) each; in halves (`halves_of`) where a layer of mirrored pairs has these.
         biases: (c_out,) each.
         classifier_kernel: (channels, classes) float32.
         classifier_bias: (classes,) float32.
         pools: whether 2x2 max-pooling precedes a layer.
         adds: whether a layer is added to its input.
-        halves: whether a kernel is (kh, kw, c_in, c_out / 2), that of the first of each mirrored pair of channels.
     """
 
-    kernels: tuple[Array, ...]
+    kernels: tuple[Any, ...]
     biases: tuple[Array, ...]
     classifier_kernel: Array
     classifier_bias: Array
     pools: tuple[bool, ...] = dataclasses.field(metadata={"static": True})
     adds: tuple[bool, ...] = dataclasses.field(metadata={"static": True})
-    halves: tuple[bool, ...] = dataclasses.field(metadata={"static": True})
 
 
-@functools.partial(jax.jit, static_argnames=("puppet", "depth", "dtype", "keep_halves"))
+@functools.partial(jax.jit, static_argnames=("puppet", "depth", "dtype", "in_halves"))
 def fold(
     puppet: Puppet,
     params: PuppetParams,
@@ -48,7 +47,7 @@ def fold(
     kernels: Sequence[Array],
     depth: int,
     dtype: DTypeLike = jnp.float32,
-    keep_halves: bool = False,
+    in_halves: bool = False,
 ) -> FoldedPuppet:
     """What `apply_puppet` computes with these statistics, as few operations as can be.
 
@@ -62,24 +61,25 @@ def fold(
         kernels: from `generate_kernels` with `puppet.kernel_shapes(depth)`; one set.
         depth: the depth bucket.
         dtype: of kernels and biases.
-        keep_halves: kernels of wide mirrored layers stay those of the first half, which a CPU convolves in half of the
-            multiply-accumulates.
+        in_halves: kernels of wide mirrored layers are taken apart, for half of the multiply-accumulates on a CPU.
 
     Raises:
         ValueError: if the floats do not fit the architecture.
     """
     check_params(puppet, params, depth)
-    found, biases, halves = [], [], []
+    found: list[Any] = []
+    biases = []
     layers = puppet.convolutions(depth)
     for n, layer in enumerate(layers):
         factor, shift = norm_terms(params, stats[n], layer, puppet.mirror)
         kernel = kernels[n] * factor[None, None, None, : kernels[n].shape[-1]]  # the same for both of a pair
-        half = puppet.mirror and keep_halves and n > 0 and is_wide(kernel.shape)
-        if puppet.mirror and not half:
-            kernel = with_mirrored(kernel, mirrored_input=n > 0)
-        found.append(kernel.astype(dtype))
         biases.append(shift.astype(dtype))
-        halves.append(half)
+        if puppet.mirror and in_halves and n > 0 and is_wide(kernel.shape):
+            to_sum, to_difference = halves_of(kernel)
+            found.append((to_sum.astype(dtype), to_difference.astype(dtype)))
+        else:
+            whole = with_mirrored(kernel, mirrored_input=n > 0) if puppet.mirror else kernel
+            found.append(whole.astype(dtype))
     classifier, bias = params.classifier_kernel, params.classifier_bias
     if classifier is None or bias is None:
         classifier, bias = kernels[-1][0, 0], jnp.zeros(puppet.num_classes, jnp.float32)
@@ -92,7 +92,6 @@ def fold(
         classifier_bias=bias,
         pools=tuple(layer.pool for layer in layers),
         adds=tuple(puppet.residual and layer.place > 0 for layer in layers),
-        halves=tuple(halves),
     )
 
 
@@ -108,11 +107,18 @@ def apply_folded(
         x: the images as `centred` makes them, of the dtype of the kernels.
         convolve: a 'SAME' convolution of stride 1.
     """
-    layers = (folded.kernels, folded.biases, folded.pools, folded.adds, folded.halves)
-    for kernel, bias, pool, add, half in zip(*layers, strict=True):
+    for kernel, bias, pool, add in zip(folded.kernels, folded.biases, folded.pools, folded.adds, strict=True):
         x = max_pool(x) if pool else x
-        y = convolve_mirrored(x, kernel, mirrored_input=True) if half else convolve(x, kernel)
+        y = _in_halves(x, kernel, convolve) if isinstance(kernel, tuple) else convolve(x, kernel)
         y = jax.nn.relu(y + bias[None, None, None])
         x = x + y if add else y
     features = x.astype(jnp.float32).mean(axis=(1, 2))
     return jnp.dot(features, folded.classifier_kernel, precision=lax.Precision.HIGHEST) + folded.classifier_bias[None]
+
+
+def _in_halves(x: Array, halves: Halves, convolve: Callable[[Array, Array], Array]) -> Array:
+    """In halves where that is the faster way for as many images, else whole."""
+    size, _, _, free = halves[0].shape
+    if takes_halves(x.shape, (size, size, x.shape[-1], free)):
+        return convolve_halves(x, halves)
+    return convolve(x, with_mirrored(from_halves(halves, size), mirrored_input=True))

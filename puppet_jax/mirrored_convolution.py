@@ -26,6 +26,9 @@ HALVES_ALL_PLACES = 4096
 PATCHES_ALL_PLACES = 256
 HALVES_FLOATS = 262_144
 
+Halves = tuple[Float[Array, "kh 1 folded free"], Float[Array, "kh 1 folded free"]]
+"""A kernel for sums of pairs, and one for differences, each of the weights of an even part and of an odd one."""
+
 
 def convolve_mirrored(
     x: Float[Array, "batch height width c_in"],
@@ -78,22 +81,40 @@ def mirrored_convolution(
     x: Float[Array, "batch height width c_in"], kernel: Float[Array, "kh kw c_in free"]
 ) -> Float[Array, "batch height width channels"]:
     """The convolution with `with_mirrored(kernel, True)`, of few images at a time."""
+    return convolve_halves(x, halves_of(kernel))
+
+
+def convolve_halves(x: Float[Array, "batch height width c_in"], halves: Halves) -> Float[Array, "batch height width c"]:
+    """The convolution whose kernel `halves_of` took apart."""
     height, width = x.shape[1:3]
-    half = kernel.shape[2] // 2
-    first, second = kernel[:, :, :half], jnp.flip(kernel[:, :, half:], axis=1)
-    to_sum, to_difference = (_folded(0.5 * (first + sign * second)) for sign in (1, -1))
-    windows = find_windows(x.shape, to_sum.shape[:2], (1, 1), "SAME")
+    (to_sum, to_difference), half = halves, x.shape[-1] // 2
+    size, columns = len(to_sum), to_sum.shape[2] // half
+    windows = find_windows(x.shape, (size, 1), (1, 1), "SAME")
     few = len(x) * height * width <= PATCHES_ALL_PLACES
-    rows = winograd_rows if len(kernel) == 3 and not few else functools.partial(compute, "patches")
+    rows = winograd_rows if size == 3 and not few else functools.partial(compute, "patches")
 
     @functools.partial(jax.checkpoint, prevent_cse=False)  # sums of neighbours are not kept
     def piece(x):
         total, difference = x[..., :half] + x[..., half:], x[..., :half] - x[..., half:]
-        u = rows(_neighbours(total, difference, kernel.shape[1]), to_sum, windows)
-        v = rows(_neighbours(difference, total, kernel.shape[1]), to_difference, windows)
+        u = rows(_neighbours(total, difference, columns), to_sum, windows)
+        v = rows(_neighbours(difference, total, columns), to_difference, windows)
         return jnp.concatenate([u + v, u - v], axis=-1)
 
     return by_pieces(piece, x, max(1, HALVES_FLOATS // math.prod(x.shape[1:])))
+
+
+def halves_of(kernel: Float[Array, "kh kw c_in free"]) -> Halves:
+    """What takes sums of pairs to sums, and differences to differences; of as many floats as the kernel."""
+    half = kernel.shape[2] // 2
+    first, second = kernel[:, :, :half], jnp.flip(kernel[:, :, half:], axis=1)
+    to_sum, to_difference = (_folded(0.5 * (first + sign * second)) for sign in (1, -1))
+    return to_sum, to_difference
+
+
+def from_halves(halves: Halves, columns: int) -> Float[Array, "kh kw c_in free"]:
+    """The kernel, of so many columns, that `halves_of` took apart."""
+    to_sum, to_difference = (_unfolded(part, columns) for part in halves)
+    return jnp.concatenate([to_sum + to_difference, jnp.flip(to_sum - to_difference, axis=1)], axis=2)
 
 
 def is_mirrored_convolution(equation: JaxprEqn) -> bool:
@@ -107,6 +128,14 @@ def _folded(kernel: Float[Array, "kh kw c free"]) -> Float[Array, "kh 1 folded f
     left, right = jnp.flip(kernel[:, :middle], axis=1), kernel[:, middle + 1 :]
     taps = jnp.concatenate([kernel[:, middle : middle + 1], 0.5 * (right + left), 0.5 * (right - left)], axis=1)
     return taps.reshape(len(kernel), 1, -1, kernel.shape[-1])
+
+
+def _unfolded(weights: Float[Array, "kh 1 folded free"], columns: int) -> Float[Array, "kh kw c free"]:
+    """The part of a kernel that `_folded` gave these weights."""
+    taps = weights.reshape(len(weights), columns, -1, weights.shape[-1])
+    reach = columns // 2
+    middle, even, odd = taps[:, :1], taps[:, 1 : 1 + reach], taps[:, 1 + reach :]
+    return jnp.concatenate([jnp.flip(even - odd, axis=1), middle, even + odd], axis=1)
 
 
 def _neighbours(

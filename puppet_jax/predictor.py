@@ -16,6 +16,7 @@ from puppet_jax.adaptation import depth_interval
 from puppet_jax.architecture import Puppet
 from puppet_jax.checks import are_finite, as_integer, as_native, check_floating, check_image_size, check_images
 from puppet_jax.complexity import complexity as entropy_complexity
+from puppet_jax.fast_convolution import is_of_cpu
 from puppet_jax.folded import FoldedPuppet, apply_folded, fold
 from puppet_jax.puppet import BatchStats, PuppetParams, apply_puppet, centred
 from puppet_jax.routing import (
@@ -154,7 +155,7 @@ class Predictor:
 
     def _fold(self, depth: int, kernels: tuple[Array, ...]) -> FoldedPuppet:
         stats = self.batch_stats[depth]
-        return fold(self.puppet, self.params, stats, kernels, depth, self.dtype, keep_halves=True)
+        return fold(self.puppet, self.params, stats, kernels, depth, self.dtype, in_halves=is_of_cpu(self.dtype))
 
     @property
     def depths(self) -> tuple[int, ...]:

@@ -11,7 +11,10 @@ import puppet_jax as pj
 from experiments.data import spread_indices
 from experiments.evaluation import runtimes
 from experiments.evaluation.rounds import error_of, repeated, time_rounds
+from experiments.runs.puppet import bucket_of
 from experiments.tables.render import markdown
+from puppet_jax.folded import apply_folded
+from puppet_jax.puppet import centred
 from puppet_jax.routing import complexities
 
 LEVELS = (4, 16, 64)
@@ -31,7 +34,7 @@ def measure(model: pj.PretrainedPuppet, images: np.ndarray, rounds: int) -> dict
         rounds: how often each timed call takes its turn.
 
     Returns:
-        "one_image", milliseconds: "predictor", "network" (the compiled network alone, its kernels given), "overhead"
+        "one_image", milliseconds: "predictor", "network" (the compiled network alone, folded), "overhead"
         (their difference), "complexity" (what routing by the image's own complexity adds); "runtimes", the rows of
         `runtimes.measure`. Where the complexity of an image matters also "routed": "speed", images a second over those
         of single depths, weighted by how many images run at each, and "images" by depth; "bank", a row for each of
@@ -51,16 +54,10 @@ def measure(model: pj.PretrainedPuppet, images: np.ndarray, rounds: int) -> dict
 def _one_image(model: pj.PretrainedPuppet, image: np.ndarray, rounds: int) -> dict[str, float]:
     predictor = model.predictor()
     h = complexities(image, predictor.complexity)
-    depth = int(predictor.route(image, h)[1][0])
-    stats = model.batch_stats[depth]
-
-    @jax.jit
-    def network(params: Any, kernels: Any, image: Any) -> Any:
-        return pj.apply_puppet(model.puppet, params, stats, kernels, image, depth)[0]
-
-    kernels = pj.generate_kernels(model.params.puppeteer, h[0], model.puppet.kernel_shapes(depth))
+    folded = predictor.bank(*bucket_of(model, float(h[0])))
+    network = jax.jit(lambda folded, image: apply_folded(folded, centred(image)))
     calls = {
-        "network": lambda: np.asarray(network(model.params, kernels, image)),
+        "network": lambda: np.asarray(network(folded, image)),
         "predictor": lambda: predictor(image, h),
         "whole": lambda: predictor(image),
     }

@@ -184,7 +184,6 @@ class TestLayers:
             classifier_bias=tensors["classifier.bias"],
             pools=tuple(json.loads(facts["max_pool_before"])),
             adds=tuple(json.loads(facts["added_to_input"])),
-            halves=(False,) * count,
         )
         assert_same_answers(run(layers, images / np.float32(255)), model.predictor()(images))
         assert json.loads(facts["class_names"]) == list(model.class_names)
