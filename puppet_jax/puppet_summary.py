@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from puppet_jax.accounting import num_floats
 from puppet_jax.generator import GeneratorModule, PuppeteerGenerator
 from puppet_jax.puppet_plan import Generated
+from puppet_jax.trajectory import segment_length
 
 MUCH = 2**30
 """Bytes of a trajectory that are worth a warning."""
@@ -36,9 +37,16 @@ class TrajectorySize:
     state_bytes: int
 
     @property
+    def kept_states(self) -> int:
+        """States that a gradient keeps: all, or those that segments begin with and those of a segment."""
+        count = sum(self.steps)
+        segment = segment_length(count, self.state_bytes)
+        return 1 + (count if segment is None else math.ceil(count / segment) + segment)
+
+    @property
     def num_bytes(self) -> int:
-        """Of all states, which a gradient keeps."""
-        return (sum(self.steps) + 1) * self.state_bytes
+        """Of these states."""
+        return self.kept_states * self.state_bytes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,7 +80,7 @@ class PuppetSummary:
             title += f": C = {found.max_channels} (widest: {found.widest}), K = {found.kernel_size} (largest window: "
             title += f"{found.largest})"
             memory = [
-                f"memory: {sum(found.steps)} steps; a state {readable(found.state_bytes)}, all that a gradient keeps "
+                f"memory: {sum(found.steps)} steps; a state {readable(found.state_bytes)}, those that a gradient keeps "
                 f"{readable(found.num_bytes)}"
             ]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -133,7 +141,7 @@ def _large(summary: PuppetSummary) -> list[str]:
         )
     if found and found.num_bytes > MUCH:
         notes.append(
-            f"a gradient keeps {readable(found.num_bytes)} of states: {sum(found.steps)} of "
+            f"a gradient keeps {readable(found.num_bytes)} of states: {found.kept_states} of "
             f"{readable(found.state_bytes)}, C by {found.widest} and K by {found.largest}; give a smaller "
             "max_channels, or leave the layer with the largest window alone with `where`"
         )

@@ -21,6 +21,8 @@ MOST_RUNS = 4
 """Loops that kernels of several sizes are made by."""
 LITTLE_PADDING, MOST_PADDING = 1.25, 1.5
 """Floats over those of the kernels: what saves a loop, and what is too much for loops at all."""
+MOST_STATES, MANY_STEPS = 2**29, 16
+"""Bytes of states that a gradient keeps. Of more, after so many steps, it keeps some and makes the others again."""
 
 
 def trajectory(puppeteer: Puppeteer, h: Float[ArrayLike, ""], num_steps: int) -> Float[Array, "N C C taps"]:
@@ -140,11 +142,45 @@ def _generate(puppeteer: Puppeteer, h: Float[Array, ""], *, sizes: tuple) -> tup
         return state, velocity if puppeteer.kernels_from == "velocity" else state
 
     found: list[Array] = []
+    segment = segment_length(len(parts), state.nbytes)
     for run in runs if run_of is _stacked else [parts]:
-        state, own = run_of(step, state, len(found), run)
+        state, own = run_of(step, state, len(found), run, segment)
         found += own
     pieces = iter(found)
     return tuple(join([next(pieces) for _ in own], size, *state_size) for own, size in zip(cut, sizes, strict=True))
+
+
+def segment_length(num_steps: int, state_bytes: int) -> int | None:
+    """How many states a gradient makes again at a time, beside one that it keeps of each such segment; None: keeps all.
+
+    As many as there are segments, about the root of the steps. It takes a seventh to a third longer.
+    """
+    if num_steps < MANY_STEPS or num_steps * state_bytes <= MOST_STATES:
+        return None
+    return math.isqrt(num_steps)
+
+
+def _scan(
+    body: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: tuple[Array, ...], segment: int | None
+) -> tuple[Any, Any]:
+    """`jax.lax.scan` over vectors, in segments of which a gradient keeps what each begins with."""
+    count = len(xs[0])
+    if segment is None:
+        return jax.lax.scan(body, carry, xs)
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def part(carry: Any, xs: Any) -> tuple[Any, Any]:
+        return jax.lax.scan(body, carry, xs)
+
+    if count <= segment:
+        return part(carry, xs)
+    whole = count // segment * segment
+    carry, found = jax.lax.scan(part, carry, tuple(x[:whole].reshape(-1, segment) for x in xs))
+    found = jax.tree.map(lambda y: y.reshape(whole, *y.shape[2:]), found)
+    if whole == count:
+        return carry, found
+    carry, last = part(carry, tuple(x[whole:] for x in xs))
+    return carry, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), found, last)
 
 
 def _runs(parts: Sequence[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
@@ -180,7 +216,11 @@ def _reader(parts: Sequence[tuple[int, ...]]) -> tuple[Callable[[Array, Array], 
 
 
 def _stacked(
-    step: Callable[..., tuple[Array, Array]], state: Array, first: int, parts: Sequence[tuple[int, ...]]
+    step: Callable[..., tuple[Array, Array]],
+    state: Array,
+    first: int,
+    parts: Sequence[tuple[int, ...]],
+    segment: int | None,
 ) -> tuple[Array, list[Array]]:
     """The state after steps `first`, `first` + 1, ..., and the kernel read from what each gives, of padded rows."""
     reader, which = _reader(parts)
@@ -192,13 +232,17 @@ def _stacked(
         return state, reader(x[1], seen)
 
     times = jnp.arange(first, first + len(parts), dtype=state.dtype)
-    state, rows = jax.lax.scan(body, state, (times, jnp.asarray(which)))
+    state, rows = _scan(body, state, (times, jnp.asarray(which)), segment)
     whole = zip(apart(rows), parts, strict=True)
     return state, [row if row.shape == part else row[: math.prod(part)].reshape(part) for row, part in whole]
 
 
 def _written(
-    step: Callable[..., tuple[Array, Array]], state: Array, first: int, parts: Sequence[tuple[int, ...]]
+    step: Callable[..., tuple[Array, Array]],
+    state: Array,
+    first: int,
+    parts: Sequence[tuple[int, ...]],
+    segment: int | None,
 ) -> tuple[Array, list[Array]]:
     """The same, one kernel behind the other: parts of very different sizes take no more room than their floats.
 
@@ -215,7 +259,8 @@ def _written(
 
     found = jnp.zeros_like(state, shape=begins[-1] + max(map(math.prod, parts)))
     times = jnp.arange(first, first + len(parts), dtype=state.dtype)
-    (state, found), _ = jax.lax.scan(body, (state, found), (times, jnp.asarray(which), jnp.array(begins[:-1])))
+    numbers = times, jnp.asarray(which), jnp.array(begins[:-1])
+    (state, found), _ = _scan(body, (state, found), numbers, segment)
     alone = jax.lax.split(found, (*np.diff(begins).tolist(), len(found) - int(begins[-1])))
     return state, [flat.reshape(part) for flat, part in zip(alone[:-1], parts, strict=True)]
 

@@ -378,7 +378,7 @@ class TestSummary:
             return nnx.Sequential(nnx.Conv(3, 2048, (7, 7), rngs=rngs), nnx.Conv(2048, 2048, (1, 1), rngs=rngs))
 
         with pytest.warns(
-            UserWarning, match=r"keeps 1.3 GiB of states: 6 of 196.0 MiB, C by layers.0 and K by layers.0"
+            UserWarning, match=r"keeps 1.3 GiB of states: 7 of 196.0 MiB, C by layers.0 and K by layers.0"
         ):
             nnx.eval_shape(lambda: pj.puppetize(make(), max_channels=1024, kernel_size=7))
 
