@@ -28,6 +28,7 @@ AVX512_WINOGRAD_CHANNELS = 128
 WINOGRAD_PLACES = 4096
 PATCHES_PLACES = 16
 AVX512_PATCHES_PLACES = 4
+AVX512_PATCHES_CHANNELS = 512
 PATCHES_ALL_PLACES = 128
 PATCHES_TAPS = 36
 PATCHES_FLOATS = 500_000
@@ -72,14 +73,15 @@ def choose(shape: tuple[int, ...], kernel_shape: tuple[int, ...], windows: Windo
     if groups > 1:
         return "shifts" if groups == shape[-1] == produced else "groups"
     places = math.prod(windows.places(shape))
-    few = places <= PATCHES_PLACES or shape[0] * places <= PATCHES_ALL_PLACES
+    in_all, least = shape[0] * places <= PATCHES_ALL_PLACES, min(channels, produced)
     if rows * columns == 1 or places <= AVX512_PATCHES_PLACES:
         return "patches"
-    if few:
-        return "xla" if has_avx512() else "patches"
+    if places <= PATCHES_PLACES or in_all:
+        wide = in_all and least >= AVX512_PATCHES_CHANNELS
+        return "xla" if has_avx512() and not wide else "patches"
     if _few_taps(kernel_shape) and not has_avx512():
         return "patches"
-    wide = min(channels, produced) >= (AVX512_WINOGRAD_CHANNELS if has_avx512() else WINOGRAD_CHANNELS)
+    wide = least >= (AVX512_WINOGRAD_CHANNELS if has_avx512() else WINOGRAD_CHANNELS)
     return "winograd" if wide and _tiles(shape, kernel_shape, windows) else "products"
 
 

@@ -182,6 +182,7 @@ def test_way_that_is_chosen(images, kernel, stride, groups, way, monkeypatch):
         ((64, 32, 32, 3), (3, 3, 3, 64), "products"),
         ((64, 4, 4, 512), (3, 3, 512, 512), "xla"),
         ((1, 8, 8, 64), (3, 3, 64, 64), "xla"),
+        ((1, 8, 8, 512), (3, 3, 512, 512), "patches"),
         ((64, 2, 2, 64), (3, 3, 64, 64), "patches"),
         ((64, 32, 32, 64), (1, 1, 64, 64), "patches"),
     ],
