@@ -16,7 +16,7 @@ from jax import lax
 from jax.extend.core import JaxprEqn
 from jaxtyping import Array, DTypeLike, Float
 
-from puppet_jax.windows import NHWC, Windows, by_pieces, derived, find_windows, product, shifted
+from puppet_jax.windows import NHWC, Windows, apart, by_pieces, derived, find_windows, padded, product, shifted
 from puppet_jax.winograd import winograd, winograd_by_kernel
 
 Way = Literal["xla", "products", "winograd", "patches", "shifts", "groups"]
@@ -32,7 +32,7 @@ AVX512_PATCHES_CHANNELS = 512
 PATCHES_ALL_PLACES = 128
 PATCHES_TAPS = 36
 PATCHES_FLOATS = 500_000
-SHIFTS_FLOATS = 131_072
+SPREAD_TAPS = 9
 
 
 def is_plain(x: Array, shape: tuple[int, ...], **options: Any) -> bool:
@@ -168,8 +168,7 @@ def compute(way: Way, x: Array, kernel: Array, windows: Windows, groups: int = 1
         return product(patches(x, windows), kernel.reshape(-1, kernel.shape[-1]))
     if way == "products":
         return derived(xla, functools.partial(_by_kernel, windows=windows))(x, kernel)
-    whole = functools.partial(shifts, windows=windows)
-    return derived(whole, functools.partial(shifts, windows=windows, most=SHIFTS_FLOATS))(x, kernel)
+    return depthwise(x, kernel, windows)
 
 
 def _by_kernel(x: Array, kernel: Array, windows: Windows) -> Array:
@@ -179,16 +178,48 @@ def _by_kernel(x: Array, kernel: Array, windows: Windows) -> Array:
     return (winograd_by_kernel if _tiles(x.shape, kernel.shape, windows) else products)(x, kernel, windows)
 
 
-def shifts(
-    x: Float[Array, "batch height width c"],
-    kernel: Float[Array, "kh kw 1 c"],
-    windows: Windows,
-    most: int | None = None,
+def depthwise(
+    x: Float[Array, "batch height width c"], kernel: Float[Array, "kh kw 1 c"], windows: Windows
 ) -> Float[Array, "batch rows columns c"]:
-    """The depthwise convolution as a sum of shifted images; with `most`, of about so many floats at a time."""
-    filters = kernel.reshape(1, *kernel.shape[:2], -1)
-    piece = jax.checkpoint(functools.partial(_weighted, filters=filters, windows=windows), prevent_cse=False)
-    return piece(x) if most is None else by_pieces(piece, x, max(1, most // math.prod(x.shape[1:])))
+    """The depthwise convolution as a sum of shifted images."""
+
+    def seen(x: Array, kernel: Array) -> Array:
+        """Of what the taps of each window see: faster for many taps."""
+        return _weighted(x, kernel.reshape(1, *kernel.shape[:2], -1), windows)
+
+    def spread(x: Array, kernel: Array) -> Array:
+        """The same of what each pixel adds to the windows, as a transpose: faster for few taps."""
+        around = jnp.flip(kernel, axis=(0, 1)).reshape(1, *kernel.shape[:2], -1)
+        shape = (len(x), *windows.places(x.shape), x.shape[-1])
+        back = jax.linear_transpose(
+            lambda g: _weighted(g, around, windows.turned()), jax.ShapeDtypeStruct(shape, x.dtype)
+        )
+        return back(x)[0]
+
+    by_kernel = functools.partial(_by_rows, windows=windows)
+    if not windows.are_dense():
+        return derived(seen, by_kernel)(x, kernel)
+    few = math.prod(windows.size) <= SPREAD_TAPS
+    values, by_image = (spread, seen) if few else (seen, spread)  # the gradient by an image takes the transpose
+    return derived(values, by_kernel, by_image)(x, kernel)
+
+
+def _by_rows(x: Array, kernel: Array, windows: Windows) -> Array:
+    """The depthwise convolution a row at a time: its gradient by the kernel adds up what lies in a cache."""
+    (rows, columns), down, whole = windows.places(x.shape), windows.strides[0], padded(x, windows.padding)
+    row_windows = windows._replace(padding=((0, 0), (0, 0)))
+    filters = jnp.broadcast_to(kernel, (*kernel.shape[:2], columns, x.shape[-1]))
+    weights = apart(filters.reshape(-1, *filters.shape[2:]))
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)  # what the taps see is not kept
+    def row(place: tuple[Array, Array]) -> Array:
+        image, first = place
+        strip = lax.dynamic_slice(whole, (image, down * first, 0, 0), (1, windows.reach()[0], *whole.shape[2:]))
+        taps = (part[0, 0] for part in shifted(strip, row_windows))
+        return functools.reduce(jnp.add, (weight * tap for weight, tap in zip(weights, taps, strict=True)))
+
+    numbers = jnp.arange(len(x) * rows)
+    return lax.map(row, (numbers // rows, numbers % rows)).reshape(len(x), rows, columns, -1)
 
 
 # A program of this name, so that the products that it stands for can be counted.

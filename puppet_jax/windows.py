@@ -29,10 +29,19 @@ class Windows(NamedTuple):
     def places(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """Rows and columns of windows over images of a shape (..., height, width, channels)."""
         rows, columns = (
-            (n + sum(pad) - d * (k - 1) - 1) // s + 1
-            for n, pad, k, s, d in zip(shape[-3:-1], self.padding, self.size, self.strides, self.dilation, strict=True)
+            (n + sum(pad) - reach) // stride + 1
+            for n, pad, reach, stride in zip(shape[-3:-1], self.padding, self.reach(), self.strides, strict=True)
         )
         return rows, columns
+
+    def are_dense(self) -> bool:
+        """Whether there is one at each pixel, of neighbouring taps."""
+        return self.strides == (1, 1) and self.dilation == (1, 1)
+
+    def reach(self) -> tuple[int, int]:
+        """Rows and columns from the first to the last tap."""
+        down, across = (d * (k - 1) + 1 for k, d in zip(self.size, self.dilation, strict=True))
+        return down, across
 
     def turned(self) -> "Windows":
         """Those of stride 1 that see one pixel of the images each, where these lie at stride 1: of the gradient."""

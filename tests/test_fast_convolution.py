@@ -98,6 +98,35 @@ def test_gradients_of_winograd(function, columns, case):
         np.testing.assert_allclose(own, expected, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize(
+    ("size", "stride", "dilation", "padding"),
+    [
+        ((3, 3), 1, 1, "SAME"),
+        ((3, 3), 1, 1, ((2, 0), (0, 3))),
+        ((3, 3), 2, 1, "SAME"),
+        ((3, 1), 1, 2, "SAME"),
+        ((5, 5), 1, 1, "SAME"),
+        ((7, 5), 1, 1, ((0, 1), (4, 1))),
+        ((5, 5), 2, 1, "VALID"),
+        ((5, 3), 1, 2, "SAME"),
+    ],
+)
+def test_depthwise(size, stride, dilation, padding):
+    """Value and gradients of few and of many taps, those of XLA in float64."""
+    rng = np.random.default_rng(4)
+    x, kernel = rng.normal(size=(3, 12, 10, 4)), rng.normal(size=(*size, 1, 4))
+    windows = find_windows(x.shape, size, (stride, stride), padding, (dilation, dilation))
+
+    def results(way, x, kernel):
+        return jax.value_and_grad(lambda *both: jnp.sin(compute(way, *both, windows, 4)).sum(), (0, 1))(x, kernel)
+
+    found = jax.jit(lambda x, kernel: results("shifts", x, kernel))(np.float32(x), np.float32(kernel))
+    with jax.enable_x64(True):
+        exact = jax.tree.map(np.asarray, jax.jit(lambda x, kernel: results("xla", x, kernel))(x, kernel))
+    for own, expected in zip(jax.tree.leaves(found), jax.tree.leaves(exact), strict=True):
+        np.testing.assert_allclose(own, expected, atol=1e-5 * max(1, np.abs(expected).max()))
+
+
 @pytest.mark.parametrize("tile", [TWO, FOUR])
 def test_tiles_are_those_of_winograd(tile):
     """A'[(G k) * (B' x)] is the correlation of x with k, for every x and k: exact in whole numbers of a fifteenth."""
@@ -129,7 +158,6 @@ def test_derivatives(way, dense, monkeypatch):
     """Reverse and forward mode, second order and vmap, all of them XLA's."""
     monkeypatch.setattr(winograd_module, "PLACES", 60)  # two pieces
     monkeypatch.setattr(fast_convolution, "PATCHES_FLOATS", 60 * 36)
-    monkeypatch.setattr(fast_convolution, "SHIFTS_FLOATS", 2 * 6 * 5 * 4)
 
     @jax.jit
     def both(x, kernel):
