@@ -1,5 +1,6 @@
 """The pages that are made of the record: templates with figures filled in, tables of each study. Imports no JAX."""
 
+import itertools
 import re
 import statistics
 from collections.abc import Mapping
@@ -146,8 +147,22 @@ def _number(value: float, decimals: int) -> str:
 
 
 def results_tables(study: Study) -> str:
-    """A study's figures as Markdown: its rows, then what is no accuracy of a row."""
-    rows = study.results["rows"]
+    """A study's figures as Markdown: its rows, a table for each `table` that they name, then other figures."""
+    tables = itertools.groupby(study.results["rows"], key=lambda row: row.get("table"))
+    text = "\n".join(f"**{name}**\n\n{_table(list(rows))}" if name else _table(list(rows)) for name, rows in tables)
+    if "notes" in study.results:
+        text += f"\n{study.results['notes']}\n"
+    figures = study.results.get("figures", {})
+    if figures:
+        text += "\n| other figures | |\n| --- | --- |\n"
+    for figure in figures.values():
+        error = f" (± {show('', figure['standard_error'])})" if "standard_error" in figure else ""
+        unit = f" {figure['unit']}" if "unit" in figure else ""
+        text += f"| {figure['what']} | {show('', figure['value'])}{unit}{error} |\n"
+    return text
+
+
+def _table(rows: list[Mapping[str, Any]]) -> str:
     columns = [field for field in COLUMNS if any(field in row for row in rows)]
     seeds = any(len(row.get("top1", [])) > 1 for row in rows)
     head = ["row", "what", *(COLUMNS[field] for field in columns), *(["every seed"] if seeds else []), "remark"]
@@ -161,17 +176,7 @@ def results_tables(study: Study) -> str:
             cells.append(show("top1", row.get("top1", []), every_seed=True) if len(row.get("top1", [])) > 1 else "")
         cells.append(_remark(row))
         lines.append(cells)
-    text = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-    if "notes" in study.results:
-        text += f"\n{study.results['notes']}\n"
-    figures = study.results.get("figures", {})
-    if figures:
-        text += "\n| other figures | |\n| --- | --- |\n"
-    for figure in figures.values():
-        error = f" (± {show('', figure['standard_error'])})" if "standard_error" in figure else ""
-        unit = f" {figure['unit']}" if "unit" in figure else ""
-        text += f"| {figure['what']} | {show('', figure['value'])}{unit}{error} |\n"
-    return text
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def never_run(studies: Mapping[str, Study]) -> str:
