@@ -16,7 +16,18 @@ from jax import lax
 from jax.extend.core import JaxprEqn
 from jaxtyping import Array, DTypeLike, Float
 
-from puppet_jax.windows import NHWC, Windows, apart, by_pieces, derived, find_windows, padded, product, shifted
+from puppet_jax.windows import (
+    NHWC,
+    Windows,
+    apart,
+    by_pieces,
+    derived,
+    find_windows,
+    padded,
+    product,
+    shifted,
+    transpose_of,
+)
 from puppet_jax.winograd import winograd, winograd_by_kernel
 
 Way = Literal["xla", "products", "winograd", "patches", "shifts", "groups"]
@@ -73,14 +84,16 @@ def choose(shape: tuple[int, ...], kernel_shape: tuple[int, ...], windows: Windo
     if groups > 1:
         return "shifts" if groups == shape[-1] == produced else "groups"
     places = math.prod(windows.places(shape))
-    in_all, least = shape[0] * places <= PATCHES_ALL_PLACES, min(channels, produced)
-    if rows * columns == 1 or places <= AVX512_PATCHES_PLACES:
+    few_in_all, least = shape[0] * places <= PATCHES_ALL_PLACES, min(channels, produced)
+    few = places <= PATCHES_PLACES or few_in_all
+    if has_avx512():
+        by_patches = places <= AVX512_PATCHES_PLACES or (few_in_all and least >= AVX512_PATCHES_CHANNELS)
+    else:
+        by_patches = few or _few_taps(kernel_shape)
+    if by_patches or rows * columns == 1:
         return "patches"
-    if places <= PATCHES_PLACES or in_all:
-        wide = in_all and least >= AVX512_PATCHES_CHANNELS
-        return "xla" if has_avx512() and not wide else "patches"
-    if _few_taps(kernel_shape) and not has_avx512():
-        return "patches"
+    if few:
+        return "xla"
     wide = least >= (AVX512_WINOGRAD_CHANNELS if has_avx512() else WINOGRAD_CHANNELS)
     return "winograd" if wide and _tiles(shape, kernel_shape, windows) else "products"
 
@@ -103,9 +116,8 @@ def _few_taps(kernel_shape: tuple[int, ...]) -> bool:
 
 def _tiles(shape: tuple[int, ...], kernel_shape: tuple[int, ...], windows: Windows) -> bool:
     """Whether Winograd's tiles pay for the gradient by a kernel."""
-    dense = windows == Windows((3, 3), (1, 1), windows.padding)
-    wide = min(kernel_shape[2:]) >= WINOGRAD_CHANNELS
-    return dense and wide and shape[0] * math.prod(windows.places(shape)) >= WINOGRAD_PLACES
+    fits = windows.size == (3, 3) and windows.are_dense() and min(kernel_shape[2:]) >= WINOGRAD_CHANNELS
+    return fits and shape[0] * math.prod(windows.places(shape)) >= WINOGRAD_PLACES
 
 
 def convolve_one(x: Array, kernel: Array, strides: Any, padding: Any, **options: Any) -> Array:
@@ -190,11 +202,7 @@ def depthwise(
     def spread(x: Array, kernel: Array) -> Array:
         """The same of what each pixel adds to the windows, as a transpose: faster for few taps."""
         around = jnp.flip(kernel, axis=(0, 1)).reshape(1, *kernel.shape[:2], -1)
-        shape = (len(x), *windows.places(x.shape), x.shape[-1])
-        back = jax.linear_transpose(
-            lambda g: _weighted(g, around, windows.turned()), jax.ShapeDtypeStruct(shape, x.dtype)
-        )
-        return back(x)[0]
+        return transpose_of(lambda g: _weighted(g, around, windows.turned()), x, windows, x.shape[-1])
 
     by_kernel = functools.partial(_by_rows, windows=windows)
     if not windows.are_dense():

@@ -98,6 +98,19 @@ def apart(stacked: Array) -> list[Array]:
     return [part[0] for part in lax.split(stacked, (1,) * len(stacked))]
 
 
+def transpose_of(turned: Callable[[Array], Array], x: Array, windows: Windows, produced: int) -> Array:
+    """The convolution of images whose gradient by them is `turned`, computed as the transpose of that.
+
+    Args:
+        turned: the convolution with the kernel turned around, where `windows.turned()` lie.
+        x: images.
+        windows: dense ones.
+        produced: channels of the result.
+    """
+    shape = (len(x), *windows.places(x.shape), produced)
+    return jax.linear_transpose(turned, jax.ShapeDtypeStruct(shape, x.dtype))(x)[0]
+
+
 def padded(x: Array, padding: Any) -> Array:
     """With zeros around its rows and columns; negative ones are cut off."""
     return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((*pair, 0) for pair in padding), (0, 0, 0)))

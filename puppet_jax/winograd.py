@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from puppet_jax.windows import Windows, apart, by_pieces, derived, padded, product
+from puppet_jax.windows import Windows, apart, by_pieces, derived, padded, product, transpose_of
 
 # Windows and floats of a piece at most, and from which channels on four outputs at a time take longer than two for the
 # derivative by a kernel: measured by `python -m experiments.benchmark --convolutions`.
@@ -102,11 +102,7 @@ def _convolution(tiled: Callable[..., Array], windows: Windows) -> Callable[[Arr
     def by_image(x: Array, kernel: Array) -> Array:
         """Linear in the image, and its transpose is a convolution with the kernel turned around."""
         around = jnp.flip(kernel, axis=(0, 1)).swapaxes(2, 3)
-        shape = (len(x), *windows.places(x.shape), kernel.shape[-1])
-        back = jax.linear_transpose(
-            lambda g: tiled(g, around, windows.turned(), TWO), jax.ShapeDtypeStruct(shape, x.dtype)
-        )
-        return back(x)[0]
+        return transpose_of(lambda g: tiled(g, around, windows.turned(), TWO), x, windows, kernel.shape[-1])
 
     return derived(values, by_kernel, by_image)
 

@@ -1,11 +1,12 @@
 """Networks in the sizes that people use, written as anyone would, for measures of memory by shapes alone."""
 
+import functools
+
+import architectures
 import jax.numpy as jnp
 from flax import nnx
 
-
-def conv(c_in, c_out, size=3, *, rngs, **options):
-    return nnx.Conv(c_in, c_out, (size, size), use_bias=False, rngs=rngs, **options)
+conv = functools.partial(architectures.conv, use_bias=False)
 
 
 def pooled(x, size=2, stride=2):

@@ -45,7 +45,7 @@ def measure(model: pj.PretrainedPuppet, images: np.ndarray, rounds: int) -> dict
         "one_image": _one_image(model, images[:1], rounds),
         "runtimes": runtimes.measure(model, images[spread_indices(len(images), max(runtimes.BATCH_SIZES))], rounds),
     }
-    if model.complexity.scale == 0:  # the same depth and kernels for all images
+    if model.complexity.constant is not None:  # the same depth and kernels for all images
         return found
     routed = _routed(model, images[spread_indices(len(images), ROUTED)], rounds)
     return found | {"routed": routed, "bank": _bank(model, images)}

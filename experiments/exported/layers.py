@@ -8,6 +8,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from puppet_jax.folded import FoldedPuppet, apply_folded
+from puppet_jax.windows import NHWC
 
 
 def is_by_level(layers: FoldedPuppet) -> bool:
@@ -38,5 +39,5 @@ def run(layers: FoldedPuppet, images: Float[Array, "batch height width channels"
 
 
 def _convolve(x: Array, kernel: Array) -> Array:
-    options: dict[str, Any] = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), "precision": lax.Precision.HIGHEST}
+    options: dict[str, Any] = {"dimension_numbers": NHWC, "precision": lax.Precision.HIGHEST}
     return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", **options)

@@ -11,7 +11,7 @@ from experiments.errors import RunError
 from experiments.model import Model
 from experiments.networks import describe_network
 from experiments.networks.puppet import PuppetLike
-from experiments.runs.puppet import bucket_of, calibrate_number
+from experiments.runs.puppet import bucket_of
 from puppet_jax.adaptation import depth_interval
 from puppet_jax.checks import are_finite
 from puppet_jax.folded import FoldedPuppet, fold
@@ -48,8 +48,8 @@ def plan(model: Model) -> list[Program]:
             "of depth by complexity can, and the same layers with other kernels (kinds puppet and control)."
         )
     depths = sorted(model.batch_stats)
-    if model.complexity.scale == 0:
-        depth, h = bucket_of(model, calibrate_number(model.complexity, 0.0))
+    if model.complexity.constant is not None:
+        depth, h = bucket_of(model, model.complexity.constant)
         return [Program(depth, (h,), depth_interval(depth), 0.0)]
     programs = []
     for n, depth in enumerate(depths):

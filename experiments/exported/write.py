@@ -45,7 +45,7 @@ def export(model: Model, folder: Path, form: Format, generate: bool, source: str
     files: dict[str, bytes] = {}
     for program in programs:
         files[f"depth-{program.depth}.{form}"] = _content(model, program, form, generate)
-    constant = model.complexity.scale == 0
+    constant = model.complexity.constant is not None
     if form == "stablehlo" and not constant:
         from experiments.exported.stablehlo import complexity_bytes
 

@@ -25,7 +25,8 @@ def check_puppet(model: pj.PretrainedPuppet) -> None:
     num_steps = pj.num_steps(puppet.kernel_shapes(depth), puppeteer.max_channels, puppeteer.kernel_size)
     cost = pj.generator_macs(puppeteer, num_steps) + pj.puppet_macs(puppet, depth, (height, width))
     fits = {
-        "one depth and one complexity for all images": len(model.batch_stats) == 1 and model.complexity.scale == 0,
+        "one depth and one complexity for all images": len(model.batch_stats) == 1
+        and model.complexity.constant is not None,
         "kernels of 3 x 3": puppet.kernel_size == puppeteer.kernel_size == 3,
         "an even C no smaller than its channels": puppet.max_channels <= puppeteer.max_channels
         and puppeteer.max_channels % 2 == 0,
