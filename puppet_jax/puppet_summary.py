@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from puppet_jax.accounting import num_floats
 from puppet_jax.generator import GeneratorModule, PuppeteerGenerator
 from puppet_jax.puppet_plan import Generated
-from puppet_jax.trajectory import segment_length
+from puppet_jax.trajectory import keeps_products, segment_length
 
 MUCH = 2**30
 """Bytes of a trajectory that are worth a warning."""
@@ -44,9 +44,15 @@ class TrajectorySize:
         return 1 + (count if segment is None else math.ceil(count / segment) + segment)
 
     @property
+    def kept_products(self) -> int:
+        """Products, as large as states, that a gradient keeps: of every step, or none."""
+        count = sum(self.steps)
+        return count if keeps_products(count, self.state_bytes) else 0
+
+    @property
     def num_bytes(self) -> int:
-        """Of these states."""
-        return self.kept_states * self.state_bytes
+        """Of these states and products."""
+        return (self.kept_states + self.kept_products) * self.state_bytes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,7 +86,7 @@ class PuppetSummary:
             title += f": C = {found.max_channels} (widest: {found.widest}), K = {found.kernel_size} (largest window: "
             title += f"{found.largest})"
             memory = [
-                f"memory: {sum(found.steps)} steps; a state {readable(found.state_bytes)}, those that a gradient keeps "
+                f"memory: {sum(found.steps)} steps; a state {readable(found.state_bytes)}, a gradient keeps "
                 f"{readable(found.num_bytes)}"
             ]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -208,21 +208,21 @@ def field(puppeteer: Puppeteer, state: Float[Array, "C C taps"]) -> Float[Array,
 def kernel_field(puppeteer: Puppeteer, state: Float[Array, "taps C C"]) -> Float[Array, "taps C C"]:
     """`field` of a state whose axes are in the order of a kernel's: taps, input channels, output channels.
 
-    So a CPU works on many output channels at once, which takes less than half the time.
+    So a CPU works on many output channels at once, which takes less than half the time. The biases of the depthwise
+    convolution, of the norm behind it and of the pointwise one are left out: the next norm takes away what is the same
+    all over a channel. For the same reason what the second norm sees has mean zero.
     """
-    x = _depthwise(state, puppeteer.depthwise_kernel) + puppeteer.depthwise_bias[None, None]
-    x = _norm(x, puppeteer.norm1_scale, puppeteer.norm1_bias)
+    x = _scaled(_centred(_depthwise(state, puppeteer.depthwise_kernel)), puppeteer.norm1_scale)
     # HIGHEST: float32 means float32 on a GPU too, where the default rounds the factors to ten bits. A product of two
     # matrices: that of a matrix and an array of three axes is slower by half backwards on a CPU.
     planes, precision = x.reshape(-1, x.shape[-1]), jax.lax.Precision.HIGHEST
     x = jnp.matmul(planes, puppeteer.pointwise_kernel.T, precision=precision).reshape(x.shape)
-    x = x + puppeteer.pointwise_bias[None, None]
-    return jnp.tanh(_norm(x, puppeteer.norm2_scale, puppeteer.norm2_bias))
+    return jnp.tanh(_scaled(x, puppeteer.norm2_scale) + puppeteer.norm2_bias[None, None])
 
 
 def _depthwise(state: Float[Array, "T I C"], kernel: Float[Array, "3 3 C"]) -> Float[Array, "T I C"]:
     if jax.default_backend() == "cpu":
-        return derived(_shifted, _by_rows)(state, kernel)
+        return derived(_shifted, _by_rows, _turned)(state, kernel)
     return _shifted(state, kernel)
 
 
@@ -255,12 +255,20 @@ def _by_rows(state: Float[Array, "T I C"], kernel: Float[Array, "3 3 C"]) -> Flo
     return pieces.reshape(-1, taps, few, channels).swapaxes(0, 1).reshape(state.shape)
 
 
+def _turned(state: Float[Array, "T I C"], kernel: Float[Array, "3 3 C"]) -> Float[Array, "T I C"]:
+    """The same, whose gradient by the state is `_shifted` with the kernel turned around: up to a fifth less time."""
+    return jax.linear_transpose(lambda gradient: _shifted(gradient, kernel[::-1, ::-1]), state)(state)[0]
+
+
 def _sum_of_shifts(terms: list[Array]) -> Array:
     return sum(terms[1:], start=terms[0])
 
 
-def _norm(x: Float[Array, "T I C"], scale: Float[Array, " C"], bias: Float[Array, " C"]) -> Float[Array, "T I C"]:
-    mean = x.mean(axis=(0, 1), keepdims=True)
-    centred = x - mean
-    variance = jnp.square(centred).mean(axis=(0, 1), keepdims=True)
-    return centred * (scale[None, None] * jax.lax.rsqrt(variance + _EPSILON)) + bias[None, None]
+def _centred(x: Float[Array, "T I C"]) -> Float[Array, "T I C"]:
+    return x - x.mean(axis=(0, 1), keepdims=True)
+
+
+def _scaled(x: Float[Array, "T I C"], scale: Float[Array, " C"]) -> Float[Array, "T I C"]:
+    """Values of mean zero over their deviation, times a scale."""
+    variance = jnp.square(x).mean(axis=(0, 1), keepdims=True)
+    return x * (scale[None, None] * jax.lax.rsqrt(variance + _EPSILON))

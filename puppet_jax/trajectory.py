@@ -23,6 +23,8 @@ LITTLE_PADDING, MOST_PADDING = 1.25, 1.5
 """Floats over those of the kernels: what saves a loop, and what is too much for loops at all."""
 MOST_STATES, MANY_STEPS = 2**29, 16
 """Bytes of states that a gradient keeps. Of more, after so many steps, it keeps some and makes the others again."""
+MOST_PRODUCTS = 2**28
+"""Bytes of states up to which a gradient keeps as many of products too: at C = 512 it takes a twelfth less time."""
 
 
 def trajectory(puppeteer: Puppeteer, h: Float[ArrayLike, ""], num_steps: int) -> Float[Array, "N C C taps"]:
@@ -57,19 +59,25 @@ def trajectory(puppeteer: Puppeteer, h: Float[ArrayLike, ""], num_steps: int) ->
 
 @functools.partial(jax.jit, static_argnames="num_steps")  # so that calls outside `jit` compile once too
 def _solve(puppeteer: Puppeteer, h: Float[Array, ""], *, num_steps: int) -> Float[Array, "N C C taps"]:
-    step = _euler(puppeteer, h)
+    step = _euler(puppeteer, h, num_steps)
     first = start(puppeteer, h)
     _, states = jax.lax.scan(lambda state, n: (step(state, n)[0],) * 2, first, jnp.arange(num_steps, dtype=first.dtype))
     return jnp.concatenate([first[None], states]).transpose(0, 3, 2, 1)
 
 
-def _euler(puppeteer: Puppeteer, h: Float[Array, ""]) -> Callable[..., tuple[Array, Array]]:
-    """Step n of the scheme: of S_n the next state S_{n+1} and the velocity G(S_n)."""
+def _euler(puppeteer: Puppeteer, h: Float[Array, ""], num_steps: int) -> Callable[..., tuple[Array, Array]]:
+    """Step n of `num_steps`: of S_n the next state S_{n+1} and the velocity G(S_n).
+
+    A gradient keeps the state and does the step again; all but the product with the pointwise kernel, if it keeps that.
+    """
     import diffrax as dfx  # here, since it takes as long to import as all the rest
 
     solver, term, dl = dfx.Euler(), dfx.ODETerm(lambda t, y, args: args), step_size(h)
 
-    @functools.partial(jax.checkpoint, prevent_cse=False)  # a gradient keeps the state and does the step again
+    policies, state_bytes = jax.checkpoint_policies, math.prod(puppeteer.state_shape) * puppeteer.state_dtype.itemsize
+    kept = policies.dots_saveable if keeps_products(num_steps, state_bytes) else policies.nothing_saveable
+
+    @functools.partial(jax.checkpoint, prevent_cse=False, policy=kept)
     def step(state: Array, n: Array) -> tuple[Array, Array]:
         velocity = kernel_field(puppeteer, state)
         state, *_ = solver.step(term, n, n + 1, state, dl * velocity, None, False)
@@ -135,7 +143,7 @@ def _generate(puppeteer: Puppeteer, h: Float[Array, ""], *, sizes: tuple) -> tup
     runs = _runs(parts)
     padded = sum(len(run) * max(map(math.prod, run)) for run in runs)
     run_of = _stacked if padded <= MOST_PADDING * sum(map(math.prod, parts)) else _written
-    euler, state = _euler(puppeteer, h), start(puppeteer, h)
+    euler, state = _euler(puppeteer, h, len(parts)), start(puppeteer, h)
 
     def step(state: Array, n: Array) -> tuple[Array, Array]:
         state, velocity = euler(state, n)
@@ -148,6 +156,11 @@ def _generate(puppeteer: Puppeteer, h: Float[Array, ""], *, sizes: tuple) -> tup
         found += own
     pieces = iter(found)
     return tuple(join([next(pieces) for _ in own], size, *state_size) for own, size in zip(cut, sizes, strict=True))
+
+
+def keeps_products(num_steps: int, state_bytes: int) -> bool:
+    """Whether a gradient keeps each step's product with the pointwise kernel, as large as a state."""
+    return num_steps * state_bytes <= MOST_PRODUCTS
 
 
 def segment_length(num_steps: int, state_bytes: int) -> int | None:

@@ -364,7 +364,7 @@ class TestSummary:
         total = pj.num_floats(nnx.state(net, nnx.Param))
         assert found.kept == total - found.replaced
         assert (size.steps, size.state_bytes) == ((1,), 4 * 4 * 9 * 4)
-        assert size.num_bytes == 2 * size.state_bytes
+        assert size.num_bytes == 3 * size.state_bytes  # two states and a product
         for text in ("Small as a puppet: C = 4 (widest: a)", "1 steps; a state 576 bytes", "144 of weights from 76"):
             assert text in str(found)
 
