@@ -1,5 +1,7 @@
 """How long a training step of a puppet takes, beside the same layers with stored weights, and both in PyTorch."""
 
+import itertools
+import multiprocessing
 import os
 import statistics
 import subprocess
@@ -7,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -55,7 +58,7 @@ STARTED = "best"
 
 
 def measure(rounds: int, cases: Sequence[Case]) -> list[dict[str, Any]]:
-    """A row a case: median seconds of a training step of each way.
+    """A row a case, measured in a process of its own: median seconds of a training step of each way.
 
     All weights are of 32 bits and all steps Adam's, so that nothing but the networks differs.
 
@@ -68,7 +71,9 @@ def measure(rounds: int, cases: Sequence[Case]) -> list[dict[str, Any]]:
         layers, weights stored), and "pytorch" and "pytorch_plain", the same in PyTorch, where it is installed; "error",
         the largest difference of its logits from ours, of the largest logit.
     """
-    return [_row(case, rounds) for case in cases]
+    alone = multiprocessing.get_context("spawn")  # what other cases leave in memory slows the large ones down
+    with ProcessPoolExecutor(max_workers=1, mp_context=alone, max_tasks_per_child=1) as pool:
+        return list(pool.map(_row, cases, itertools.repeat(rounds)))
 
 
 def measure_start(preset: str) -> dict[str, float]:
