@@ -59,6 +59,7 @@ CASES = {
     "quantize": ["--bits", "--workdir", "--epochs", "--learning-rate"],
     "export": ["--to", "stablehlo", "--out", "--generate"],
     "frontier": ["--out"],
+    "mlperf_tiny": ["MODEL", "--data-dir", "--out"],
     "benchmark": ["--batch-sizes", "--rounds", "--data-dir"],
     "record": ["--check"],
     "tables": [
