@@ -14,7 +14,7 @@ TEMPLATES = {"README.md": "docs/templates/README.md", "docs/results.md": "docs/t
 HEAD = "<!-- Made of {template} and docs/records by `python -m experiments.record`: edit those. -->\n"
 START, END = "<!-- results -->", "<!-- end -->"
 PLACEHOLDER = re.compile(r"\{\{([^{}|]+)(?:\|(\d))?\}\}")
-BYTES = ("bytes", "floats", "puppeteer_bytes", "file_bytes")
+BYTES = ("bytes", "floats", "puppeteer_bytes", "file_bytes", "activation_bytes", "kernel_bytes", "state_bytes")
 MACS = ("macs", "generator_macs")
 COLUMNS = {
     "bits": "bits",
@@ -24,6 +24,10 @@ COLUMNS = {
     "training": "training (%)",
     "unseen": "unseen (%)",
     "top1": "top-1, test (%)",
+    "subset_top1": "top-1 of 200 (%)",
+    "activation_bytes": "activations, 8 bits (bytes)",
+    "kernel_bytes": "generated kernels, 8 bits (bytes)",
+    "state_bytes": "a state (bytes)",
     "paper_top1": "the papers (%)",
     "rates": "learning rate, of those tried",
     "hours": "hours",
