@@ -219,15 +219,21 @@ def level_centre(h: np.ndarray, depth: int, num_levels: int) -> np.ndarray:
     return low + (index + 0.5) * width
 
 
-def _group_of_one(h: float, depths: Sequence[int], num_levels: int | None, size: int) -> Group:
-    """What `make_groups` gives for one image, in numbers of Python, which take a fifth of the time of arrays of one."""
-    depth = nearest_depth(h, depths)
-    if num_levels is None:
-        return Group(depth=depth, h=None, indices=_ONE, size=size)
-    low, high = depth_interval(depth)
-    width = (high - low) / as_integer("num_levels", num_levels)
-    index = min(max(math.floor((h - low) / width), 0), num_levels - 1)
-    return Group(depth=depth, h=low + (index + 0.5) * width, indices=_ONE, size=size)
+def _groups_of_equals(
+    h: float, count: int, depths: Sequence[int], num_levels: int | None, sizes: Sequence[int]
+) -> list[Group]:
+    """What `make_groups` gives for images of one complexity, in numbers of Python: a fifth of the time of arrays."""
+    depth, centre = nearest_depth(h, depths), None
+    if num_levels is not None:
+        low, high = depth_interval(depth)
+        width = (high - low) / as_integer("num_levels", num_levels)
+        index = min(max(math.floor((h - low) / width), 0), num_levels - 1)
+        centre = low + (index + 0.5) * width
+    parts = [np.arange(first, min(first + sizes[-1], count)) for first in range(0, count, sizes[-1])]
+    return [
+        Group(depth=depth, h=centre, indices=part, size=next(size for size in sizes if size >= len(part)))
+        for part in ([_ONE] if count == 1 else parts)
+    ]
 
 
 def nearest_depth(h: float, depths: Sequence[int]) -> int:
@@ -259,8 +265,9 @@ def make_groups(
         ValueError: if the batch is empty, `h` has another rank than 1 or bad values, or `depths` is empty.
     """
     h, sizes = np.asarray(h), sizes if sizes is GROUP_SIZES else check_sizes(sizes)
-    if h.shape == (1,) and h.dtype in (np.float32, np.float64) and 0 <= h[0] < np.finfo(np.float32).max:
-        return [_group_of_one(h.item(), depths, num_levels, sizes[0])]
+    if h.ndim == 1 and len(h) and h.dtype in (np.float32, np.float64) and 0 <= h[0] < np.finfo(np.float32).max:
+        if (h == h[0]).all():
+            return _groups_of_equals(h[0].item(), len(h), depths, num_levels, sizes)
     assigned = nearest_depths(h, depths)  # looks at both
     groups = []
     for depth in sorted(set(assigned.tolist())):

@@ -252,3 +252,20 @@ def test_one_image_is_grouped_as_in_a_batch(num_levels, dtype):
         (alone,) = make_groups(h[n : n + 1], depths, num_levels)
         together = by_image[n]
         assert (alone.depth, alone.h, alone.size, alone.indices.tolist()) == (together.depth, together.h, 1, [0])
+
+
+@pytest.mark.parametrize("num_levels", [None, 4])
+@pytest.mark.parametrize("count", [2, 16, 600])
+def test_images_of_one_complexity_are_grouped_as_among_others(count, num_levels):
+    """In pieces of 256, each padded to the next size."""
+    h = np.full(count, 4.5, np.float32)
+    found = make_groups(h, (3, 4, 5), num_levels)
+    among = [
+        group
+        for group in make_groups(np.append(h, np.float32(99)), (3, 4, 5), num_levels)
+        if count not in group.indices
+    ]
+    expected = among if num_levels else make_groups(h.astype(np.float16), (3, 4, 5))
+    shown = [[(g.depth, g.h, g.size, g.indices.tolist()) for g in groups] for groups in (found, expected)]
+    assert shown[0] == shown[1]
+    assert [group.size for group in found] == {2: [4], 16: [16], 600: [256, 256, 256]}[count]
