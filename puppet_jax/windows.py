@@ -43,12 +43,15 @@ class Windows(NamedTuple):
         down, across = (d * (k - 1) + 1 for k, d in zip(self.size, self.dilation, strict=True))
         return down, across
 
-    def turned(self) -> "Windows":
-        """Those of stride 1 that see one pixel of the images each, where these lie at stride 1: of the gradient."""
-        rows, columns = (
-            (k - 1 - before, k - 1 - behind) for k, (before, behind) in zip(self.size, self.padding, strict=True)
-        )
-        return Windows(self.size, (1, 1), (rows, columns))
+    def turned(self, shape: tuple[int, ...]) -> "Windows":
+        """Those of stride 1, over what `spaced` makes of results, that see one pixel of images of a shape each."""
+        pads = []
+        for n, places, stride, reach, (before, _) in zip(
+            shape[-3:-1], self.places(shape), self.strides, self.reach(), self.padding, strict=True
+        ):
+            pads.append((reach - 1 - before, n + before - (places - 1) * stride - 1))
+        rows, columns = pads
+        return Windows(self.size, (1, 1), (rows, columns), self.dilation)
 
 
 def find_windows(shape: Any, size: Any, strides: Any, padding: Any, dilation: Any = None) -> Windows:
@@ -102,13 +105,19 @@ def transpose_of(turned: Callable[[Array], Array], x: Array, windows: Windows, p
     """The convolution of images whose gradient by them is `turned`, computed as the transpose of that.
 
     Args:
-        turned: the convolution with the kernel turned around, where `windows.turned()` lie.
+        turned: the convolution with the kernel turned around, where `windows.turned` lie.
         x: images.
-        windows: dense ones.
+        windows: of the convolution.
         produced: channels of the result.
     """
     shape = (len(x), *windows.places(x.shape), produced)
     return jax.linear_transpose(turned, jax.ShapeDtypeStruct(shape, x.dtype))(x)[0]
+
+
+def spaced(x: Array, strides: tuple[int, int]) -> Array:
+    """With as many zeros between neighbours as windows of these strides leave out."""
+    down, across = (stride - 1 for stride in strides)
+    return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (0, 0, down), (0, 0, across), (0, 0, 0)))
 
 
 def padded(x: Array, padding: Any) -> Array:

@@ -102,7 +102,7 @@ def _convolution(tiled: Callable[..., Array], windows: Windows) -> Callable[[Arr
     def by_image(x: Array, kernel: Array) -> Array:
         """Linear in the image, and its transpose is a convolution with the kernel turned around."""
         around = jnp.flip(kernel, axis=(0, 1)).swapaxes(2, 3)
-        return transpose_of(lambda g: tiled(g, around, windows.turned(), TWO), x, windows, kernel.shape[-1])
+        return transpose_of(lambda g: tiled(g, around, windows.turned(x.shape), TWO), x, windows, kernel.shape[-1])
 
     return derived(values, by_kernel, by_image)
 

@@ -21,6 +21,13 @@ CASES = {  # image, kernel, strides, padding, options
     "few places": ((2, 2, 2), (3, 3, 2, 3), (1, 1), ((1, 1), (1, 1)), {}),
     "depthwise": ((6, 5, 4), (3, 3, 1, 4), (1, 1), "SAME", {"feature_group_count": 4}),
     "depthwise, strides": ((6, 5, 4), (3, 3, 1, 4), (2, 2), ((1, 1), (1, 1)), {"feature_group_count": 4}),
+    "depthwise, strides and dilated": (
+        (9, 8, 4),
+        (3, 3, 1, 4),
+        (2, 3),
+        ((2, 0), (1, 3)),
+        {"feature_group_count": 4, "rhs_dilation": (2, 1)},
+    ),
     "depthwise, dilated": ((9, 8, 4), (3, 3, 1, 4), (1, 1), "SAME", {"feature_group_count": 4, "rhs_dilation": (3, 2)}),
     "dilated": ((9, 8, 2), (3, 3, 2, 3), (1, 1), "SAME", {"rhs_dilation": (2, 2)}),
     "groups": ((6, 5, 4), (3, 3, 2, 6), (1, 1), "SAME", {"feature_group_count": 2}),
