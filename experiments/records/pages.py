@@ -31,6 +31,7 @@ COLUMNS = {
     "paper_top1": "the papers (%)",
     "rates": "learning rate, of those tried",
     "hours": "hours",
+    "before_ms": "before (ms)",
     "ms": "ms",
     "plain_ms": "stored weights, JAX (ms)",
     "pytorch_ms": "PyTorch (ms)",
