@@ -44,6 +44,7 @@ AVX512_PATCHES_CHANNELS = 512
 PATCHES_ALL_PLACES = 128
 PATCHES_TAPS = 36
 PATCHES_FLOATS = 500_000
+ROWS_FLOATS = 8192
 
 
 def is_plain(x: Array, shape: tuple[int, ...], **options: Any) -> bool:
@@ -214,21 +215,23 @@ def depthwise(
 
 
 def _by_rows(x: Array, kernel: Array, windows: Windows) -> Array:
-    """The depthwise convolution a row at a time: its gradient by the kernel adds up what lies in a cache."""
-    (rows, columns), down, whole = windows.places(x.shape), windows.strides[0], padded(x, windows.padding)
+    """The depthwise convolution some rows at a time: its gradient by the kernel adds up what lies in a cache."""
+    (rows, columns), channels, whole = windows.places(x.shape), x.shape[-1], padded(x, windows.padding)
+    few = max(n for n in range(1, rows + 1) if rows % n == 0 and (n == 1 or n * columns * channels <= ROWS_FLOATS))
     row_windows = windows._replace(padding=((0, 0), (0, 0)))
-    filters = jnp.broadcast_to(kernel, (*kernel.shape[:2], columns, x.shape[-1]))
-    weights = apart(filters.reshape(-1, *filters.shape[2:]))
+    seen = (few - 1) * windows.strides[0] + windows.reach()[0]
+    filters = jnp.broadcast_to(kernel, (*kernel.shape[:2], few * columns, channels))
+    weights = [part.reshape(few, columns, channels) for part in apart(filters.reshape(-1, *filters.shape[2:]))]
 
     @functools.partial(jax.checkpoint, prevent_cse=False)  # what the taps see is not kept
-    def row(place: tuple[Array, Array]) -> Array:
+    def some(place: tuple[Array, Array]) -> Array:
         image, first = place
-        strip = lax.dynamic_slice(whole, (image, down * first, 0, 0), (1, windows.reach()[0], *whole.shape[2:]))
-        taps = (part[0, 0] for part in shifted(strip, row_windows))
+        strip = lax.dynamic_slice(whole, (image, few * windows.strides[0] * first, 0, 0), (1, seen, *whole.shape[2:]))
+        taps = (part[0] for part in shifted(strip, row_windows))
         return functools.reduce(jnp.add, (weight * tap for weight, tap in zip(weights, taps, strict=True)))
 
-    numbers = jnp.arange(len(x) * rows)
-    return lax.map(row, (numbers // rows, numbers % rows)).reshape(len(x), rows, columns, -1)
+    numbers, pieces = jnp.arange(len(x) * (rows // few)), rows // few
+    return lax.map(some, (numbers // pieces, numbers % pieces)).reshape(len(x), rows, columns, channels)
 
 
 # A program of this name, so that the products that it stands for can be counted.
