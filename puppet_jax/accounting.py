@@ -23,7 +23,8 @@ def num_bytes(tree: Any) -> int:
 def generator_macs(puppeteer: Puppeteer, num_steps: int) -> int:
     """Multiply-accumulates of a trajectory: (C**2 + 11 C) C K**2 a step, as the papers count them.
 
-    A step is a pointwise C x C product, nine taps of the depthwise kernel and two biases on a state of C**2 K**2.
+    A step is a pointwise C x C product, nine taps of the depthwise kernel and two biases on a state of C**2 K**2. The
+    biases count, although `field` leaves them out.
     At C = 512 and K = 3, ten steps are the papers' 12.34 G and nineteen their 23.44 G.
 
     Args:

@@ -23,6 +23,7 @@ from puppet_jax.windows import (
     by_pieces,
     derived,
     find_windows,
+    largest_divisor,
     padded,
     product,
     shifted,
@@ -217,11 +218,11 @@ def depthwise(
 def _by_rows(x: Array, kernel: Array, windows: Windows) -> Array:
     """The depthwise convolution some rows at a time: its gradient by the kernel adds up what lies in a cache."""
     (rows, columns), channels, whole = windows.places(x.shape), x.shape[-1], padded(x, windows.padding)
-    few = max(n for n in range(1, rows + 1) if rows % n == 0 and (n == 1 or n * columns * channels <= ROWS_FLOATS))
+    few = largest_divisor(rows, ROWS_FLOATS // (columns * channels))
     row_windows = windows._replace(padding=((0, 0), (0, 0)))
     seen = (few - 1) * windows.strides[0] + windows.reach()[0]
-    filters = jnp.broadcast_to(kernel, (*kernel.shape[:2], few * columns, channels))
-    weights = [part.reshape(few, columns, channels) for part in apart(filters.reshape(-1, *filters.shape[2:]))]
+    taps_of = kernel.reshape(-1, 1, 1, channels)
+    weights = apart(jnp.broadcast_to(taps_of, (len(taps_of), few, columns, channels)))
 
     @functools.partial(jax.checkpoint, prevent_cse=False)  # what the taps see is not kept
     def some(place: tuple[Array, Array]) -> Array:
@@ -241,6 +242,11 @@ def filter_each(
 ) -> Float[Array, "batch rows columns c"]:
     """Convolves each channel of each image with a filter of its own."""
     return _weighted(x, filters, windows)
+
+
+def is_filter_each(equation: JaxprEqn) -> bool:
+    """Whether an equation of a jaxpr is `filter_each`."""
+    return equation.params.get("name") == "filter_each"
 
 
 def _weighted(x: Array, filters: Array, windows: Windows) -> Array:

@@ -265,9 +265,9 @@ def make_groups(
         ValueError: if the batch is empty, `h` has another rank than 1 or bad values, or `depths` is empty.
     """
     h, sizes = np.asarray(h), sizes if sizes is GROUP_SIZES else check_sizes(sizes)
-    if h.ndim == 1 and len(h) and h.dtype in (np.float32, np.float64) and 0 <= h[0] < np.finfo(np.float32).max:
-        if (h == h[0]).all():
-            return _groups_of_equals(h[0].item(), len(h), depths, num_levels, sizes)
+    is_plain = h.ndim == 1 and len(h) and h.dtype in (np.float32, np.float64)
+    if is_plain and 0 <= h[0] < np.finfo(np.float32).max and (h == h[0]).all():
+        return _groups_of_equals(h[0].item(), len(h), depths, num_levels, sizes)
     assigned = nearest_depths(h, depths)  # looks at both
     groups = []
     for depth in sorted(set(assigned.tolist())):

@@ -45,12 +45,11 @@ class Windows(NamedTuple):
 
     def turned(self, shape: tuple[int, ...]) -> "Windows":
         """Those of stride 1, over what `spaced` makes of results, that see one pixel of images of a shape each."""
-        pads = []
-        for n, places, stride, reach, (before, _) in zip(
-            shape[-3:-1], self.places(shape), self.strides, self.reach(), self.padding, strict=True
-        ):
-            pads.append((reach - 1 - before, n + before - (places - 1) * stride - 1))
-        rows, columns = pads
+        sides = zip(shape[-3:-1], self.places(shape), self.strides, self.reach(), self.padding, strict=True)
+        rows, columns = (
+            (reach - 1 - before, n + before - (places - 1) * stride - 1)
+            for n, places, stride, reach, (before, _) in sides
+        )
         return Windows(self.size, (1, 1), (rows, columns), self.dilation)
 
 
@@ -86,10 +85,15 @@ def shifted(x: Float[Array, "batch height width c"], windows: Windows) -> list[F
     ]
 
 
+def largest_divisor(count: int, most: int) -> int:
+    """The largest divisor of a number that is at most so large, or 1."""
+    return max(n for n in range(1, count + 1) if count % n == 0 and n <= max(most, 1))
+
+
 def by_pieces(function: Callable[[Array], Array], x: Array, most: int) -> Array:
     """The function of a batch, taken of equal pieces of at most so many images, one after the other."""
     batch = len(x)
-    size = max(n for n in range(1, batch + 1) if batch % n == 0 and n <= most)
+    size = largest_divisor(batch, most)
     if size == batch:
         return function(x)
     y = lax.map(function, x.reshape(-1, size, *x.shape[1:]))

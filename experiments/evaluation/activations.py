@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-from puppet_jax.fast_convolution import is_convolution
+from puppet_jax.fast_convolution import is_convolution, is_filter_each
 from puppet_jax.mirrored_convolution import is_mirrored_convolution
 
 _CALLS = {"jit": "jaxpr", "closed_call": "call_jaxpr", "custom_jvp_call": "call_jaxpr", "checkpoint": "jaxpr"}
@@ -82,7 +82,7 @@ def _run(program: Jaxpr, given: Sequence[int], values: Iterator[int], operations
 
 def _program(equation: Any) -> Jaxpr | None:
     """What an equation calls, where that is no convolution of the library's."""
-    if equation.params.get("name") == "filter_each" or is_convolution(equation) or is_mirrored_convolution(equation):
+    if is_filter_each(equation) or is_convolution(equation) or is_mirrored_convolution(equation):
         return None
     inner = equation.params.get(_CALLS.get(equation.primitive.name, ""))
     return inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner

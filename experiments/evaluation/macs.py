@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from puppet_jax.fast_convolution import is_convolution
+from puppet_jax.fast_convolution import is_convolution, is_filter_each
 from puppet_jax.mirrored_convolution import is_mirrored_convolution
 
 
@@ -43,7 +43,7 @@ def _count_equation(equation: Any) -> int:
     if is_mirrored_convolution(equation):  # half of a kernel for both of each pair of channels
         kernel = equation.invars[1].aval.shape
         return equation.outvars[0].aval.size // 2 * math.prod(kernel[:-1])
-    if params.get("name") == "filter_each":  # of puppet_jax.fast_convolution: sums and multiples of slices
+    if is_filter_each(equation):  # sums and multiples of slices
         _, height, width, _ = equation.invars[1].aval.shape
         return equation.outvars[0].aval.size * height * width
     if name == "dot_general":

@@ -1,5 +1,6 @@
 """A model beside the image classification of MLPerf Tiny: its 200 images, bytes, and memory of activations."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,8 +66,8 @@ def measure(name: str, model: Model, images: np.ndarray, labels: np.ndarray) -> 
     }
     if isinstance(puppeteer := network.generator(model.params), pj.Puppeteer):
         shapes = network.puppet.kernel_shapes(depth)  # type: ignore[attr-defined]
-        row["kernel_bytes"] = sum(int(np.prod(shape)) for shape in shapes)
-        row["state_bytes"] = int(np.prod(puppeteer.state_shape)) * puppeteer.state_dtype.itemsize
+        row["kernel_bytes"] = sum(map(math.prod, shapes))
+        row["state_bytes"] = math.prod(puppeteer.state_shape) * puppeteer.state_dtype.itemsize
     return row
 
 
