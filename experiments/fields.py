@@ -31,7 +31,7 @@ def replace(record: R, **options: Any) -> R:
 def as_json(record: Any) -> dict[str, Any]:
     """A record as JSON values, every field written out; `kind`, the name of its class, where a union leaves it open.
 
-    A field with the metadata `{"stored": False}` is left out.
+    A field with the metadata `{"stored": False}` is left out, one with `{"stored": "unless default"}` at its default.
     """
 
     def value_of(hint: Any, value: Any) -> Any:
@@ -41,7 +41,8 @@ def as_json(record: Any) -> dict[str, Any]:
         return [value_of(Any, one) for one in value] if isinstance(value, tuple) else value
 
     hints = typing.get_type_hints(type(record))
-    return {name: value_of(hints[name], getattr(record, name)) for name in _stored(record)}
+    left_out = {name for name, default in _optional(record).items() if getattr(record, name) == default}
+    return {name: value_of(hints[name], getattr(record, name)) for name in _stored(record) if name not in left_out}
 
 
 def from_json(kind: Any, described: Any) -> Any:
@@ -61,7 +62,7 @@ def from_json(kind: Any, described: Any) -> Any:
     if len(members) > 1 and (name := fields.pop("kind", None)) not in members:
         raise ValueError(f"kind must be one of {', '.join(members)}, got {name!r}")
     record = members[name] if len(members) > 1 else next(iter(members.values()))
-    missing, unknown = _stored(record) - fields.keys(), fields.keys() - _stored(record)
+    missing, unknown = _stored(record) - _optional(record).keys() - fields.keys(), fields.keys() - _stored(record)
     if missing or unknown:
         problems = [f"lacks {', '.join(sorted(missing))}"] * bool(missing)
         problems += [f"has the unknown {', '.join(sorted(unknown))}"] * bool(unknown)
@@ -80,6 +81,12 @@ def _members(hint: Any) -> dict[str, Any]:
 def _stored(record: Any) -> Set[str]:
     """Names of the fields that are written, in order."""
     return {field.name: None for field in dataclasses.fields(record) if field.metadata.get("stored", True)}.keys()
+
+
+def _optional(record: Any) -> dict[str, Any]:
+    """Defaults of the fields that files may lack, by name."""
+    fields = dataclasses.fields(record)
+    return {field.name: field.default for field in fields if field.metadata.get("stored") == "unless default"}
 
 
 def flat(described: dict[str, Any]) -> dict[str, Any]:

@@ -17,12 +17,12 @@ KERNELS = {
 
 
 def name_of(config: dict[str, Any]) -> str:
-    """What kind of network it is, how wide, and of how large a puppeteer; tuned if it began with a run.
+    """What kind of network it is, how wide, of how large a puppeteer; tuned if it began with a run, taught by teachers.
 
     Args:
         config: from `experiments.fields.flat`.
     """
-    tuned = ["tuned"] if config["start_from"] else []
+    tuned = (["tuned"] if config["start_from"] else []) + (["taught"] if config.get("teachers") else [])
     if config["network"] != "PuppetCNN":
         name = config.get("name") or config.get("plain") or config["network"]
         parts = [name if config.get("kernels", "Ordinary") == "Ordinary" else f"puppet-{name}"]

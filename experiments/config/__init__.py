@@ -85,6 +85,28 @@ class Optim:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Distillation:
+    """What trained networks tell the one in training: their probabilities of the classes are part of its targets."""
+
+    teachers: tuple[str, ...] = ()
+    """Folders of runs on the same data, whose mean probabilities are the answer; none if not given."""
+    teacher_weight: float = 0.7
+    """Part of a target that is the teachers' answer, in (0, 1]; the rest is the label."""
+    teacher_temperature: float = 1.5
+    """Divides the teachers' logits; above 1 their answer is softer."""
+
+    def __post_init__(self):
+        """Refuses values outside their range, and options of teachers that are not there."""
+        require(0 < self.teacher_weight <= 1, "teacher_weight", "in (0, 1]", self.teacher_weight)
+        temperature = self.teacher_temperature
+        require(0 < temperature < math.inf, "teacher_temperature", "positive and finite", temperature)
+        if not self.teachers:
+            for field in dataclasses.fields(self)[1:]:
+                value = getattr(self, field.name)
+                require(value == field.default, field.name, "given with --teachers alone", value)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """Everything that decides what a run computes; written to `config.json`."""
 
@@ -98,6 +120,8 @@ class Config:
     """Bits of a stored weight; training sees the rounded values (quantisation-aware)."""
     start_from: str | None = None
     """Folder of a run of the same network whose parameters training starts with; those of the seed if not given."""
+    distillation: Distillation = dataclasses.field(default=Distillation(), metadata={"stored": "unless default"})
+    """By which teachers."""
     seed: int = 0
     """Of the subset, the split, the initial parameters and the order of the batches."""
 

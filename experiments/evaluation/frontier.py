@@ -74,6 +74,8 @@ def collect(summaries: Iterable[Summary]) -> list[Point]:
         config = flat(summary.config)
         seed, bits = config.pop("seed"), config.pop("bits")
         config["start_from"] = bool(config["start_from"])  # each seed from its own
+        if "teachers" in config:
+            config["teachers"] = len(config["teachers"])
         key = json.dumps(config, sort_keys=True)
         configs[key] = config
         of_seed = groups.setdefault((key, bits), {})

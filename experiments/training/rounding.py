@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-import jax.numpy as jnp
+import jax
 
 from experiments.evaluation.accuracy import accuracy
 from experiments.evaluation.report import summarise
@@ -30,7 +30,7 @@ def round_run(run: Run, folder: Path, bits: Literal[8, 4]) -> None:
     buckets = make_buckets(complexities.h, complexities.depths, config.optim.batch_size)
     batches = epoch_batches(buckets, complexities.h, config.optim.batch_size, config.seed, 0)
     params = rounded(config, network, model.params)
-    data = Data(*map(jnp.asarray, (images, labels, complexities.h)))  # on the device, once
+    data = jax.device_put(Data(images, labels, complexities.h))  # once
     stats = make_stats_estimator(config, network)(params, data, batches)
     stored = dataclasses.replace(model, params=params, batch_stats=stats, bits=bits)
 

@@ -18,6 +18,7 @@ from experiments.devices import start_jax
 from experiments.errors import RunError
 from experiments.evaluation.report import summarise
 from experiments.evaluation.summary import Summary
+from experiments.fields import replace
 from experiments.model import load_model
 from experiments.networks import Network
 from experiments.runs import folder as run_folder
@@ -26,6 +27,7 @@ from experiments.runs.lock import locked
 from experiments.training.batching import Bucket, make_buckets
 from experiments.training.checkpoint import Checkpoints
 from experiments.training.complexity import Complexities, measure_complexities
+from experiments.training.distillation import answers_or_teachers, load_teachers
 from experiments.training.keeper import Keeper
 from experiments.training.loop import Schedule, train_loop
 from experiments.training.optimizer import make_optimizer
@@ -53,8 +55,7 @@ def train(experiment: str, config: Config, options: Options, dataset: Dataset | 
     """
     assert options.workdir is not None
     folder = options.workdir
-    if config.start_from is not None:  # whichever folder a later command is given in
-        config = dataclasses.replace(config, start_from=str(Path(config.start_from).expanduser().resolve()))
+    config = _with_absolute_paths(config)
     start_jax(options.distributed)
     layout = make_layout(config.optim.batch_size)
     dataset = dataset or _load(experiment, options)
@@ -74,6 +75,7 @@ def train(experiment: str, config: Config, options: Options, dataset: Dataset | 
     identity = _identity(dataset, options)
     saved = told(by_first(lambda: options.resume and run_folder.check_resumable(folder)))
     start = None if saved else _start(config, network, depths, identity, held_out)
+    taught = answers_or_teachers(config, load_teachers(config, identity, chosen, held_out), images)
     schedule = Schedule(
         buckets=buckets,
         h=complexities.h,
@@ -95,9 +97,9 @@ def train(experiment: str, config: Config, options: Options, dataset: Dataset | 
         by_first(open_folder)
         keeper = Keeper(folder, stack.enter_context(Checkpoints(folder / run_folder.CHECKPOINTS)))
         state = agreed(init_state(config, network, depths, tx, start))
-        data = Data(images, labels, complexities.h)
+        data = Data(images, labels, complexities.h, *taught)
         # on the devices, once
-        state, data = put((state, data), layout.whole) if layout else (state, Data(*map(jnp.asarray, data)))
+        state, data = put((state, data), layout.whole) if layout else (state, jax.tree.map(jnp.asarray, data))
         state, resumed = keeper.restore(state, schedule.per_epoch, schedule.steps)
         estimate_stats = make_stats_estimator(config, network, layout)
 
@@ -178,6 +180,16 @@ def _start(
     if run.data["sha256"] == data["sha256"]:
         check_unseen(run.folder, run.train_indices, validation, "give its --seed, --num-images and --num-validation")
     return run.model.params
+
+
+def _with_absolute_paths(config: Config) -> Config:
+    """The same, whichever folder a later command is given in."""
+
+    def absolute(folder: str) -> str:
+        return str(Path(folder).expanduser().resolve())
+
+    start = None if config.start_from is None else absolute(config.start_from)
+    return replace(config, start_from=start, teachers=tuple(map(absolute, config.distillation.teachers)))
 
 
 def _identity(dataset: Dataset, options: Options) -> dict[str, Any]:

@@ -15,17 +15,28 @@ from experiments.config import Adaptive, Config
 from experiments.model import bits_of
 from experiments.networks import Network
 from experiments.training.augment import cut_out, shift
+from experiments.training.distillation import Teacher, mean_probabilities
 from experiments.training.parallel import Layout, put
 from puppet_jax import extras
 from puppet_jax.routing import level_centre
 
 
 class Data(NamedTuple):
-    """A training set on the device: images (N, H, W, C) uint8, labels (N,) int32, h (N,) float32 nats."""
+    """A training set on the device, and who teaches it.
+
+    Attributes:
+        images: (N, H, W, C) uint8.
+        labels: (N,) int32.
+        h: (N,) float32, nats.
+        answers: (N, classes) float32, the teachers' mean probabilities, or None.
+        teachers: those that answer to the images of a step as they are augmented.
+    """
 
     images: Array | np.ndarray
     labels: Array | np.ndarray
     h: Array | np.ndarray
+    answers: Array | np.ndarray | None = None
+    teachers: tuple[Teacher, ...] = ()
 
 
 class TrainState(NamedTuple):
@@ -60,8 +71,7 @@ def make_train_step(
 
     def loss_fn(params, batch: Data, depth, key):
         outputs, _ = apply_batch(config, network, params, batch, depth, key)
-        targets = jax.nn.one_hot(batch.labels, network.num_classes)
-        loss, logits = network.loss(outputs, optax.smooth_labels(targets, config.optim.label_smoothing))
+        loss, logits = network.loss(outputs, targets_of(config, batch, network.num_classes))
         return loss, (logits.argmax(-1) == batch.labels).mean()
 
     whole = None if layout is None else layout.whole
@@ -72,6 +82,9 @@ def make_train_step(
         if config.data.cutout:  # not in `pick`: statistics for evaluation are of whole images
             cutout_key = jax.random.fold_in(jax.random.key(seed + 3), state.step)
             batch = batch._replace(images=cut_out(cutout_key, jnp.asarray(batch.images), config.data.cutout))
+        if data.teachers:
+            logits = [teacher(jnp.asarray(batch.images)) for teacher in data.teachers]
+            batch = batch._replace(answers=mean_probabilities(logits, config.distillation.teacher_temperature))
         key = jax.random.fold_in(jax.random.key(seed + 2), state.step)
         (loss, correct), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, batch, depth, key)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -85,6 +98,14 @@ def make_train_step(
         return train_step(state, data, put(indices, layout.split), seed=seed_of(config), depth=depth)
 
     return split_step
+
+
+def targets_of(config: Config, batch: Data, num_classes: int) -> Array:
+    """What a batch is trained towards, (batch, classes): its labels, smoothed, and the teachers' answers."""
+    targets = optax.smooth_labels(jax.nn.one_hot(batch.labels, num_classes), config.optim.label_smoothing)
+    if batch.answers is None:
+        return targets
+    return targets + config.distillation.teacher_weight * (batch.answers - targets)
 
 
 def apply_batch(config: Config, network: Network, params: Any, batch: Data, depth: int, key: Array | None = None):
@@ -113,11 +134,11 @@ def kernel_levels(config: Config, network: Network, h: Array, depth: int) -> Arr
 
 def pick(config: Config, data: Data, indices: Array, seed: Array, step: Array) -> Data:
     """The batch at `indices`, augmented if the configuration says so; randomness follows from seed and step."""
-    images, labels, h = (array[indices] for array in data)
+    images, labels, h = (array[indices] for array in data[:3])
     if config.data.augment != "none":
         key = jax.random.fold_in(jax.random.key(seed + 1), step)
         images = shift(key, images, flip=config.data.augment == "crop_flip")
-    return Data(images, labels, h)
+    return Data(images, labels, h, None if data.answers is None else data.answers[indices])
 
 
 def rounded(config: Config, network: Network, params: Any) -> Any:

@@ -18,6 +18,7 @@ from experiments.config import (
     Config,
     Data,
     DeepBackbone,
+    Distillation,
     FrozenBasis,
     Generated,
     OneDepth,
@@ -241,6 +242,8 @@ class TestJson:
         for record in _records(config):
             for field in dataclasses.fields(record):
                 value = getattr(record, field.name)
+                if value == Distillation() or isinstance(record, Distillation):
+                    continue  # left out
                 if dataclasses.is_dataclass(value):
                     assert field.name not in kinds or options[field.name] == type(value).__name__
                 else:
