@@ -24,9 +24,12 @@ With --predictor it measures one puppet on the test images of CIFAR-10: what a c
 beside the same network in plain JAX, in PyTorch and in onnxruntime where they are installed; and where depths follow
 complexity how fast images of several depths are beside single depths, and how often kernels of a level of complexity
 answer otherwise than those of the image's own (FOLDER/predictor.json).
+
+On a GPU --steps adds batches of 512, and PyTorch is timed if it has the GPU too.
 """
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -76,11 +79,15 @@ class Command:
 
 def benchmark(command: Command) -> None:
     """Carries out the command."""
+    import jax
+
     from experiments.devices import device_name, start_jax
     from experiments.evaluation import convolutions, generation, predictor, rounds, steps
     from experiments.runs.files import write_json
     from experiments.runs.folder import versions
 
+    # so that PyTorch and processes of their own find memory on a GPU; read when JAX first computes there
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     start_jax()
     rows: Any
     if command.convolutions:
@@ -90,10 +97,8 @@ def benchmark(command: Command) -> None:
         rows = generation.measure(command.rounds, generation.CASES)
         name, table = "generation", generation.table(rows)
     elif command.steps:
-        rows = {
-            "steps": steps.measure(command.rounds, steps.CASES),
-            "start": steps.measure_start(steps.STARTED),
-        }
+        cases = (*steps.CASES, *(steps.ON_GPU if jax.default_backend() == "gpu" else ()))
+        rows = {"steps": steps.measure(command.rounds, cases), "start": steps.measure_start(steps.STARTED)}
         name, table = "steps", steps.table(rows["steps"], rows["start"])
     elif command.predictor is not None:
         rows = _measure_predictor(command.predictor, command)

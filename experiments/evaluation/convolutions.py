@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.evaluation.rounds import error_of, is_installed, time_rounds
+from experiments.evaluation import in_torch
+from experiments.evaluation.rounds import error_of, time_rounds
 from experiments.tables.render import markdown
 from puppet_jax.fast_convolution import WAYS, Way, choose, compute
 from puppet_jax.mirror import with_mirrored
@@ -109,7 +110,7 @@ def _row(case: Case, rounds: int) -> dict[str, Any]:
         name: {way: _call(program, *given) for way, program in programs.items()}
         for name, programs, given in (("value", values, (x, kernel)), ("gradients", gradients, (x, kernel, g)))
     }
-    if is_installed("torch"):
+    if in_torch.is_comparable():
         calls["value"]["pytorch"], calls["gradients"]["pytorch"] = _torch_calls(
             x, with_mirrored(kernel, True) if mirrored else kernel, g, groups
         )
@@ -150,7 +151,7 @@ def _torch_calls(x: Any, kernel: Any, g: Any, groups: int) -> tuple[Callable[[],
     import torch
 
     def as_torch(array: Any, axes: tuple[int, ...]) -> Any:
-        return torch.tensor(np.array(array)).permute(*axes).requires_grad_()
+        return in_torch.tensor(array).permute(*axes).requires_grad_()
 
     images, weights = as_torch(x, (0, 3, 1, 2)), as_torch(kernel, (3, 2, 0, 1))
     cotangent = as_torch(g, (0, 3, 1, 2)).detach()
@@ -159,10 +160,12 @@ def _torch_calls(x: Any, kernel: Any, g: Any, groups: int) -> tuple[Callable[[],
     def value() -> None:
         with torch.no_grad():
             torch.nn.functional.conv2d(images, weights, **settings)
+        in_torch.wait()
 
     def gradients() -> None:
         y = torch.nn.functional.conv2d(images, weights, **settings)
         torch.autograd.grad(y, (images, weights), cotangent)
+        in_torch.wait()
 
     return value, gradients
 

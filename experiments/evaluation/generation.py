@@ -11,7 +11,7 @@ import numpy as np
 
 import puppet_jax as pj
 from experiments.evaluation import in_torch
-from experiments.evaluation.rounds import is_installed, time_rounds
+from experiments.evaluation.rounds import time_rounds
 from experiments.tables.render import markdown
 from puppet_jax.puppeteer import kernel_field, start
 
@@ -72,9 +72,9 @@ def _row(case: Case, rounds: int) -> dict[str, Any]:
         "library": _programs(library, puppeteer),
         "scan": _programs(_scan(case), puppeteer),
     }
-    if is_installed("torch"):
+    if in_torch.is_comparable():
         ways["pytorch"] = _torch(case, puppeteer)
-    kernels = [np.stack([np.asarray(kernel) for kernel in value()]) for value, _ in ways.values()]
+    kernels = [np.stack([_on_host(kernel) for kernel in value()]) for value, _ in ways.values()]
     row: dict[str, Any] = {
         "channels": case.channels,
         "layers": case.layers,
@@ -132,12 +132,21 @@ def _torch(case: Case, puppeteer: pj.Puppeteer) -> tuple[Callable[[], Any], Call
 
     def value() -> Any:
         with torch.no_grad():
-            return kernels()
+            made_of = kernels()
+        in_torch.wait()
+        return made_of
 
     def gradient() -> Any:
-        return torch.autograd.grad(sum(kernel.square().sum() for kernel in kernels()), made.leaves)
+        found = torch.autograd.grad(sum(kernel.square().sum() for kernel in kernels()), made.leaves)
+        in_torch.wait()
+        return found
 
     return value, gradient
+
+
+def _on_host(kernel: Any) -> np.ndarray:
+    """Of JAX or PyTorch."""
+    return np.asarray(kernel.cpu() if hasattr(kernel, "cpu") else kernel)
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

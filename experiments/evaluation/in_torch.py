@@ -1,6 +1,9 @@
-"""Puppeteer and puppet in PyTorch, eager: what `experiments.benchmark` times the library beside. Imports torch late."""
+"""Puppeteer and puppet in PyTorch, eager: what `experiments.benchmark` times the library beside. Imports torch late.
 
-from collections.abc import Callable, Iterator, Sequence
+All is on the kind of device that JAX has. On a GPU convolutions are of TF32, as PyTorch has them unless it is told.
+"""
+
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -8,10 +11,40 @@ import jax.numpy as jnp
 import numpy as np
 
 import puppet_jax as pj
+from experiments.evaluation.rounds import is_installed
 from puppet_jax.folded import FoldedPuppet
 from puppet_jax.puppeteer import start
 
 EPSILON = 1e-5
+
+
+def is_comparable() -> bool:
+    """Whether PyTorch is installed and has a device of the kind that JAX computes on."""
+    if not is_installed("torch"):
+        return False
+    import torch
+
+    return jax.default_backend() == "cpu" or (device() == "cuda" and torch.cuda.is_available())
+
+
+def device() -> str:
+    """Where tensors are."""
+    return "cuda" if jax.default_backend() == "gpu" else "cpu"
+
+
+def tensor(array: Any) -> Any:
+    """An array's values as a tensor."""
+    import torch
+
+    return torch.tensor(np.array(array, order="C"), device=device())
+
+
+def wait() -> None:
+    """Returns once all is computed."""
+    import torch
+
+    if device() == "cuda":
+        torch.cuda.synchronize()
 
 
 class Generator(NamedTuple):
@@ -44,16 +77,12 @@ def generator(puppeteer: pj.Puppeteer) -> Generator:
 
 def leaf(array: Any) -> Any:
     """A trainable tensor of an array's values."""
-    import torch
-
-    return torch.tensor(np.array(array)).requires_grad_()
+    return tensor(array).requires_grad_()
 
 
 def first_state(puppeteer: pj.Puppeteer, h: float) -> Any:
     """The initial state (1, C, C, taps) at complexity `h`."""
-    import torch
-
-    return torch.tensor(np.array(start(puppeteer, jnp.float32(h)).transpose()))[None]
+    return tensor(start(puppeteer, jnp.float32(h)).transpose())[None]
 
 
 def steps(made: Generator, state: Any, dl: float) -> Iterator[tuple[Any, Any]]:
@@ -173,21 +202,18 @@ def run_layers(layers: FoldedPuppet) -> Callable[[np.ndarray], np.ndarray]:
     """
     import torch
 
-    def tensor(array: Any, axes: Sequence[int] | None = None) -> Any:
-        return torch.tensor(np.array(array if axes is None else jax.numpy.transpose(array, axes)))
-
-    kernels = [tensor(kernel, (3, 2, 0, 1)) for kernel in layers.kernels]
+    kernels = [tensor(jnp.transpose(kernel, (3, 2, 0, 1))) for kernel in layers.kernels]
     biases = [tensor(bias) for bias in layers.biases]
     classifier = tensor(layers.classifier_kernel), tensor(layers.classifier_bias)
     functional = torch.nn.functional
 
     def run(images: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            x = torch.from_numpy(images).permute(0, 3, 1, 2).to(torch.float32) * (4 / 255) - 2
+            x = torch.from_numpy(images).to(device()).permute(0, 3, 1, 2).to(torch.float32) * (4 / 255) - 2
             for kernel, bias, pool, add in zip(kernels, biases, layers.pools, layers.adds, strict=True):
                 x = functional.max_pool2d(x, 2) if pool else x
                 y = functional.relu(functional.conv2d(x, kernel, bias, padding="same"))
                 x = x + y if add else y
-            return (x.mean(dim=(2, 3)) @ classifier[0] + classifier[1]).numpy()
+            return (x.mean(dim=(2, 3)) @ classifier[0] + classifier[1]).cpu().numpy()
 
     return run

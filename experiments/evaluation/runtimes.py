@@ -49,9 +49,9 @@ def measure(model: pj.PretrainedPuppet, images: np.ndarray, rounds: int) -> list
         "predictor": lambda part: predictor(part, np.repeat(h, len(part))),
         "plain": _plain(layers),
     }
-    if is_installed("torch"):
+    if in_torch.is_comparable():
         ways["pytorch"] = in_torch.run_layers(layers)
-    if is_installed("onnx", "onnxruntime"):
+    if is_installed("onnx", "onnxruntime") and jax.default_backend() == "cpu":
         ways["onnxruntime"] = _onnxruntime(layers, model.image_shape)
     return [_row(ways, images[: min(size, len(images))], rounds) for size in BATCH_SIZES]
 

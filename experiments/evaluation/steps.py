@@ -17,11 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import puppet_jax as pj
-from experiments.cifar10 import BEST, LIGHT, PAPER, PRESETS, SMALL
+from experiments.cifar10 import BEST, FULL, LIGHT, PAPER, PRESETS, SMALL
 from experiments.config import Config, OneDepth, Ordinary, PuppetCNN
 from experiments.devices import start_jax
-from experiments.evaluation.in_torch import PuppetInTorch
-from experiments.evaluation.rounds import error_of, is_installed, time_rounds
+from experiments.evaluation import in_torch
+from experiments.evaluation.rounds import error_of, time_rounds
 from experiments.fields import replace
 from experiments.networks.puppet import PuppetLike, make_puppet
 from experiments.tables.definitions import NARROW
@@ -53,6 +53,14 @@ CASES = (
     Case("paper", PAPER, 256, 3),
 )
 
+ON_GPU = (
+    Case("best", BEST, 512),
+    Case("narrow", NARROW, 512),
+    Case("paper", PAPER, 512),
+    Case("full", FULL, 512),
+)
+"""More of them, where there is a GPU: batches that fill it. PyTorch has no bfloat16 here, so is left out of `full`."""
+
 STARTED = "best"
 """The preset whose first step is timed in a process of its own."""
 
@@ -68,8 +76,8 @@ def measure(rounds: int, cases: Sequence[Case]) -> list[dict[str, Any]]:
 
     Returns:
         "name", "batch", "depth", "sets" (of kernels in a batch), "seconds" by way: "puppet" and "plain" (the same
-        layers, weights stored), and "pytorch" and "pytorch_plain", the same in PyTorch, where it is installed; "error",
-        the largest difference of its logits from ours, of the largest logit.
+        layers, weights stored), and "pytorch" and "pytorch_plain", the same in PyTorch, where it is comparable, see
+        `in_torch.is_comparable`; "error", the largest difference of its logits from ours, of the largest logit.
     """
     alone = multiprocessing.get_context("spawn")  # what other cases leave in memory slows the large ones down
     with ProcessPoolExecutor(max_workers=1, mp_context=alone, max_tasks_per_child=1) as pool:
@@ -116,9 +124,9 @@ def _row(case: Case, rounds: int) -> dict[str, Any]:
         own = _network(one)
         own_depth = _depth(own, data.h)
         calls[name] = _step(one, own, data, own_depth)
-        if is_installed("torch"):
-            in_torch = "pytorch" if name == "puppet" else "pytorch_plain"
-            calls[in_torch], error = _torch_step(one, own, data, own_depth)
+        if in_torch.is_comparable() and network.dtype == "float32":
+            way = "pytorch" if name == "puppet" else "pytorch_plain"
+            calls[way], error = _torch_step(one, own, data, own_depth)
             errors.append(error)
     times = time_rounds(list(calls.values()), min(rounds, case.most_rounds or rounds))
     return {
@@ -169,13 +177,13 @@ def _torch_step(config: Config, network: PuppetLike, data: Data, depth: int) -> 
 
     params = network.init(config.seed, (depth,))
     h = kernel_levels(config, network, jnp.asarray(data.h), depth)
-    made = PuppetInTorch(network.puppet, params, np.asarray(h), depth)
-    images = torch.from_numpy(data.images).permute(0, 3, 1, 2).contiguous()
-    labels = torch.from_numpy(data.labels.astype(np.int64))
+    made = in_torch.PuppetInTorch(network.puppet, params, np.asarray(h), depth)
+    images = in_torch.tensor(np.asarray(data.images).transpose(0, 3, 1, 2))
+    labels = in_torch.tensor(np.asarray(data.labels, np.int64))
     ours = np.asarray(network.apply(params, None, data.images, h, depth)[0])
-    theirs = made.logits(images, training=False).detach().numpy()
+    theirs = made.logits(images, training=False).detach().cpu().numpy()
     optimizer = torch.optim.AdamW(made.leaves, config.optim.learning_rate, weight_decay=config.optim.weight_decay)
-    indices = torch.arange(len(labels))
+    indices = in_torch.tensor(np.arange(len(labels)))
 
     def call() -> None:
         optimizer.zero_grad()
@@ -183,19 +191,28 @@ def _torch_step(config: Config, network: PuppetLike, data: Data, depth: int) -> 
         smoothing = config.optim.label_smoothing
         torch.nn.functional.cross_entropy(logits, labels[indices], label_smoothing=smoothing).backward()
         optimizer.step()
+        in_torch.wait()
 
     return call, error_of(theirs, ours)
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:,.0f}" if seconds >= 0.1 else f"{1e3 * seconds:.1f}"
 
 
 def table(rows: Sequence[dict[str, Any]], start: dict[str, float]) -> str:
     """Markdown tables: milliseconds, and ratios of times; seconds of `measure_start`."""
     pairs = [("puppet", "plain"), ("puppet", "pytorch"), ("plain", "pytorch_plain")]
     pairs = [pair for pair in pairs if pair[1] in rows[0]["seconds"]]
+
+    def ratio(seconds: dict[str, float], one: str, other: str) -> str:
+        return f"{seconds[one] / seconds[other]:.2f}" if other in seconds else ""
+
     lines = []
     for row in rows:
         seconds = row["seconds"]
-        times = [f"{1e3 * seconds[way]:,.0f}" for way in rows[0]["seconds"]]
-        ratios = [f"{seconds[one] / seconds[other]:.2f}" for one, other in pairs]
+        times = [_milliseconds(seconds[way]) if way in seconds else "" for way in rows[0]["seconds"]]
+        ratios = [ratio(seconds, *pair) for pair in pairs]
         lines.append([row["name"], str(row["batch"]), *times, *ratios])
     ways = [f"{way}, ms".replace("_", " ") for way in rows[0]["seconds"]]
     header = ["preset", "batch", *ways, *(f"{one} ÷ {other}".replace("_", " ") for one, other in pairs)]

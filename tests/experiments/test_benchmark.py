@@ -137,6 +137,28 @@ class TestCommand:
             assert row["error"] is None or row["error"] < 1e-5
         assert steps.table(found, start) in capsys.readouterr().out
 
+    def test_table_of_steps_where_pytorch_is_left_out_of_one(self):
+        """As of bfloat16."""
+        both = {"name": "one", "batch": 8, "seconds": {"puppet": 0.2, "pytorch": 0.4, "plain": 0.1}}
+        ours = {"name": "two", "batch": 512, "seconds": {"puppet": 0.03, "plain": 0.02}}
+        lines = steps.table([both, ours], {"cold": 4.0, "warm": 1.0}).splitlines()
+        assert (
+            lines[0] == "| preset | batch | puppet, ms | pytorch, ms | plain, ms | puppet ÷ plain | puppet ÷ pytorch |"
+        )
+        assert lines[2:4] == ["| one | 8 | 200 | 400 | 100 | 2.00 | 0.50 |", "| two | 512 | 30.0 |  | 20.0 | 1.50 |  |"]
+
+    def test_more_cases_on_a_gpu(self, monkeypatch):
+        measured = []
+        monkeypatch.setattr(steps, "measure", lambda rounds, cases: measured.append(cases) or [])
+        monkeypatch.setattr(steps, "measure_start", lambda preset: {})
+        monkeypatch.setattr(steps, "table", lambda *_: "")
+        monkeypatch.setattr("experiments.devices.device_name", lambda: "a device")
+        for backend in ("cpu", "gpu"):
+            monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+            benchmark(Command(steps=True))
+        assert measured == [steps.CASES, steps.CASES + steps.ON_GPU]
+        assert {case.batch for case in steps.ON_GPU} == {512}
+
     def test_predictor(self, tmp_path, monkeypatch):
         """The finer the levels, the closer to kernels of each image's own complexity."""
         puppeteer = pj.init_puppeteer(jax.random.key(0), max_channels=PUPPET.max_channels, kernels_from="velocity")
