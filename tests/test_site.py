@@ -104,3 +104,21 @@ def test_a_broken_link_is_found():
     assert broken_links(ROOT / "README.md", "[a](docs/nowhere.md) [b](README.md#results) [c](https://jax.dev)") == [
         "docs/nowhere.md"
     ]
+
+
+OTHERS = {"--ntasks-per-node", "--nodes", "--gpus-per-node", "--directory", "--bind", "--file_format", "--head"}
+"""Flags of SLURM, of Python's web server, of TensorFlow Datasets and of Ray."""
+
+
+def test_flags_exist():
+    """Every flag that a page, the README or a message names is an option of a command here."""
+    sources = {str(path.relative_to(ROOT)): path for path in sorted((ROOT / "experiments").rglob("*.py"))}
+    texts = [path.read_text() for path in sources.values()]
+    options = {name for text in texts for name in re.findall(r"^    (\w+): |arg\(name=\"(\w+)\"", text, re.MULTILINE)}
+    options = {"help"}.union(*options)
+    pages = {**PAGES, **sources, "README.md": ROOT / "README.md"}
+    found = {name: set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]+", path.read_text())) for name, path in pages.items()}
+    assert {"--preset", "--teachers", "--rule"} <= set().union(*found.values())
+    for name, flags in found.items():
+        unknown = {flag for flag in flags - OTHERS if flag[2:].replace("-", "_") not in options}
+        assert not unknown, name
