@@ -14,7 +14,7 @@ from jaxtyping import Array, ArrayLike, DTypeLike
 from puppet_jax.accounting import puppet_macs
 from puppet_jax.adaptation import depth_interval
 from puppet_jax.architecture import Puppet
-from puppet_jax.checks import are_finite, as_integer, as_native, check_floating, check_image_size, check_images
+from puppet_jax.checks import are_finite, as_integer, check_floating, check_image_size, check_images
 from puppet_jax.complexity import complexity as entropy_complexity
 from puppet_jax.fast_convolution import is_of_cpu
 from puppet_jax.folded import FoldedPuppet, apply_folded, fold
@@ -22,6 +22,7 @@ from puppet_jax.puppet import BatchStats, PuppetParams, apply_puppet, centred
 from puppet_jax.routing import (
     Adaptation,
     Group,
+    batch_sharding,
     check_adaptation,
     complexities,
     make_groups,
@@ -151,13 +152,14 @@ class Predictor:
         self.dtype = dtype
         self.generate = generate
         self.image_size = image_size
+        self._sharding = batch_sharding(params)
         self.bank = KernelBank(puppet, params.puppeteer, max_sets, generate, self._fold)
 
     def _fold(self, depth: int, kernels: tuple[Array, ...]) -> FoldedPuppet:
         stats = self.batch_stats[depth]
         return fold(self.puppet, self.params, stats, kernels, depth, self.dtype, in_halves=is_of_cpu(self.dtype))
 
-    @property
+    @functools.cached_property
     def depths(self) -> tuple[int, ...]:
         """The depths in use."""
         return tuple(sorted(self.batch_stats))
@@ -224,13 +226,13 @@ class Predictor:
                 f"depth must be one of {self.depths}, the depths with statistics, got {depth!r:.80}. "
                 "`estimate_batch_stats` and `PretrainedPuppet.at_depth` make statistics of others."
             )
-        images = np.asarray(as_native(images))
+        images = np.asarray(check_images(images))
         check_image_size(images, self.image_size)
-        if h is None:
-            h = complexities(images, self.complexity)  # looks at the values of the images as well
-        else:
-            images, h = np.asarray(check_images(images)), one_an_image(h, len(images))
+        h = complexities(images, self.complexity) if h is None else one_an_image(h, len(images))
         groups = make_groups(h, self.depths if depth is None else (depth,), self.num_levels)
+        if len(groups) == 1:  # it holds all images in their order
+            output, count = self._run(groups[0], images, h), len(images)
+            return lambda: np.array(np.asarray(output)[:count], np.float32), np.full(count, groups[0].depth)
         depths = np.empty(len(images), np.int64)
         for group in groups:
             depths[group.indices] = group.depth
@@ -285,8 +287,8 @@ class Predictor:
         static: dict[str, Any] = {"depth": group.depth, "dtype": self.dtype}
         if group.h is None:
             padded, stats = group.padded_indices(), self.batch_stats[group.depth]
-            part = spread(images[padded], self.params)
+            part = spread(images[padded], self._sharding)
             return _forward_own(self.puppet, self.params, stats, h[padded], part, generate=self.generate, **static)
         whole = len(group.indices) == len(images) == group.size  # indices rise: these are the images as they are
-        part = spread(images if whole else images[group.padded_indices()], self.params)
+        part = spread(images if whole else images[group.padded_indices()], self._sharding)
         return _forward_shared(self.puppet, self.bank(group.depth, group.h), part, **static)
