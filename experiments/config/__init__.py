@@ -103,7 +103,7 @@ class Distillation:
         if not self.teachers:
             for field in dataclasses.fields(self)[1:]:
                 value = getattr(self, field.name)
-                require(value == field.default, field.name, "given with --teachers alone", value)
+                require(value == field.default, field.name, "left out where there are no --teachers", value)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

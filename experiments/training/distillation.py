@@ -66,9 +66,9 @@ def load_teachers(config: Config, data: dict[str, Any], chosen: np.ndarray, vali
             raise RunError(f"the teacher {run.folder} was trained on other data; give --teachers of the same data.")
         check_unseen(run.folder, run.train_indices, validation, "give a teacher of the same --seed and images")
         others = len(np.setdiff1d(run.train_indices, chosen))
-        seen = f"{len(run.train_indices)} images, {others or 'none'} of which this run is not trained on"
+        more = f", {others:,} of which this run does not train on" if others else ""
         if is_first():
-            print(f"teacher: {run.folder}, trained on {seen}", flush=True)
+            print(f"teacher: {run.folder}, trained on {len(run.train_indices):,} images{more}", flush=True)
     return runs
 
 

@@ -193,8 +193,8 @@ class TestRefusals:
             ({"teachers": ("a",), "teacher_weight": 1.1}, r"--teacher-weight must be in \(0, 1\], got 1.1"),
             ({"teachers": ("a",), "teacher_temperature": 0}, "--teacher-temperature must be positive and finite"),
             ({"teachers": ("a",), "teacher_temperature": np.inf}, "--teacher-temperature must be positive and finite"),
-            ({"teacher_weight": 0.5}, "--teacher-weight must be given with --teachers alone, got 0.5"),
-            ({"teacher_temperature": 3}, "--teacher-temperature must be given with --teachers alone, got 3"),
+            ({"teacher_weight": 0.5}, "--teacher-weight must be left out where there are no --teachers, got 0.5"),
+            ({"teacher_temperature": 3}, "--teacher-temperature must be left out where there are no --teachers, got 3"),
         ],
     )
     def test_options(self, options, message):
@@ -216,3 +216,11 @@ class TestConfiguration:
         described["distillation"].pop("teachers")
         with pytest.raises(ValueError, match="Distillation lacks teachers"):
             from_json(Config, described)
+
+
+def test_says_whose_images_a_teacher_has_seen(folder, capsys):
+    run = load_run(folder / "narrow")
+    some = run.train_indices[10:]
+    for chosen, words in ((run.train_indices, ""), (some, ", 10 of which this run does not train on")):
+        load_teachers(taught(folder / "narrow"), run.data, chosen, run.validation_indices)
+        assert capsys.readouterr().out == f"teacher: {folder / 'narrow'}, trained on 1,000 images{words}\n"
