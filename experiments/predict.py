@@ -1,9 +1,8 @@
 """Classifies image files with a trained model, and says how complex each is and how deep the network it ran through.
 
     python -m experiments.predict RUN IMAGE...
-    python -m experiments.predict --pretrained [--model NAME] IMAGE...
 
-The model is that of a run's folder, or one that comes with the package and needs neither data nor a network.
+RUN is the folder of a run, a model file, or the name of a model that comes with the package, such as cifar10-full.
 
 An image is a file that Pillow reads, or an array in a .npy file: (height, width) or (height, width, channels), uint8
 or floating in [0, 1]. It is resized to the size of the images that the run was trained on.
@@ -22,17 +21,10 @@ from experiments.cli import main, printable, run_command
 class Command:
     """Command line of `experiments.predict`."""
 
-    paths: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Folder of a run, then image files; with --pretrained image files alone."""
-    pretrained: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Use a model that comes with the package."""
-    model: str | None = None
-    """Which one, by name; the package's default if not given."""
-
-    def __post_init__(self):
-        """Refuses a name that nothing is done with."""
-        if self.model is not None and not self.pretrained:
-            raise ValueError(f"--model names a model of the package; give --pretrained too, got --model {self.model}.")
+    run: Annotated[str, tyro.conf.Positional]
+    """Folder of a run, a model file, or the name of a model of the package."""
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Image files."""
 
 
 def predict(command: Command) -> None:
@@ -45,23 +37,14 @@ def predict(command: Command) -> None:
     from experiments.devices import start_jax
     from experiments.errors import DataError
     from experiments.model import load_model
-    from experiments.runs import folder as run_folder
-    from puppet_jax.pretrained import pretrained_file
+    from experiments.runs.puppet import find_model
 
-    paths = command.paths if command.pretrained else command.paths[1:]
-    if not paths:
-        after = "--pretrained" if command.pretrained else "the folder of a run"
-        raise DataError(f"no image was named; give at least one file after {after}.")
-    if command.model is not None and command.model not in pj.pretrained_models():
-        raise DataError(f"--model must be one of {', '.join(pj.pretrained_models())}, got {command.model!r}.")
+    if not command.images:
+        raise DataError(f"no image was named; give at least one file after the model, {command.run}.")
     start_jax()
-    if command.pretrained:
-        model = load_model(pretrained_file() if command.model is None else pretrained_file(command.model))
-    else:
-        run_folder.read_config(command.paths[0])
-        model = load_model(command.paths[0] / run_folder.MODEL)
+    model = load_model(find_model(command.run))
     images, readable, errors = [], [], []
-    for path in paths:
+    for path in command.images:
         try:
             images.append(read_image(path, model.network.image_shape))
             readable.append(path)

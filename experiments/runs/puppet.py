@@ -27,8 +27,11 @@ def find_model(named: str) -> Path:
         return Path(named) / run_folder.MODEL
     try:
         return pretrained_file(named)
-    except FileNotFoundError as error:
-        raise UsageError(str(error)) from None
+    except FileNotFoundError:
+        models = ", ".join(pj.pretrained_models())
+        raise UsageError(
+            f"{named} is neither the folder of a run, nor a model file, nor a model of the package ({models})."
+        ) from None
 
 
 def open_puppet(named: str) -> pj.PretrainedPuppet:

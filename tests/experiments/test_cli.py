@@ -53,7 +53,7 @@ CASES = {
     "mini_imagenet": [*RUN, "DIR/CLASS/*.png"],
     "digits": [*RUN, "--learning-rate"],
     "evaluate": ["--data-dir", "--adaptation", "--shifted-views", "--with", "--fraction"],
-    "predict": ["IMAGE", "--pretrained", "--model"],
+    "predict": ["RUN", "IMAGE"],
     "explore": ["RUN", "--host", "--port"],
     "webpage": ["RUN", "--out"],
     "quantize": ["--bits", "--workdir", "--epochs", "--learning-rate"],
@@ -391,11 +391,11 @@ class TestMissingThings:
         assert "Traceback" not in self.one_line(capsys)
         assert not (workdir / "config.json").exists()
 
-    @pytest.mark.parametrize("program", ["evaluate", "predict"])
-    def test_run(self, tmp_path, capsys, program):
+    @pytest.mark.parametrize(("program", "status"), [("evaluate", 1), ("predict", 2)])
+    def test_run(self, tmp_path, capsys, program, status):
         module = importlib.import_module(f"experiments.{program}")
         argv = [str(tmp_path / "nothing"), *(["a.png"] if program == "predict" else [])]
-        assert run_command(module.Command, getattr(module, program), program, "Does.", argv) == 1
+        assert run_command(module.Command, getattr(module, program), program, "Does.", argv) == status
         assert str(tmp_path / "nothing") in self.one_line(capsys)
 
 

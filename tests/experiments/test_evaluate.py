@@ -167,7 +167,7 @@ def test_predict_says_what_evaluation_counts(straight, tmp_path, capsys):
     paths = tuple(tmp_path / f"{i}.npy" for i in range(4))
     for path, image in zip(paths, dataset.test_images, strict=False):
         np.save(path, image)
-    predict(PredictCommand(paths=(straight.folder, *paths)))
+    predict(PredictCommand(run=str(straight.folder), images=tuple(paths)))
     expected = model.predictor()(dataset.test_images[:4]).argmax(1)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(": ")[1].split()[0] for line in lines] == [str(label) for label in expected]

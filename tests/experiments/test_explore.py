@@ -227,7 +227,7 @@ class TestCommand:
             check_address("203.0.113.1", None)
 
     def test_no_such_model(self, tmp_path):
-        with pytest.raises(UsageError, match="no pretrained model 'nothing'"):
+        with pytest.raises(UsageError, match="nothing is neither the folder of a run, nor a model file"):
             open_puppet("nothing")
         (tmp_path / "x").write_bytes(b"x")
         with pytest.raises(UsageError, match="damaged"):

@@ -326,7 +326,7 @@ class TestCommand:
 
     def test_no_such_run(self, tmp_path, capsys):
         assert self.run("nothing", "--to", "safetensors", "--out", tmp_path / "out") == 2
-        assert "no pretrained model 'nothing'" in capsys.readouterr().err
+        assert "nothing is neither the folder of a run" in capsys.readouterr().err
         assert self.run(tmp_path, "--to", "safetensors", "--out", tmp_path / "out") == 1
         assert "holds no config.json" in capsys.readouterr().err
 

@@ -18,7 +18,7 @@ from experiments.cli import run_command
 from experiments.config import ByConfidence, Config, Generated, PuppetCNN
 from experiments.data import load_dataset
 from experiments.data.pictures import read_image
-from experiments.errors import DataError, RunError
+from experiments.errors import DataError, RunError, UsageError
 from experiments.model import load_model, save_model
 from experiments.predict import Command, predict
 from experiments.runs import folder as run_folder
@@ -172,16 +172,16 @@ class TestPredict:
             saved(tmp_path / "a.npy", GREY / 255),
             saved(tmp_path / "m.png", RNG.integers(0, 256, (20, 30), np.uint8)),
         )
-        predict(Command(paths=(folder, *paths)))
+        predict(Command(run=str(folder), images=paths))
         lines = capsys.readouterr().out.splitlines()
         pattern = r"(zero|one|two) \(\d+\.\d%\), complexity \d\.\d{3} nats, depth 1 \(the same for all images\)"
         for path, line in zip(paths, lines, strict=True):
             assert re.fullmatch(f"{re.escape(str(path))}: {pattern}", line)
 
-        predict(Command(paths=(folder, *paths[::-1])))
+        predict(Command(run=str(folder), images=paths[::-1]))
         assert capsys.readouterr().out.splitlines() == lines[::-1]
 
-        predict(Command(paths=(folder, *paths[1:])))
+        predict(Command(run=str(folder), images=paths[1:]))
         assert capsys.readouterr().out.splitlines() == lines[1:]
 
     def test_probabilities_are_those_of_the_puppet(self, folder, tmp_path, capsys):
@@ -198,7 +198,7 @@ class TestPredict:
         logits, _ = apply(model.params, model.batch_stats[1], image)
         best = int(logits.argmax())
         percent = float(jax.nn.softmax(logits).max())
-        predict(Command(paths=(folder, *(saved(tmp_path / "a.png", GREY),) * 2)))
+        predict(Command(run=str(folder), images=(saved(tmp_path / "a.png", GREY),) * 2))
         expected = f"a.png: {model.class_names[best]} ({percent:.1%}), complexity {h:.3f} nats, depth 1 "
         assert capsys.readouterr().out.splitlines()[1].endswith(f"{expected}(the same for all images)")
 
@@ -212,7 +212,7 @@ class TestPredict:
         images, paths = graded
         constant = pj.CalibratedComplexity(scale=0.0, offset=2.5)
         model = make_model(SMALL, (1,), adaptation="sample", class_names=NAMES, complexity=constant)
-        predict(Command(paths=(write_run(tmp_path / "run", model), *paths)))
+        predict(Command(run=str(write_run(tmp_path / "run", model)), images=paths))
         printed, depths, reasons = self.lines(capsys)
         assert printed == [f"{h:.3f}" for h in pj.complexities(images)]
         assert len(set(printed)) == len(printed)
@@ -222,7 +222,7 @@ class TestPredict:
         images, paths = graded
         complexity = pj.calibrate(pj.complexities(images), 1, 2)
         model = make_model(SMALL, (1, 2), adaptation="sample", class_names=NAMES, complexity=complexity)
-        predict(Command(paths=(write_run(tmp_path / "run", model), *paths)))
+        predict(Command(run=str(write_run(tmp_path / "run", model)), images=paths))
         printed, depths, reasons = self.lines(capsys)
         assert printed == [f"{h:.3f}" for h in pj.complexities(images)]
         assert depths == [str(depth) for depth in pj.depth(pj.complexities(images, complexity)).tolist()]
@@ -241,7 +241,7 @@ class TestPredict:
         confidences = extras.confidence(model.predictor().exits(images)[0])
         threshold = extras.exit_threshold(confidences, 0.5)
         model = dataclasses.replace(model, threshold=threshold)
-        predict(Command(paths=(write_run(tmp_path / "run", model), *paths)))
+        predict(Command(run=str(write_run(tmp_path / "run", model)), images=paths))
         printed, depths, reasons = self.lines(capsys)
         assert printed == [f"{h:.3f}" for h in pj.complexities(images)]
         assert depths == ["2" if confidence < threshold else "1" for confidence in confidences]
@@ -249,20 +249,20 @@ class TestPredict:
 
     def test_no_image(self, folder):
         with pytest.raises(DataError, match="no image was named"):
-            predict(Command(paths=(folder,)))
+            predict(Command(run=str(folder), images=()))
 
     def test_no_run(self, tmp_path):
         image = saved(tmp_path / "a.png", GREY)
-        with pytest.raises(RunError, match="does not exist"):
-            predict(Command(paths=(tmp_path / "nothing", image)))
+        with pytest.raises(UsageError, match="nothing is neither the folder of a run, nor .*cifar10-full"):
+            predict(Command(run=str(tmp_path / "nothing"), images=(image,)))
         with pytest.raises(RunError, match=r"holds no config\.json"):
-            predict(Command(paths=(tmp_path, image)))
+            predict(Command(run=str(tmp_path), images=(image,)))
 
     def test_a_run_without_a_model_yet(self, folder, tmp_path):
         (tmp_path / "run").mkdir()
         (tmp_path / "run" / run_folder.CONFIG).write_bytes((folder / run_folder.CONFIG).read_bytes())
         with pytest.raises(RunError, match="does not exist; a run writes it when its first epoch ends"):
-            predict(Command(paths=(tmp_path / "run", saved(tmp_path / "a.png", GREY))))
+            predict(Command(run=str(tmp_path / "run"), images=(saved(tmp_path / "a.png", GREY),)))
 
     @pytest.mark.parametrize("names", [["nothing.png"], ["good.png", "bad.png"], []])
     def test_on_the_command_line(self, folder, tmp_path, capsys, names):
@@ -277,28 +277,29 @@ class TestPredict:
 
 
 class TestPretrained:
-    @pytest.mark.parametrize("name", quick([None, *pj.pretrained_models()], "cifar10-adaptive", "cifar10-c64-4bit"))
+    @pytest.mark.parametrize("name", quick(pj.pretrained_models(), "cifar10-adaptive", "cifar10-c64-4bit"))
     def test_each_model_of_the_package_needs_no_run(self, tmp_path, capsys, name):
         paths = (saved(tmp_path / "a.png", COLOUR), saved(tmp_path / "b.npy", GREY / 255))
-        argv = ["--pretrained", *([] if name is None else ["--model", name]), *map(str, paths)]
-        assert run_command(Command, predict, "experiments.predict", "Classifies.", argv) == 0
+        assert run_command(Command, predict, "experiments.predict", "Classifies.", [name, *map(str, paths)]) == 0
         lines = capsys.readouterr().out.splitlines()
-        model = pj.load_pretrained() if name is None else pj.load_pretrained(name)
+        model = pj.load_pretrained(name)
         names = "|".join(map(re.escape, model.class_names))
         reason = "the same for all images" if len(model.batch_stats) == 1 else "by complexity"
         for path, line in zip(paths, lines, strict=True):
             pattern = rf"({names}) \(\d+\.\d%\), complexity \d\.\d{{3}} nats, depth \d+ \({reason}\)"
             assert re.fullmatch(f"{re.escape(str(path))}: {pattern}", line)
 
-    def test_no_such_model(self):
-        with pytest.raises(DataError, match="--model must be one of .*cifar10-full.*, got 'x'"):
-            predict(Command(paths=(Path("a.png"),), pretrained=True, model="x"))
-        with pytest.raises(ValueError, match="give --pretrained too"):
-            Command(paths=(Path("a.png"),), model="x")
+    def test_a_model_file_is_that_of_its_run(self, folder, tmp_path, capsys):
+        image = str(saved(tmp_path / "a.png", GREY))
+        for run in (folder, folder / run_folder.MODEL):
+            assert run_command(Command, predict, "experiments.predict", "Classifies.", [str(run), image]) == 0
+        first, second = capsys.readouterr().out.splitlines()
+        assert first == second
 
-    def test_no_image(self):
-        with pytest.raises(DataError, match="no image was named; give at least one file after --pretrained"):
-            predict(Command(paths=(), pretrained=True))
+    def test_an_image_in_place_of_the_model(self, tmp_path, capsys):
+        paths = [str(saved(tmp_path / name, GREY)) for name in ("a.png", "b.png")]
+        assert run_command(Command, predict, "experiments.predict", "Classifies.", paths) == 1
+        assert "a.png is damaged or no model file" in capsys.readouterr().err
 
     @pytest.mark.data
     @pytest.mark.timeout(3600)  # 20 T multiply-accumulates for the largest

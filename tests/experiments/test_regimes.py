@@ -137,7 +137,7 @@ class TestBackbones:
     def predict(self, folder, capsys):
         np.save(folder / "image.npy", np.zeros((32, 32, 3), np.uint8))
         capsys.readouterr()
-        predict(PredictCommand(paths=(folder, *[folder / "image.npy"] * 8)))  # as many as in the other batches
+        predict(PredictCommand(run=str(folder), images=(folder / "image.npy",) * 8))  # as many as in the other batches
         (line,) = set(capsys.readouterr().out.splitlines())
         return line
 
