@@ -42,7 +42,7 @@ from experiments.cli import main, run_command
 class Command:
     """Command line of `experiments.benchmark`."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")] = ()
     """Folders of finished runs on the same data; ratios are to the first."""
     convolutions: tyro.conf.FlagCreatePairsOff[bool] = False
     """Times convolutions instead of runs."""

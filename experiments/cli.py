@@ -95,17 +95,18 @@ def run_command(
     """
     kwargs: dict[str, Any] = {} if default is None else {"default": default}
     try:
-        parsed = tyro.cli(
-            command,
-            prog=f"python -m {program}",
-            description=doc,
-            args=argv,
-            config=(OmitArgPrefixes, AvoidSubcommands),  # flat names; the default chooses the member of a union
-            **kwargs,
-        )
-    except SystemExit as exit:  # --help, or a complaint, that of a dataclass which refuses a value included
-        return int(exit.code or 0)
-    try:
+        try:
+            parsed = tyro.cli(
+                command,
+                prog=f"python -m {program}",
+                description=doc,
+                args=argv,
+                config=(OmitArgPrefixes, AvoidSubcommands),  # flat names; the default chooses the member of a union
+                **kwargs,
+            )
+        except SystemExit as exit:  # --help, or a complaint, that of a dataclass which refuses a value included
+            sys.stdout.flush()
+            return int(exit.code or 0)
         action(parsed)
         sys.stdout.flush()
     except ExperimentError as error:

@@ -22,7 +22,7 @@ from experiments.cli import main, run_command
 class Command:
     """Command line of `experiments.evaluate`."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of a run."""
     data_dir: Path | None = None
     """Folder that holds the data; the one the run was trained from if not given."""

@@ -19,7 +19,7 @@ from experiments.cli import main, run_command
 class Command:
     """Command line of `experiments.explore`."""
 
-    runs: Annotated[tuple[str, ...], tyro.conf.Positional] = ("cifar10-adaptive",)
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")] = ("cifar10-adaptive",)
     """Models: names of those that come with the package, model files, or folders of runs."""
     host: str = "127.0.0.1"
     """Address to listen at; 0.0.0.0 lets the whole network in, without a password."""

@@ -21,7 +21,7 @@ from experiments.cli import main, printable, run_command
 class Command:
     """Command line of `experiments.export`."""
 
-    run: Annotated[str, tyro.conf.Positional]
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of a run, a model file, or the name of a model of the package."""
     to: Literal["stablehlo", "onnx", "safetensors"]
     """Programs for JAX, graphs for other runtimes, or the weights alone."""

@@ -22,7 +22,7 @@ from experiments.cli import main, run_command
 class Command:
     """Command line of `experiments.frontier`."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
     """Folders of finished runs, or folders that hold such folders."""
     out: Path = Path("runs")
     """Folder that the three files are written to."""

@@ -21,7 +21,7 @@ from experiments.cli import main, run_command
 class Command:
     """Command line of `experiments.mlperf_tiny`."""
 
-    models: Annotated[tuple[str, ...], tyro.conf.Positional]
+    models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL...")]
     """Names of shipped models, model files or folders of runs."""
     data_dir: Path | None = None
     """Folder that holds CIFAR-10; fetched if not given."""

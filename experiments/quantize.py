@@ -21,7 +21,7 @@ from experiments.cli import main, run_command
 class Command:
     """Command line of `experiments.quantize`."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of a finished run."""
     bits: Literal[8, 4]
     """Bits of a stored weight."""

@@ -20,7 +20,7 @@ from experiments.cli import main, printable, run_command
 class Command:
     """Command line of `experiments.webpage`."""
 
-    run: Annotated[str, tyro.conf.Positional] = "cifar10-c64-4bit"
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")] = "cifar10-c64-4bit"
     """Model: a name of those that come with the package, a model file, or the folder of a run."""
     out: Path
     """Folder to write the page into; it is made if it is not there."""

@@ -94,6 +94,15 @@ def test_help_answers_at_once_and_needs_no_jax(case):
     assert seconds < 3
 
 
+def test_help_whose_reader_has_left():
+    """As of `--help | head -1`: no traceback."""
+    argv = [sys.executable, "-m", "experiments.benchmark", "--help"]
+    with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        child.stdout.close()
+        assert child.wait(timeout=200) == 1
+        assert child.stderr.read() == b""
+
+
 @pytest.fixture
 def taken(monkeypatch):
     """The arguments that `train` would have got."""
