@@ -54,19 +54,19 @@ class PuppetModel(nnx.Module, Generic[M]):
         zero_gains: trained factors of the kernels that were zero before, with `keep_scale`; else None.
         kept: the weights to which generated ones are added, with `difference`; else None.
         settings: one variable that holds nothing. Its name spells the static fields of the generator, such as
-            "seeded, K 3, seed 0, scale 0p1, state". A saved state of others has arrays that fit and would make other
-            kernels: this name does not fit, and the state is refused.
+            "seeded, K 3, seed 0, scale 0p1, state", and whether scales are kept. A saved state of others has arrays
+            that fit and would make other kernels: this name does not fit, and the state is refused.
     """
 
     def __init__(self, model: M, puppeteer: GeneratorModule, plan: Plan, h: float | tuple[float, ...]):
         self.puppeteer = puppeteer
         self.model = model
         self.h = h
-        self.settings = nnx.Dict({puppeteer.settings: Settings(jnp.zeros((), jnp.uint8))})
         self.gains: Gain | None = nnx.data(None)
         self.zero_gains: nnx.Param | None = nnx.data(None)
         self.kept: nnx.List[Kept] | None = nnx.data(None)
         self._plan = plan
+        self._name_settings()
 
     def keep_scale(self, weights: Sequence[ArrayLike], difference: bool = False) -> None:
         """Sets gains with which the weights of the condition `self.h` have the scale of others (`gains.response`).
@@ -75,16 +75,30 @@ class PuppetModel(nnx.Module, Generic[M]):
             weights: the others. Where one is zero, the generated one gets a factor that starts at 0 and is trained.
             difference: keep these weights, and add generated ones to them, all with factors that start at 0.
         """
-        wanted = np.asarray([_response(one, weight) for one, weight in zip(self.kernels, weights, strict=True)])
+        wanted = np.asarray(jax.jit(self._responses)(list(weights)))
         zero = (wanted == 0) | difference
         self.gains, self.zero_gains, self.kept = nnx.data(None), nnx.data(None), nnx.data(None)
-        found = [_response(one, weight) for one, weight in zip(self.kernels, self.generate(), strict=True)]
-        self.gains = Gain(jnp.sqrt(jnp.where(wanted == 0, 1, wanted) / jnp.stack(found)))
+        self._name_settings()
+        graphdef, state = nnx.split(self)
+        found = jax.jit(lambda state: self._responses(nnx.merge(graphdef, state).generate()))(state)
+        self.gains = Gain(jnp.sqrt(jnp.where(wanted == 0, 1, wanted) / found))
         if difference:
             self.kept = nnx.List([Kept(jnp.asarray(weight)) for weight in weights])
         if zero.any():
             self.zero_gains = nnx.Param(jnp.zeros(int(zero.sum())))
         self._plan.zero = tuple(np.flatnonzero(zero).tolist())
+        self._name_settings()
+
+    def _responses(self, weights: Sequence[ArrayLike]) -> Array:
+        pairs = zip(self.kernels, weights, strict=True)
+        return jnp.stack([response(jnp.asarray(each).reshape(one.stack, *one.hwio), one.lookup) for one, each in pairs])
+
+    def _name_settings(self) -> None:
+        self.settings = nnx.Dict({self._settings: Settings(jnp.zeros((), jnp.uint8))})
+
+    @property
+    def _settings(self) -> str:
+        return self.puppeteer.settings + (", kept scale" if isinstance(self.gains, Gain) else "")
 
     def _gains(self) -> Array | None:
         if self.gains is None:
@@ -173,7 +187,7 @@ class PuppetModel(nnx.Module, Generic[M]):
                 f"unchanged to its own conv_general_dilated. Give one h, leave alone {', '.join(without)}, or map one "
                 "image a time: jax.vmap(lambda h, x: puppet.instantiate(h)(x[None])[0])(h, x)."
             )
-        own = self.puppeteer.settings
+        own = self._settings
         others = [name for name, one in self.settings.items() if isinstance(one, Settings) and name != own]
         if others:
             raise ValueError(
@@ -281,10 +295,6 @@ def _bring_back(made: Any, kept: Any) -> None:
                 continue
             if name not in vars(original) or _is_changed(value, vars(original)[name]):
                 setattr(original, name, value)
-
-
-def _response(one: Generated, weight: ArrayLike) -> Array:
-    return response(jnp.asarray(weight).reshape(one.stack, *one.hwio), one.lookup)
 
 
 def _is_changed(value: Any, before: Any) -> bool:

@@ -165,6 +165,14 @@ class TestScale:
         np.testing.assert_array_equal(other(X), puppet(X))
         np.testing.assert_array_equal(nnx.merge(*nnx.split(puppet))(X), puppet(X))
 
+    @pytest.mark.parametrize("keeps", [True, False])
+    def test_a_state_of_the_other_kind_is_refused(self, keeps):
+        """Its arrays fit, but for the gains, and would make other kernels."""
+        puppets = {kind: pj.puppetize(Stack(nnx.Rngs(0), nnx.relu, 8, 2), X, keep_scale=kind) for kind in (True, False)}
+        with pytest.raises(ValueError, match="gains|, state' was loaded into a puppet of .*kept scale'"):
+            nnx.update(puppets[keeps], nnx.state(puppets[not keeps]))
+            puppets[keeps](X)
+
     def test_of_shapes(self):
         """He's, for kernels that are put into other models."""
         puppeteer, shapes = pj.init_puppeteer(jax.random.key(0), 16), [(3, 3, 3, 8), (1, 1, 8, 16), (3, 3, 16, 16)]
