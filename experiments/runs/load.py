@@ -91,6 +91,14 @@ def load_run(folder: Path, data_dir: Path | None = None) -> Run:
     )
 
 
+def run_of_flag(flag: str, folder: str) -> Run:
+    """Opens the run that a flag names; a RunError says which flag."""
+    try:
+        return load_run(Path(folder))
+    except RunError as error:
+        raise RunError(f"{flag}: {error}") from None
+
+
 def test_set(config: Config, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Images and labels that a configuration is tested on."""
     chosen = spread_indices(len(dataset.test_labels), config.data.num_test)

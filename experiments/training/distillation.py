@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ from jax import Array
 from experiments.config import Config
 from experiments.errors import RunError
 from experiments.networks import Network
-from experiments.runs.load import Run, check_unseen, load_run
+from experiments.runs.load import Run, check_unseen, run_of_flag
 from experiments.training.parallel import is_first, shared_out
 
 BATCH = 256
@@ -60,7 +59,7 @@ def load_teachers(config: Config, data: dict[str, Any], chosen: np.ndarray, vali
     Raises:
         RunError: if one is no run, has learnt other data, or was trained on images that this run is validated on.
     """
-    runs = [load_run(Path(folder)) for folder in config.distillation.teachers]
+    runs = [run_of_flag("--teachers", folder) for folder in config.distillation.teachers]
     for run in runs:
         if run.data["sha256"] != data["sha256"]:
             raise RunError(f"the teacher {run.folder} was trained on other data; give --teachers of the same data.")

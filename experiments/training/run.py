@@ -22,7 +22,7 @@ from experiments.fields import replace
 from experiments.model import load_model
 from experiments.networks import Network
 from experiments.runs import folder as run_folder
-from experiments.runs.load import check_unseen, load_run, test_set
+from experiments.runs.load import check_unseen, run_of_flag, test_set
 from experiments.runs.lock import locked
 from experiments.training.batching import Bucket, make_buckets
 from experiments.training.checkpoint import Checkpoints
@@ -169,7 +169,7 @@ def _start(
     """
     if config.start_from is None:
         return None
-    run = load_run(Path(config.start_from))
+    run = run_of_flag("--start-from", config.start_from)
     wanted = jax.eval_shape(lambda: network.init(config.seed, depths))
     theirs, ours = (jax.tree.flatten(jax.tree.map(jnp.shape, tree)) for tree in (run.model.params, wanted))
     if theirs != ours:

@@ -171,7 +171,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("name", "options", "message"),
         [
-            ("nowhere", {}, "nowhere does not exist"),
+            ("nowhere", {}, "--teachers: .*nowhere does not exist"),
             ("other", {}, "images that this run is validated on; give a teacher of the same --seed and images"),
             ("adaptive", {"augment": "crop"}, "follow the image, so it cannot answer to augmented images"),
             ("adaptive", {"cutout": 2}, "follow the image, so it cannot answer to augmented images"),

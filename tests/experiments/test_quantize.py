@@ -158,7 +158,7 @@ class TestTuning:
             ({"channels": (8,)}, "has other parameters than the one that these flags describe"),
             ({"kernels_from": "velocity"}, "has other parameters than the one that these flags describe"),
             ({"seed": 1}, "images that this run is validated on; give its --seed"),
-            ({"start_from": "nowhere"}, "nowhere does not exist"),
+            ({"start_from": "nowhere"}, "--start-from: .*nowhere does not exist"),
         ],
     )
     def test_refuses_to_start_from(self, runs, tmp_path, changes, message):
