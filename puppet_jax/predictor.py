@@ -14,7 +14,7 @@ from jaxtyping import Array, ArrayLike, DTypeLike
 from puppet_jax.accounting import puppet_macs
 from puppet_jax.adaptation import depth_interval
 from puppet_jax.architecture import Puppet
-from puppet_jax.checks import are_finite, as_integer, check_floating, check_image_size, check_images
+from puppet_jax.checks import are_finite, as_integer, as_native, check_floating, check_image_size, check_images
 from puppet_jax.complexity import complexity as entropy_complexity
 from puppet_jax.fast_convolution import is_of_cpu
 from puppet_jax.folded import FoldedPuppet, apply_folded, fold
@@ -226,9 +226,12 @@ class Predictor:
                 f"depth must be one of {self.depths}, the depths with statistics, got {depth!r:.80}. "
                 "`estimate_batch_stats` and `PretrainedPuppet.at_depth` make statistics of others."
             )
-        images = np.asarray(check_images(images))
+        images = np.asarray(as_native(images))
         check_image_size(images, self.image_size)
-        h = complexities(images, self.complexity) if h is None else one_an_image(h, len(images))
+        if h is None:
+            h = complexities(images, self.complexity)  # looks at the values of the images as well
+        else:
+            images, h = np.asarray(check_images(images)), one_an_image(h, len(images))
         groups = make_groups(h, self.depths if depth is None else (depth,), self.num_levels)
         if len(groups) == 1:  # it holds all images in their order
             output, count = self._run(groups[0], images, h), len(images)
