@@ -52,7 +52,7 @@ def measure(model: pj.PretrainedPuppet, images: np.ndarray, rounds: int) -> list
     if in_torch.is_comparable():
         ways["pytorch"] = in_torch.run_layers(layers)
     if is_installed("onnx", "onnxruntime") and jax.default_backend() == "cpu":
-        ways["onnxruntime"] = _onnxruntime(layers, model.image_shape)
+        ways["onnxruntime"] = _onnxruntime(layers, model.image_shape, model.puppet.mirror)
     return [_row(ways, images[: min(size, len(images))], rounds) for size in BATCH_SIZES]
 
 
@@ -73,14 +73,16 @@ def _plain(layers: FoldedPuppet) -> Callable[[np.ndarray], np.ndarray]:
     return lambda images: np.asarray(program(layers, images))
 
 
-def _onnxruntime(layers: FoldedPuppet, image_shape: tuple[int, int, int]) -> Callable[[np.ndarray], np.ndarray]:
+def _onnxruntime(
+    layers: FoldedPuppet, image_shape: tuple[int, int, int], mirror: bool
+) -> Callable[[np.ndarray], np.ndarray]:
     import onnxruntime
 
     from experiments.exported.onnx_graph import graph_bytes
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = len(os.sched_getaffinity(0))
-    session = onnxruntime.InferenceSession(graph_bytes(layers, image_shape), options)
+    session = onnxruntime.InferenceSession(graph_bytes(layers, image_shape, mirror), options)
     return lambda images: session.run(None, {"images": images / np.float32(255)})[0]
 
 

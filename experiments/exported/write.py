@@ -13,6 +13,7 @@ from experiments.errors import RunError
 from experiments.exported import load as loader
 from experiments.exported.plan import Program, expanded, plan
 from experiments.model import Model
+from experiments.networks.puppet import PuppetLike
 from experiments.runs.files import write_bytes, write_json
 
 Format = Literal["stablehlo", "onnx", "safetensors"]
@@ -91,7 +92,8 @@ def _content(model: Model, program: Program, form: Format, generate: bool) -> by
     if form == "onnx":
         from experiments.exported.onnx_graph import graph_bytes
 
-        return graph_bytes(layers, model.network.image_shape)
+        assert isinstance(model.network, PuppetLike)  # as `plan` has found
+        return graph_bytes(layers, model.network.image_shape, model.network.puppet.mirror)
     from safetensors.numpy import save
 
     tensors = {f"layers.{n}.kernel": kernel for n, kernel in enumerate(layers.kernels)}

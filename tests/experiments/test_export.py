@@ -86,6 +86,14 @@ def elsewhere(folder, images, form):
     return np.load(answers)
 
 
+def kernel_floats(content):
+    """Of the kernels of all convolutions of an ONNX graph."""
+    import onnx
+
+    graph = onnx.load_from_string(content).graph
+    return sum(np.prod(one.dims, dtype=int) for one in graph.initializer if len(one.dims) >= 4)
+
+
 def assert_same_answers(got, wanted):
     np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-4)
     np.testing.assert_array_equal(got.argmax(axis=1), wanted.argmax(axis=1))
@@ -170,6 +178,32 @@ class TestLayers:
         one = expanded(model, dataclasses.replace(program, h=program.h[1:]))
         for leaf, wanted in zip(jax.tree.leaves(at_level(layers, 1)), jax.tree.leaves(one), strict=True):
             np.testing.assert_allclose(leaf, wanted, rtol=1e-6)
+
+    @needs_onnx
+    @pytest.mark.parametrize(("kernel_size", "by_level"), [(3, False), (3, True), (5, False)])
+    def test_mirrored_pairs_take_half_of_the_products_in_onnx(self, monkeypatch, kernel_size, by_level):
+        import onnxruntime
+
+        from experiments.exported import onnx_graph
+
+        monkeypatch.setattr(onnx_graph, "HALVES_CHANNELS", 4)
+        puppet = dataclasses.replace(PUPPET, mirror=True, residual=True, layers=(2, 2), kernel_size=kernel_size)
+        model = make_model(dataclasses.replace(puppet, kernel_size=3), (4,), complexity=ONE_DEPTH)
+        rng = np.random.Generator(np.random.PCG64(2))
+        kernels = [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in puppet.kernel_shapes(4)]
+        layers = one = fold(puppet, model.params, model.batch_stats[4], kernels, 4)
+        images = rng.uniform(size=(3, 9, 7, 1)).astype(np.float32)
+        given = {"images": images}
+        if by_level:
+            layers = dataclasses.replace(one, kernels=tuple(jnp.stack([0 * k, k]) for k in one.kernels))
+            given["level"] = np.asarray(1, np.int32)
+        floats = []
+        for mirror in (False, True):
+            content = onnx_graph.graph_bytes(layers, (9, 7, 1), mirror)
+            floats.append(kernel_floats(content) - layers.kernels[0].size)  # an image has no pairs of channels
+            (logits,) = onnxruntime.InferenceSession(content).run(None, given)
+            np.testing.assert_allclose(logits, run(one, images), rtol=2e-5, atol=1e-5)
+        assert floats[1] == floats[0] / 2
 
     def test_weights_alone_say_how_to_run_them(self, tmp_path):
         model, images = made("constant"), many_images(4)
