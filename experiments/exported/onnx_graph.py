@@ -15,7 +15,7 @@ from puppet_jax.mirrored_convolution import halves_of
 OPSET, IR_VERSION = 18, 9  # of 2023, so that runtimes in use take the file
 
 
-HALVES_CHANNELS = 256  # from so many on halves are faster: 0.6 to 0.97 of the time in onnxruntime on a CPU, 64 images
+HALVES_CHANNELS = 256  # from so many on onnxruntime is faster in halves on a CPU; docs/records/2026-11-30-onnx
 
 
 def graph_bytes(layers: FoldedPuppet, image_shape: tuple[int, int, int], mirror: bool = False) -> bytes:

@@ -33,6 +33,8 @@ COLUMNS = {
     "hours": "hours",
     "before_ms": "before (ms)",
     "ms": "ms",
+    "over_before": "time over that before",
+    "predictor_ms": "predictor (ms)",
     "plain_ms": "stored weights, JAX (ms)",
     "pytorch_ms": "PyTorch (ms)",
     "onnxruntime_ms": "onnxruntime (ms)",
