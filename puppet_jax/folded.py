@@ -14,7 +14,7 @@ from puppet_jax.architecture import Puppet
 from puppet_jax.convolution import convolve_same
 from puppet_jax.mirror import for_both_of_pairs, with_mirrored
 from puppet_jax.mirrored_convolution import Halves, convolve_halves, from_halves, halves_of, is_wide, takes_halves
-from puppet_jax.puppet import BatchStats, PuppetParams, check_params, max_pool, norm_terms
+from puppet_jax.puppet import BatchStats, PuppetParams, check_params, init_batch_stats, max_pool, norm_terms
 
 
 @jax.tree_util.register_dataclass
@@ -93,6 +93,27 @@ def fold(
         pools=tuple(layer.pool for layer in layers),
         adds=tuple(puppet.residual and layer.place > 0 for layer in layers),
     )
+
+
+def merge_statistics(puppet: Puppet, params: PuppetParams, stats: Sequence[BatchStats], depth: int) -> PuppetParams:
+    """Floats that need no statistics: with those of mean 0 and variance 1 they give the logits that these give.
+
+    Args:
+        puppet: with affine norms.
+        params: the trainable floats.
+        stats: running statistics of `depth`, the only one that the result is for.
+        depth: the depth bucket.
+    """
+    check_params(puppet, params, depth)
+    assert params.norm_scale is not None and params.norm_bias is not None
+    scale, bias = (list(map(jnp.asarray, by_stage)) for by_stage in (params.norm_scale, params.norm_bias))
+    plain = dataclasses.replace(params, norm_scale=None, norm_bias=None)
+    for layer, used, fresh in zip(puppet.convolutions(depth), stats, init_batch_stats(puppet, depth), strict=True):
+        factor, shift = norm_terms(params, used, layer, mirror=False)
+        unit, _ = norm_terms(plain, fresh, layer, mirror=False)  # not quite 1
+        scale[layer.stage] = scale[layer.stage].at[layer.place].set(factor / unit)
+        bias[layer.stage] = bias[layer.stage].at[layer.place].set(shift)
+    return dataclasses.replace(params, norm_scale=tuple(scale), norm_bias=tuple(bias))
 
 
 def apply_folded(

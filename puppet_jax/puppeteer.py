@@ -17,6 +17,8 @@ InitialState = Literal["seeded", "constant", "learned"]
 KernelsFrom = Literal["state", "velocity"]
 _INITIAL_STATES = ("seeded", "constant", "learned")
 _KERNELS_FROM = ("state", "velocity")
+IDLE_BIASES = ("depthwise_bias", "norm1_bias", "pointwise_bias")
+"""Fields that no kernel depends on: the norm behind them takes away what is the same all over a channel."""
 _EPSILON = 1e-5
 _SHIFTS = [(i, j) for i in range(3) for j in range(3)]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import puppet_jax as pj
-from puppet_jax.folded import apply_folded, fold
+from puppet_jax.folded import apply_folded, fold, merge_statistics
 from puppet_jax.mirrored_convolution import HALVES_CHANNELS
 from puppet_jax.puppet import apply_puppet, centred
 
@@ -42,6 +42,16 @@ def test_logits(puppet, in_halves):
     folded = fold(puppet, params, stats, kernels, puppet.only_depth, in_halves=in_halves)
     assert [isinstance(one, tuple) for one in folded.kernels].count(True) == (in_halves and puppet is WIDE)
     found = jax.jit(apply_folded)(folded, centred(images))
+    np.testing.assert_allclose(found, wanted, rtol=2e-5, atol=2e-5 * float(jnp.abs(wanted).max()))
+
+
+@pytest.mark.parametrize("puppet", [dataclasses.replace(PLAIN, affine=True), MIRRORED], ids=["plain", "mirrored"])
+def test_merged_statistics_are_not_needed(puppet):
+    params, stats, kernels, images = made(puppet)
+    wanted, _ = apply_puppet(puppet, params, stats, kernels, images, 4)
+    merged = merge_statistics(puppet, params, stats, 4)
+    assert jax.tree.map(jnp.shape, merged) == jax.tree.map(jnp.shape, params)
+    found, _ = apply_puppet(puppet, merged, pj.init_batch_stats(puppet, 4), kernels, images, 4)
     np.testing.assert_allclose(found, wanted, rtol=2e-5, atol=2e-5 * float(jnp.abs(wanted).max()))
 
 

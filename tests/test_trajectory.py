@@ -251,7 +251,7 @@ def test_constant_field_moves_on_a_line(initial_state, vanishing):
 
 def test_biases_before_a_norm_change_nothing():
     puppeteer = make_puppeteer(8)
-    other = {name: getattr(puppeteer, name) + 1 for name in ("depthwise_bias", "norm1_bias", "pointwise_bias")}
+    other = {name: getattr(puppeteer, name) + 1 for name in puppeteer_module.IDLE_BIASES}
     changed = dataclasses.replace(puppeteer, **other)
     states = [trajectory(one, jnp.float32(H), num_steps=3) for one in (puppeteer, changed)]
     np.testing.assert_array_equal(*states)

@@ -10,6 +10,7 @@ import optax
 from jax.typing import ArrayLike
 
 import puppet_jax as pj
+from experiments.evaluation.coding import coded_bytes
 from experiments.evaluation.speed import speed
 from experiments.model import Model
 from experiments.networks.baselines.pieces import PiecewiseNetwork, warn_of_dead_gates
@@ -58,6 +59,7 @@ def evaluate(
         "depth_top1": {str(depth): float(correct[depths == depth].mean()) for depth in sorted(counts)},
         "puppeteer_bytes": puppeteer_bytes,
         "trainable_bytes": trainable_bytes,
+        "coded_bytes": coded_bytes(model),
         "file_bytes": model_file.stat().st_size,
         "generator_macs": round(generator.mean()),
         "puppet_macs": round(macs.mean()),

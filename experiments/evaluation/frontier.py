@@ -23,6 +23,7 @@ class Point:
         network: its name.
         bits: of a stored weight.
         bytes: of all trainable floats.
+        coded_bytes: of all that inference needs after Brotli, the most of any seed; None where a run does not know.
         top1: on the test set, of each seed, in their order.
         seeds: which.
         frontier: whether it is on the frontier.
@@ -33,6 +34,7 @@ class Point:
     bytes: int
     top1: tuple[float, ...]
     seeds: tuple[int, ...]
+    coded_bytes: int | None = None
     frontier: bool = False
 
     @property
@@ -91,12 +93,17 @@ def collect(summaries: Iterable[Summary]) -> list[Point]:
             network=names[key],
             bits=bits,
             bytes=next(iter(of_seed.values())).trainable_bytes,
+            coded_bytes=_most([summary.coded_bytes for summary in of_seed.values()]),
             top1=tuple(of_seed[seed].top1 for seed in sorted(of_seed)),
             seeds=tuple(sorted(of_seed)),
         )
         for (key, bits), of_seed in groups.items()
     ]
     return sorted(points, key=lambda point: (point.bytes, -point.mean, point.network))
+
+
+def _most(values: Sequence[int | None]) -> int | None:
+    return None if None in values else max(value for value in values if value is not None)
 
 
 def on_frontier(points: Sequence[Point]) -> list[Point]:
@@ -127,5 +134,6 @@ def table(points: Iterable[Point]) -> str:
             top1 += f" ± {100 * statistics.stdev(point.top1):.2f}"
         every = ", ".join(f"{100 * value:.2f}" for value in point.top1)
         shown = f"**{top1}**" if point.frontier else top1
-        rows.append([point.network, str(point.bits), f"{point.bytes:,}", shown, every])
-    return markdown(["network", "bits", "all trainable (bytes)", "top-1 (%)", "every seed"], rows)
+        coded = "" if point.coded_bytes is None else f"{point.coded_bytes:,}"
+        rows.append([point.network, str(point.bits), f"{point.bytes:,}", coded, shown, every])
+    return markdown(["network", "bits", "all trainable (bytes)", "coded (bytes)", "top-1 (%)", "every seed"], rows)

@@ -26,6 +26,8 @@ class Summary:
         depth_top1: `top1` of the images of each depth.
         puppeteer_bytes: of the generator's floats as stored; 0 without one.
         trainable_bytes: of all trainable floats as stored.
+        coded_bytes: of all that inference needs, statistics of norms too, after Brotli; None in older files, and where
+            Brotli is not installed.
         file_bytes: of the model file.
         generator_macs: multiply-accumulates of making an image's kernels.
         puppet_macs: those of the network itself, an image; the mean over the test images.
@@ -79,6 +81,7 @@ class Summary:
     device_peak_bytes: int | None
     ensembles: tuple[dict[str, Any], ...] = ()
     puppet_macs_std: float | None = None
+    coded_bytes: int | None = None
 
 
 def write_summary(folder: Path, summary: Summary) -> None:
@@ -108,7 +111,7 @@ def describe(summary: Summary) -> str:
     """The figures of a summary for a person, one a line."""
     counts = ", ".join(f"depth {depth}: {number}" for depth, number in summary.depth_counts.items())
     anew = f"{summary.latency_generating_s:.5f} s/img if kernels are generated for every image"
-    memory = summary.host_peak_bytes
+    memory, coded = summary.host_peak_bytes, summary.coded_bytes
     spread = f" ± {summary.puppet_macs_std / 1e6:,.1f}" if summary.puppet_macs_std else ""
     return "\n".join(
         [
@@ -118,6 +121,7 @@ def describe(summary: Summary) -> str:
             f"depth          {summary.depth_mean:.2f} ± {summary.depth_std:.2f} ({counts})",
             f"puppeteer      {summary.puppeteer_bytes:,} bytes",
             f"all trainable  {summary.trainable_bytes:,} bytes",
+            *([] if coded is None else [f"coded          {coded:,} bytes: all that inference needs, by Brotli"]),
             f"file           {summary.file_bytes:,} bytes, batch statistics included",
             f"generator      {summary.generator_macs / 1e6:,.1f} M multiply-accumulates an image",
             f"network        {summary.puppet_macs / 1e6:,.1f}{spread} M multiply-accumulates an image",

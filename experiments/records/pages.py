@@ -19,6 +19,7 @@ MACS = ("macs", "generator_macs")
 COLUMNS = {
     "bits": "bits",
     "bytes": "bytes",
+    "coded_bytes": "all needed, coded (bytes)",
     "macs": "M multiply-accumulates",
     "validation": "validation (%)",
     "training": "training (%)",

@@ -42,15 +42,15 @@ function pattern(size, key) {
   return Float32Array.from({ length: size }, (_, i) => (draw(i).reduce((all, w) => all + sum(w), 0) - 6138) / 1024);
 }
 
-// In place, for each plane: then((x - mean) / sqrt(variance + epsilon) * scale + bias).
-function normalise(x, scale, bias, then) {
+// In place, for each plane: (x - mean) / sqrt(variance + epsilon) * scale.
+function normalise(x, scale) {
   const size = x.length / scale.length;
   for (let c = 0; c < scale.length; c++) {
     const plane = x.subarray(c * size, (c + 1) * size);
     const mean = plane.reduce((sum, value) => sum + value, 0) / size;
     const variance = plane.reduce((sum, value) => sum + (value - mean) ** 2, 0) / size;
     const factor = scale[c] / Math.sqrt(variance + EPSILON);
-    for (let i = 0; i < size; i++) plane[i] = then((plane[i] - mean) * factor + bias[c]);
+    for (let i = 0; i < size; i++) plane[i] = (plane[i] - mean) * factor;
   }
 }
 
@@ -63,12 +63,12 @@ function field(w, state, C) {
       for (let j = Math.max(-1, -tap); j <= Math.min(1, TAPS - 1 - tap); j++)
         x[place] += w.depthwise_kernel[(3 * i + j + 4) * C + o] * state[place + i * TAPS + j];
   }
-  normalise(x, w.norm1_scale, w.norm1_bias, (value) => value);
+  normalise(x, w.norm1_scale);
   for (let p = 0; p < C; p++)
     for (let c = 0; c < C; c++)
       for (let i = 0; i < size; i++) out[p * size + i] += w.pointwise_kernel[p * C + c] * x[c * size + i];
-  normalise(out, w.norm2_scale, w.norm2_bias, Math.tanh);
-  return out;
+  normalise(out, w.norm2_scale);
+  return out.map((value, place) => Math.tanh(value + w.norm2_bias[(place / size) | 0]));
 }
 
 // A state (C, C, 9) averaged over bins to a kernel (outputs, inputs, 9).

@@ -9,10 +9,9 @@ import puppet_jax as pj
 from experiments.errors import UsageError
 from experiments.runs.puppet import bucket_of, calibrate_number
 from puppet_jax.puppet import norm_terms
+from puppet_jax.puppeteer import IDLE_BIASES
 
 _KINDS = {np.dtype(np.int8): "8", np.dtype(np.uint8): "4"}
-_UNUSED = ("puppeteer.depthwise_bias", "puppeteer.pointwise_bias")
-"""A norm takes the mean away, and with it the bias before."""
 MAX_MACS = 1_000_000_000
 """Of kernels and network together: some seconds in a browser."""
 
@@ -99,7 +98,7 @@ def pack(path: Path, model: pj.PretrainedPuppet) -> tuple[bytes, list[dict[str, 
     leaves: dict[str, Any] = {f"puppeteer.{name}": leaf for name, leaf in vars(model.params.puppeteer).items()}
     leaves |= {name: getattr(model.params, name) for name in ("classifier_bias", "classifier_kernel")}
     for name in sorted(leaves):
-        if name in _UNUSED or not hasattr(leaves[name], "shape"):
+        if name.removeprefix("puppeteer.") in IDLE_BIASES or not hasattr(leaves[name], "shape"):
             continue
         array = stored[name] if name in stored else stored[f"{name}.codes"]
         add(name.removeprefix("puppeteer."), array, leaves[name].size, stored.get(f"{name}.scale"))

@@ -39,7 +39,9 @@ def described(config):
 def folder(tmp_path):
     """Three seeds of a puppet, the same in 4 bits, and a network of ordinary weights."""
     summaries = [summary(replace(BEST, seed=seed), 1000, 0.6 + seed / 100) for seed in range(3)]
-    summaries += [summary(replace(BEST, seed=seed, bits=4), 200, 0.59 + seed / 100) for seed in range(3)]
+    summaries += [
+        summary(replace(BEST, seed=seed, bits=4), 200, 0.59 + seed / 100, coded_bytes=150 - seed) for seed in range(3)
+    ]
     summaries.append(summary(RESIDUAL, 800, 0.55))
     for n, one in enumerate(summaries):
         (tmp_path / f"run{n}").mkdir()
@@ -128,9 +130,9 @@ class TestCommand:
         make(Command(runs=(folder,), out=tmp_path / "out"))
         text = (tmp_path / "out" / "frontier.md").read_text()
         name = "puppet 64-64-64, C = 64, from the velocity, mirrored"
-        assert f"| {name} | 4 | 200 | **60.00 ± 1.00** | 59.00, 60.00, 61.00 |" in text
-        assert "| resnet20, 8 layers, 18 wide | 32 | 800 | 55.00 | 55.00 |" in text
-        assert f"| {name} | 32 | 1,000 | **61.00 ± 1.00** | 60.00, 61.00, 62.00 |" in text
+        assert f"| {name} | 4 | 200 | 150 | **60.00 ± 1.00** | 59.00, 60.00, 61.00 |" in text
+        assert "| resnet20, 8 layers, 18 wide | 32 | 800 |  | 55.00 | 55.00 |" in text
+        assert f"| {name} | 32 | 1,000 |  | **61.00 ± 1.00** | 60.00, 61.00, 62.00 |" in text
         points = json.loads((tmp_path / "out" / "frontier.json").read_text())
         assert [(point["bytes"], point["frontier"]) for point in points] == [(200, True), (800, False), (1000, True)]
         assert (tmp_path / "out" / "frontier.png").stat().st_size > 5_000

@@ -14,16 +14,19 @@ from experiments.evaluation.summary import describe, read_summary, write_summary
 def test_description_names_every_figure():
     figures = {"top1": 0.123, "top5": 0.456, "loss": 2.5, "latency_s": 0.001, "latency_generating_s": 0.02}
     figures |= {"images_per_s": 1234.5, "device": "one abacus", "test_images": 12, "depth_counts": {"1": 5, "2": 7}}
-    figures |= {"puppeteer_bytes": 1_001, "trainable_bytes": 2_002, "file_bytes": 3_003, "host_peak_bytes": 5 * 10**9}
+    figures |= {"puppeteer_bytes": 1_001, "trainable_bytes": 2_002, "file_bytes": 3_003, "coded_bytes": 1_717}
+    figures |= {"host_peak_bytes": 5 * 10**9}
     figures |= {"generator_macs": 4_400_000, "puppet_macs": 5_500_000, "depth_mean": 1.5, "depth_std": 0.5}
     text = describe(make_summary(CONFIG, **figures))
     for part in (
         *("12.30% of 12 test images", "45.60%", "2.5000", "1.50 ± 0.50 (depth 1: 5, depth 2: 7)", "0.00100 s/img"),
         *("0.02000 s/img", "1,234 images/s", "one abacus", "1,001 bytes", "2,002 bytes", "3,003 bytes"),
+        "coded          1,717 bytes: all that inference needs",
         *("4.4 M", "5.5 M", "5.00 GB on the host"),
     ):
         assert part in text
-    assert "peak memory" not in describe(make_summary(CONFIG, host_peak_bytes=None))
+    without = describe(make_summary(CONFIG, host_peak_bytes=None, coded_bytes=None))
+    assert "peak memory" not in without and "coded" not in without
 
 
 def test_what_was_written_is_read(tmp_path):

@@ -17,6 +17,7 @@ from experiments.training.augment import GREY, cut_out, shift
 from experiments.training.optimizer import make_optimizer
 from experiments.training.statistics import make_stats_estimator
 from experiments.training.step import Data, apply_batch, init_state, kernel_levels, make_train_step, seed_of
+from puppet_jax.puppeteer import IDLE_BIASES
 
 N = 16
 CONFIG = Config(
@@ -90,7 +91,7 @@ class TestTrainStep:
             jax.tree_util.tree_leaves_with_path(before.params), jax.tree.leaves(state.params), strict=True
         ):
             name = jax.tree_util.keystr(path)
-            stays = name.endswith(("depthwise_bias", "norm1_bias", "pointwise_bias"))
+            stays = name.endswith(IDLE_BIASES)
             assert (np.abs(np.asarray(new) - np.asarray(old)).max() > 0) != stays, name
 
     def test_first_loss_is_that_of_the_puppet(self, data, trained):

@@ -15,6 +15,7 @@ from experiments.runs.puppet import find_model, open_puppet
 from experiments.web import weights
 from experiments.web.weights import check_puppet, describe, folded_norms, pack
 from experiments.webpage import Command, webpage
+from puppet_jax.puppeteer import IDLE_BIASES
 
 MODEL = "cifar10-c64-4bit"
 SCRIPTS = sorted((Path(__file__).parents[2] / "experiments" / "web").glob("*.js"))
@@ -58,11 +59,11 @@ def unpacked(data, tensors):
 
 def test_the_weights_are_those_of_the_model_in_less_than_six_kilobytes(folder, model):
     data = (folder / "weights.bin").read_bytes()
-    assert len(data) == 5544
+    assert len(data) == 5416
     found = unpacked(data, pack(find_model(MODEL), model)[1])
     wanted = {name: leaf for name, leaf in vars(model.params.puppeteer).items() if hasattr(leaf, "shape")}
     wanted |= {name: getattr(model.params, name) for name in ("classifier_kernel", "classifier_bias")}
-    del wanted["depthwise_bias"], wanted["pointwise_bias"]
+    wanted = {name: leaf for name, leaf in wanted.items() if name not in IDLE_BIASES}
     assert len(found) == len(wanted) + 2 * 7
     for name, leaf in wanted.items():
         np.testing.assert_allclose(found[name], np.ravel(leaf), rtol=1e-6, err_msg=name)
@@ -71,9 +72,7 @@ def test_the_weights_are_those_of_the_model_in_less_than_six_kilobytes(folder, m
 def test_the_biases_that_are_left_out_change_nothing(model):
     puppeteer, shapes = model.params.puppeteer, model.puppet.kernel_shapes(7)
     assert np.abs(puppeteer.depthwise_bias).max() > 0.01
-    without = dataclasses.replace(
-        puppeteer, depthwise_bias=0 * puppeteer.depthwise_bias, pointwise_bias=0 * puppeteer.pointwise_bias
-    )
+    without = dataclasses.replace(puppeteer, **{name: 0 * getattr(puppeteer, name) for name in IDLE_BIASES})
     for kernel, other in zip(*(pj.generate_kernels(p, 7.4, shapes) for p in (puppeteer, without)), strict=True):
         np.testing.assert_allclose(kernel, other, atol=1e-5)
 

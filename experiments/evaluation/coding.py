@@ -1,0 +1,49 @@
+"""What a model takes when its bytes are entropy-coded, everything that inference needs included."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import puppet_jax as pj
+from experiments.model import Model, bits_of
+from experiments.networks.puppet import PuppetLike
+from puppet_jax import extras
+from puppet_jax.folded import merge_statistics
+from puppet_jax.puppeteer import IDLE_BIASES
+
+
+def coded_bytes(model: Model) -> int | None:
+    """Bytes of what inference needs as stored, after Brotli; None where that is not installed.
+
+    In few bits these are codes, scales, vectors in float16 and statistics in float16; else float32.
+    """
+    try:
+        import brotli
+    except ImportError:
+        return None
+    params, stats = needed(model)
+    if model.bits < 32:
+        bits = bits_of(model.network, params, model.bits)
+        params = extras.quantize_tree(extras.fake_quantize(params, bits), bits)  # values that float16 holds
+        stats = extras.fake_quantize(stats, jax.tree.map(lambda _: 16, stats))
+        stats = jax.tree.map(lambda leaf: leaf.astype(np.float16), stats)
+    return len(brotli.compress(b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves((params, stats)))))
+
+
+def needed(model: Model) -> tuple[Any, dict[int, Any]]:
+    """The parameters, and the statistics of each depth that cannot be merged into them.
+
+    An affine norm of one depth needs no statistics besides, and of a puppeteer the biases that change nothing are zero.
+    """
+    network, params, stats = model.network, model.params, model.batch_stats
+    if not isinstance(network, PuppetLike):
+        return params, stats
+    if network.depth is not None and network.puppet.affine:
+        params, stats = merge_statistics(network.puppet, params, stats[network.depth], network.depth), {}
+    if isinstance(params.puppeteer, pj.Puppeteer):
+        idle: dict[str, Any] = {name: jnp.zeros_like(getattr(params.puppeteer, name)) for name in IDLE_BIASES}
+        params = dataclasses.replace(params, puppeteer=dataclasses.replace(params.puppeteer, **idle))
+    return params, stats
