@@ -49,7 +49,7 @@ class Command:
 
 def quantize(command: Command) -> None:
     """Carries out the command."""
-    from experiments.cli import Options
+    from experiments.config import Options
     from experiments.devices import start_jax
     from experiments.errors import RunError
     from experiments.fields import replace

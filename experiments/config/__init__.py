@@ -24,6 +24,7 @@ from experiments.config.baselines import (
     Tiniest as Tiniest,
     WeightNet as WeightNet,
 )
+from experiments.config.options import Options as Options
 from experiments.config.puppet import (
     Adaptive as Adaptive,
     ByComplexity as ByComplexity,

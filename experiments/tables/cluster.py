@@ -10,8 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments.cli import Options
-from experiments.config import Config
+from experiments.config import Config, Options
 from experiments.errors import DataError, ExperimentError, RunError, UsageError
 from experiments.evaluation.summary import Summary
 from experiments.fields import as_json, from_json

@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.cli import Options
-from experiments.config import Config
+from experiments.config import Config, Options
 from experiments.data import Dataset, load_dataset
 from experiments.errors import DataError, Interrupted, RunError
 from experiments.evaluation.summary import Summary, read_summary

@@ -11,8 +11,7 @@ import numpy as np
 
 import puppet_jax as pj
 from experiments import plots
-from experiments.cli import Options
-from experiments.config import Config
+from experiments.config import Config, Options
 from experiments.data import Dataset, fingerprint, load_dataset, split_indices
 from experiments.devices import start_jax
 from experiments.errors import RunError

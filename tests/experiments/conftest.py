@@ -7,7 +7,7 @@ import pytest
 import sklearn.datasets
 from tiny_run import CONFIG, Done, Recorder, leave_pictures_out
 
-from experiments.cli import Options
+from experiments.config import Options
 from experiments.training import run
 
 

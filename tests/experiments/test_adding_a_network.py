@@ -10,8 +10,8 @@ import toy_network
 from toy_network import Toy, ToyNetwork
 
 from experiments import networks
-from experiments.cli import Options, run_experiment
-from experiments.config import Config, Data, Optim, PuppetCNN
+from experiments.cli import run_experiment
+from experiments.config import Config, Data, Optim, Options, PuppetCNN
 from experiments.evaluation import report
 from experiments.networks import KINDS, Network, describe_network, read_network
 from experiments.runs.load import load_run

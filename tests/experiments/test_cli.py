@@ -15,7 +15,7 @@ import pytest
 from experiments import devices
 from experiments.baselines import BASELINES
 from experiments.cifar10 import PRESETS
-from experiments.cli import AT_ONCE, Options, run_command, run_experiment
+from experiments.cli import AT_ONCE, run_command, run_experiment
 from experiments.config import (
     Adaptive,
     ByComplexity,
@@ -24,6 +24,7 @@ from experiments.config import (
     FrozenBasis,
     Generated,
     OneDepth,
+    Options,
     Ordinary,
     PuppetCNN,
 )

@@ -67,7 +67,7 @@ def test_without_ray(tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_what_is_wrong_is_said(tmp_path):
     pytest.importorskip("ray")
-    from experiments.cli import Options
+    from experiments.config import Options
     from experiments.tables.cluster import Cluster
 
     with pytest.raises(UsageError, match="no machine of the cluster has the 1000 cores and 0 GPUs of a run"):

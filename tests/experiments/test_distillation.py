@@ -11,8 +11,17 @@ import pytest
 import scipy.special
 from tiny_run import TIMED, leave_pictures_out
 
-from experiments.cli import Options
-from experiments.config import Adaptive, Config, Data as DataConfig, Distillation, Generated, OneDepth, Optim, PuppetCNN
+from experiments.config import (
+    Adaptive,
+    Config,
+    Data as DataConfig,
+    Distillation,
+    Generated,
+    OneDepth,
+    Optim,
+    Options,
+    PuppetCNN,
+)
 from experiments.data import load_dataset
 from experiments.errors import RunError
 from experiments.evaluation import accuracy

@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 import puppet_jax as pj
-from experiments.cli import Options, run_command
-from experiments.config import ByConfidence, Config, Data as DataConfig, Generated, OneDepth, Optim, PuppetCNN
+from experiments.cli import run_command
+from experiments.config import ByConfidence, Config, Data as DataConfig, Generated, OneDepth, Optim, Options, PuppetCNN
 from experiments.data import load_dataset
 from experiments.errors import RunError
 from experiments.evaluate import Command as EvaluateCommand, evaluate

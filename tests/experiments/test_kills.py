@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tiny_run import CONFIG, assert_same_run, command_line, rows, without_times
 
-from experiments.cli import Options
+from experiments.config import Options
 from experiments.runs import folder as run_folder
 from experiments.training import run
 

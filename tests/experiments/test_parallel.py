@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from tiny_run import CONFIG
 
 import puppet_jax as pj
-from experiments.cli import Options
+from experiments.config import Options
 from experiments.fields import replace
 from experiments.runs import folder as run_folder
 from experiments.training import parallel, run
@@ -37,7 +37,8 @@ from pathlib import Path
 from test_parallel import SHORT
 from tiny_run import TIMED, leave_pictures_out
 from experiments.evaluation import accuracy
-from experiments.cli import Options, run_command
+from experiments.cli import run_command
+from experiments.config import Options
 from experiments.training import run
 import dataclasses, pytest
 

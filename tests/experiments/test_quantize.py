@@ -8,8 +8,8 @@ import pytest
 from safetensors import safe_open
 from shared_programs import share_programs
 
-from experiments.cli import Options, run_command
-from experiments.config import Adaptive, ByComplexity, Config, Data, Optim, PuppetCNN
+from experiments.cli import run_command
+from experiments.config import Adaptive, ByComplexity, Config, Data, Optim, Options, PuppetCNN
 from experiments.data import load_dataset
 from experiments.errors import RunError
 from experiments.evaluate import Command as EvaluateCommand, evaluate

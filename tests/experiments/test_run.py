@@ -12,8 +12,7 @@ import pytest
 from tiny_run import CONFIG, command_line, rows
 
 import puppet_jax as pj
-from experiments.cli import Options
-from experiments.config import Adaptive, ByComplexity, Config, DeepBackbone, Generated, OneDepth, Ordinary
+from experiments.config import Adaptive, ByComplexity, Config, DeepBackbone, Generated, OneDepth, Options, Ordinary
 from experiments.errors import RunError
 from experiments.fields import replace
 from experiments.model import load_model

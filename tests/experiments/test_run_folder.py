@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from tiny_run import CONFIG, PER_EPOCH, STEPS, SUMMARY, rows
 
-from experiments.cli import Options
-from experiments.config import Config
+from experiments.config import Config, Options
 from experiments.data import split_indices
 from experiments.errors import RunError
 from experiments.fields import from_json, replace
