@@ -15,16 +15,18 @@ from puppet_jax.accounting import puppet_macs
 from puppet_jax.adaptation import depth_interval
 from puppet_jax.architecture import Puppet
 from puppet_jax.checks import are_finite, as_integer, as_native, check_floating, check_image_size, check_images
-from puppet_jax.complexity import complexity as entropy_complexity
+from puppet_jax.complexity import CalibratedComplexity, complexity as entropy_complexity
 from puppet_jax.fast_convolution import is_of_cpu
 from puppet_jax.folded import FoldedPuppet, apply_folded, fold
 from puppet_jax.puppet import BatchStats, PuppetParams, apply_puppet, centred
 from puppet_jax.routing import (
+    GROUP_SIZES,
     Adaptation,
     Group,
     batch_sharding,
     check_adaptation,
     complexities,
+    groups_of_equals,
     make_groups,
     one_an_image,
     spread,
@@ -87,10 +89,16 @@ class KernelBank:
         return self.keep(depth, kernels)
 
 
-@functools.partial(jax.jit, static_argnames=("puppet", "depth", "dtype"))
-def _forward_shared(puppet, folded, images, *, depth, dtype):
-    puppet.check_shapes(images.shape, puppet.kernel_shapes(depth), depth)
-    return apply_folded(folded, centred(images).astype(dtype))
+@functools.cache
+def _forward_shared(puppet: Puppet, depth: int, dtype: Any) -> Callable[[FoldedPuppet, ArrayLike], Array]:
+    """One compiled function a depth: with these as static arguments each call would take a while longer."""
+
+    @jax.jit
+    def forward_shared(folded, images):
+        puppet.check_shapes(images.shape, puppet.kernel_shapes(depth), depth)
+        return apply_folded(folded, centred(images).astype(dtype))
+
+    return forward_shared
 
 
 @functools.partial(jax.jit, static_argnames=("puppet", "depth", "dtype", "generate"))
@@ -153,6 +161,7 @@ class Predictor:
         self.generate = generate
         self.image_size = image_size
         self._sharding = batch_sharding(params)
+        self._forward = functools.cache(functools.partial(_forward_shared, puppet, dtype=jnp.dtype(dtype)))
         self.bank = KernelBank(puppet, params.puppeteer, max_sets, generate, self._fold)
 
     def _fold(self, depth: int, kernels: tuple[Array, ...]) -> FoldedPuppet:
@@ -180,14 +189,18 @@ class Predictor:
             ValueError: if the images, or the complexities, are not as above: which, and what to do.
             FloatingPointError: if a kernel is not finite.
         """
-        return self.route(images, h, depth=depth)[0]
+        return self._start(images, h, depth)[0]()
 
     def route(
         self, images: ArrayLike, h: ArrayLike | None = None, *, depth: int | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Logits as above, and the depth (batch,) of the puppet that each image ran through."""
-        finish, depths = self._start(images, h, depth)
-        return finish(), depths
+        finish, groups = self._start(images, h, depth)
+        logits = finish()
+        depths = np.empty(len(logits), np.int64)
+        for group in groups:
+            depths[group.indices] = group.depth
+        return logits, depths
 
     def stream(self, batches: Iterable[ArrayLike], *, depth: int | None = None) -> Iterator[np.ndarray]:
         """Logits of one batch after the other; each is sent and dispatched before those of the last are awaited.
@@ -219,8 +232,8 @@ class Predictor:
 
     def _start(
         self, images: ArrayLike, h: ArrayLike | None, depth: int | None
-    ) -> tuple[Callable[[], np.ndarray], np.ndarray]:
-        """What awaits the logits of a batch that is on its way, and the depth of each image."""
+    ) -> tuple[Callable[[], np.ndarray], Sequence[Group]]:
+        """What awaits the logits of a batch that is on its way, and its groups."""
         if depth is not None and depth not in self.batch_stats:
             raise ValueError(
                 f"depth must be one of {self.depths}, the depths with statistics, got {depth!r:.80}. "
@@ -228,18 +241,21 @@ class Predictor:
             )
         images = np.asarray(as_native(images))
         check_image_size(images, self.image_size)
-        if h is None:
-            h = complexities(images, self.complexity)  # looks at the values of the images as well
+        depths = self.depths if depth is None else (depth,)
+        groups: Sequence[Group]
+        if h is None and self._constant is not None:
+            check_images(images)
+            groups = groups_of_equals(self._constant, len(images), depths, self.num_levels, GROUP_SIZES)
         else:
-            images, h = np.asarray(check_images(images)), one_an_image(h, len(images))
-        groups = make_groups(h, self.depths if depth is None else (depth,), self.num_levels)
+            if h is None:
+                h = complexities(images, self.complexity)  # looks at the values of the images as well
+            else:
+                images, h = np.asarray(check_images(images)), one_an_image(h, len(images))
+            groups = make_groups(h, depths, self.num_levels)
         if len(groups) == 1:  # it holds all images in their order
             output, count = self._run(groups[0], images, h), len(images)
-            return lambda: np.array(np.asarray(output)[:count], np.float32), np.full(count, groups[0].depth)
-        depths = np.empty(len(images), np.int64)
-        for group in groups:
-            depths[group.indices] = group.depth
-        return start_groups(groups, lambda group: self._run(group, images, h)), depths
+            return lambda: np.asarray(output)[:count].copy(), groups
+        return start_groups(groups, lambda group: self._run(group, images, h)), groups
 
     def deepest(self, *, macs: float | None = None, seconds: float | None = None) -> int:
         """The deepest of `depths` that a budget allows, for `depth=`.
@@ -286,12 +302,20 @@ class Predictor:
             times.append(time.perf_counter() - started)
         return statistics.median(times)
 
-    def _run(self, group: Group, images: np.ndarray, h: np.ndarray) -> jax.Array:
-        static: dict[str, Any] = {"depth": group.depth, "dtype": self.dtype}
+    @functools.cached_property
+    def _constant(self) -> float | None:
+        """The complexity of all images, whose kernels are shared: none of them needs to be measured then."""
+        measure = self.complexity
+        if self.num_levels is None or not isinstance(measure, CalibratedComplexity) or measure.constant is None:
+            return None
+        return np.float32(measure.constant).item()
+
+    def _run(self, group: Group, images: np.ndarray, h: np.ndarray | None) -> jax.Array:
         if group.h is None:
+            assert h is not None
             padded, stats = group.padded_indices(), self.batch_stats[group.depth]
-            part = spread(images[padded], self._sharding)
+            part, static = spread(images[padded], self._sharding), {"depth": group.depth, "dtype": self.dtype}
             return _forward_own(self.puppet, self.params, stats, h[padded], part, generate=self.generate, **static)
         whole = len(group.indices) == len(images) == group.size  # indices rise: these are the images as they are
         part = spread(images if whole else images[group.padded_indices()], self._sharding)
-        return _forward_shared(self.puppet, self.bank(group.depth, group.h), part, **static)
+        return self._forward(group.depth)(self.bank(group.depth, group.h), part)

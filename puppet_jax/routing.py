@@ -225,10 +225,18 @@ def level_centre(h: np.ndarray, depth: int, num_levels: int) -> np.ndarray:
 
 
 @functools.lru_cache(256, typed=True)
-def _groups_of_equals(
+def groups_of_equals(
     h: float, count: int, depths: tuple[int, ...], num_levels: int | None, sizes: tuple[int, ...]
 ) -> tuple[Group, ...]:
-    """What `make_groups` gives for images of one complexity, kept: models of one depth ask for nothing else."""
+    """What `make_groups` gives for images of one complexity, kept: models of one depth ask for nothing else.
+
+    Args:
+        h: a float32, nats.
+        count: images.
+        depths: in rising order.
+        num_levels: as there.
+        sizes: in rising order.
+    """
     depth, centre = nearest_depth(h, depths), None
     if num_levels is not None:
         low, high = depth_interval(depth)
@@ -275,7 +283,7 @@ def make_groups(
     h, sizes = np.asarray(h), sizes if sizes is GROUP_SIZES else check_sizes(sizes)
     if h.ndim == 1 and len(h) and h.dtype.char in "fd" and 0 <= (first := h.item(0)) < _MOST:
         if len(h) == 1 or (h == first).all():
-            return list(_groups_of_equals(first, len(h), _sorted(depths), num_levels, tuple(sizes)))
+            return list(groups_of_equals(first, len(h), _sorted(depths), num_levels, tuple(sizes)))
     assigned = nearest_depths(h, depths)  # looks at both
     groups = []
     for depth in sorted(set(assigned.tolist())):
