@@ -28,6 +28,7 @@ from puppet_jax.routing import (
     complexities,
     groups_of_equals,
     make_groups,
+    most_padding,
     one_an_image,
     spread,
     start_groups,
@@ -160,7 +161,7 @@ class Predictor:
         self.dtype = dtype
         self.generate = generate
         self.image_size = image_size
-        self._sharding = batch_sharding(params)
+        self._sharding, self._padding = batch_sharding(params), most_padding()
         self._forward = functools.cache(functools.partial(_forward_shared, puppet, dtype=jnp.dtype(dtype)))
         self.bank = KernelBank(puppet, params.puppeteer, max_sets, generate, self._fold)
 
@@ -239,19 +240,20 @@ class Predictor:
                 f"depth must be one of {self.depths}, the depths with statistics, got {depth!r:.80}. "
                 "`estimate_batch_stats` and `PretrainedPuppet.at_depth` make statistics of others."
             )
-        images = np.asarray(as_native(images))
-        check_image_size(images, self.image_size)
         depths = self.depths if depth is None else (depth,)
         groups: Sequence[Group]
-        if h is None and self._constant is not None:
-            check_images(images)
-            groups = groups_of_equals(self._constant, len(images), depths, self.num_levels, GROUP_SIZES)
+        if h is None and self._constant is None:
+            images = np.asarray(as_native(images))
+            check_image_size(images, self.image_size)
+            h = complexities(images, self.complexity)  # looks at the values of the images as well
         else:
-            if h is None:
-                h = complexities(images, self.complexity)  # looks at the values of the images as well
-            else:
-                images, h = np.asarray(check_images(images)), one_an_image(h, len(images))
-            groups = make_groups(h, depths, self.num_levels)
+            images = np.asarray(check_images(images))
+            check_image_size(images, self.image_size)
+        if h is None:
+            groups = groups_of_equals(self._constant, len(images), depths, self.num_levels, GROUP_SIZES, self._padding)
+        else:
+            h = one_an_image(h, len(images))
+            groups = make_groups(h, depths, self.num_levels, padding=self._padding)
         if len(groups) == 1:  # it holds all images in their order
             output, count = self._run(groups[0], images, h), len(images)
             return lambda: np.asarray(output)[:count].copy(), groups

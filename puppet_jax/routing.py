@@ -14,11 +14,13 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from puppet_jax.adaptation import depth as depth_of, depth_interval
-from puppet_jax.checks import as_floats, as_integer, check_complexity, check_images
+from puppet_jax.checks import as_floats, as_integer, check_complexity, check_images, check_number
 from puppet_jax.complexity import CalibratedComplexity, complexity as entropy_complexity
 
 Adaptation = Literal["level", "sample"]
 GROUP_SIZES = (1, 4, 16, 64, 256)
+CPU_PADDING = 0.25
+"""Most of a group on a CPU that may be padding, where every image takes its time: more is cut off as smaller groups."""
 _MOST = float(np.finfo(np.float32).max)
 
 
@@ -226,7 +228,7 @@ def level_centre(h: np.ndarray, depth: int, num_levels: int) -> np.ndarray:
 
 @functools.lru_cache(256, typed=True)
 def groups_of_equals(
-    h: float, count: int, depths: tuple[int, ...], num_levels: int | None, sizes: tuple[int, ...]
+    h: float, count: int, depths: tuple[int, ...], num_levels: int | None, sizes: tuple[int, ...], padding: float
 ) -> tuple[Group, ...]:
     """What `make_groups` gives for images of one complexity, kept: models of one depth ask for nothing else.
 
@@ -236,6 +238,7 @@ def groups_of_equals(
         depths: in rising order.
         num_levels: as there.
         sizes: in rising order.
+        padding: as there.
     """
     depth, centre = nearest_depth(h, depths), None
     if num_levels is not None:
@@ -243,13 +246,29 @@ def groups_of_equals(
         width = (high - low) / as_integer("num_levels", num_levels)
         index = min(max(math.floor((h - low) / width), 0), num_levels - 1)
         centre = low + (index + 0.5) * width
-    parts = [np.arange(first, min(first + sizes[-1], count)) for first in range(0, count, sizes[-1])]
-    for part in parts:
-        part.flags.writeable = False
-    return tuple(
-        Group(depth=depth, h=centre, indices=part, size=next(size for size in sizes if size >= len(part)))
-        for part in parts
-    )
+    every = np.arange(count)
+    every.flags.writeable = False
+    return tuple(Group(depth, centre, every[part], size) for part, size in _parts(count, sizes, padding))
+
+
+@functools.lru_cache(1024)
+def _parts(count: int, sizes: tuple[int, ...], padding: float) -> tuple[tuple[slice, int], ...]:
+    """Where groups of `count` images lie, and their sizes: the next of `sizes`, or a full one if that pads too much."""
+    parts, first = [], 0
+    while first < count:
+        left = count - first
+        size = next((size for size in sizes if size >= left), sizes[-1])
+        full = [size for size in sizes if size <= left]
+        if full and size - left > padding * size:
+            size = full[-1]
+        parts.append((slice(first, min(first + size, count)), size))
+        first += size
+    return tuple(parts)
+
+
+def most_padding() -> float:
+    """Most of a group that may be padding on the default device: a whole group is as fast as a part of it on a GPU."""
+    return CPU_PADDING if jax.default_backend() == "cpu" else 1.0
 
 
 def nearest_depth(h: float, depths: Sequence[int]) -> int:
@@ -263,6 +282,7 @@ def make_groups(
     depths: Sequence[int],
     num_levels: int | None = None,
     sizes: Sequence[int] = GROUP_SIZES,
+    padding: float | None = None,
 ) -> list[Group]:
     """Groups a batch by depth, and by level of complexity where kernels are shared.
 
@@ -272,18 +292,25 @@ def make_groups(
         num_levels: levels of complexity in each bucket whose images share kernels (see `level_centre`), or None for
             kernels of each image's own.
         sizes: sizes that groups are padded to; a group larger than the largest is cut.
+        padding: most of a group that may be padding, in [0, 1]; one that needs more is cut into smaller ones, as far
+            as there are smaller sizes. A quarter on a CPU, and any on other devices, if not given.
 
     Returns:
         Groups that hold every index of the batch once; the number of different (depth, size) pairs, and so of
         compiled programs, is at most len(depths) x len(sizes).
 
     Raises:
-        ValueError: if the batch is empty, `h` has another rank than 1 or bad values, or `depths` is empty.
+        ValueError: if the batch is empty, `h` has another rank than 1 or bad values, `depths` is empty, or `padding` is
+            out of range.
     """
-    h, sizes = np.asarray(h), sizes if sizes is GROUP_SIZES else check_sizes(sizes)
+    h, sizes = np.asarray(h), sizes if sizes is GROUP_SIZES else tuple(check_sizes(sizes))
+    padding = most_padding() if padding is None else padding
+    check_number("padding", padding)
+    if not 0 <= padding <= 1:
+        raise ValueError(f"padding must be in [0, 1], got {padding}.")
     if h.ndim == 1 and len(h) and h.dtype.char in "fd" and 0 <= (first := h.item(0)) < _MOST:
         if len(h) == 1 or (h == first).all():
-            return list(groups_of_equals(first, len(h), _sorted(depths), num_levels, tuple(sizes)))
+            return list(groups_of_equals(first, len(h), _sorted(depths), num_levels, sizes, padding))
     assigned = nearest_depths(h, depths)  # looks at both
     groups = []
     for depth in sorted(set(assigned.tolist())):
@@ -295,10 +322,8 @@ def make_groups(
             centres = level_centre(h[members], depth, num_levels)
             parts = [(float(c), members[centres == c]) for c in np.unique(centres)]
         for centre, indices in parts:
-            for first in range(0, len(indices), sizes[-1]):
-                chunk = indices[first : first + sizes[-1]]
-                size = next(s for s in sizes if s >= len(chunk))
-                groups.append(Group(depth=depth, h=centre, indices=chunk, size=size))
+            for part, size in _parts(len(indices), sizes, padding):
+                groups.append(Group(depth=depth, h=centre, indices=indices[part], size=size))
     return groups
 
 

@@ -39,7 +39,7 @@ def pictures(n, seed=0):
 @settings(deadline=None, max_examples=40)
 def test_groups_hold_every_image_once(h, num_levels, depths):
     h = np.array(h, np.float32)
-    groups = make_groups(h, depths, num_levels, sizes=(1, 4, 16))
+    groups = make_groups(h, depths, num_levels, sizes=(1, 4, 16), padding=1)
     assert sorted(np.concatenate([g.indices for g in groups]).tolist()) == list(range(len(h)))
     for group in groups:
         assert group.size in (1, 4, 16) and group.size >= len(group.indices) > group.size // 4
@@ -54,6 +54,26 @@ def test_groups_hold_every_image_once(h, num_levels, depths):
             assert low < group.h < high
             inside = np.clip(h[group.indices], low, high)
             assert (np.abs(inside - group.h) <= 0.5001 * (high - low) / num_levels + 1e-5).all()
+
+
+@pytest.mark.parametrize("sizes", [(1, 4, 16, 64, 256), (4, 16)])
+@pytest.mark.parametrize("padding", [0, 0.25, 1])
+def test_no_group_pads_more_than_it_may(sizes, padding):
+    for count in range(1, 600):
+        groups = make_groups(np.full(count, 4.5), (4,), None, sizes, padding)
+        assert np.concatenate([group.indices for group in groups]).tolist() == list(range(count))
+        for group in groups:
+            fill = len(group.indices)
+            assert group.size in sizes and fill <= group.size
+            assert group.size - fill <= padding * group.size or fill < sizes[0]
+        if padding == 1:
+            assert [group.size for group in groups[:-1]] == [sizes[-1]] * ((count - 1) // sizes[-1])
+
+
+@pytest.mark.parametrize("padding", [-0.1, 1.1, np.nan])
+def test_padding_is_a_part(padding):
+    with pytest.raises(ValueError, match=r"padding must be in \[0, 1\], got"):
+        make_groups(np.ones(3), (4,), padding=padding)
 
 
 @pytest.mark.parametrize("depths", [(1, 2), (5, 6, 7), (1, 4, 9), (3, 20, 50), (4,)])
@@ -257,7 +277,7 @@ def test_one_image_is_grouped_as_in_a_batch(num_levels, dtype):
 @pytest.mark.parametrize("num_levels", [None, 4])
 @pytest.mark.parametrize("count", [2, 16, 600])
 def test_images_of_one_complexity_are_grouped_as_among_others(count, num_levels):
-    """In pieces of 256, each padded to the next size."""
+    """In pieces of 256, the last padded to the next size, or cut where that would be too much."""
     h = np.full(count, 4.5, np.float32)
     found = make_groups(h, (3, 4, 5), num_levels)
     among = [
@@ -268,4 +288,4 @@ def test_images_of_one_complexity_are_grouped_as_among_others(count, num_levels)
     expected = among if num_levels else make_groups(h.astype(np.float16), (3, 4, 5))
     shown = [[(g.depth, g.h, g.size, g.indices.tolist()) for g in groups] for groups in (found, expected)]
     assert shown[0] == shown[1]
-    assert [group.size for group in found] == {2: [4], 16: [16], 600: [256, 256, 256]}[count]
+    assert [group.size for group in found] == {2: [1, 1], 16: [16], 600: [256, 256, 64, 16, 4, 4]}[count]
