@@ -100,11 +100,10 @@ def one_an_image(h: ArrayLike, count: int) -> np.ndarray:
 
 
 def pieces(count: int, sizes: Sequence[int] = GROUP_SIZES) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pieces of a batch, of at most the largest size: their places in it, and the same padded to one of `sizes`."""
-    largest = check_sizes(sizes)[-1]
-    for first in range(0, count, largest):
-        indices = np.arange(first, min(first + largest, count))
-        yield indices, pad_indices(indices, sizes)
+    """Pieces of a batch, cut as `make_groups` does it: their places in it, and the same padded to one of `sizes`."""
+    every = np.arange(count)
+    for part, size in _parts(count, tuple(check_sizes(sizes)), most_padding()):
+        yield every[part], pad_indices(every[part], (size,))
 
 
 def batch_sharding(params: Any) -> NamedSharding | None:
