@@ -43,7 +43,7 @@ def complexity(images: ArrayLike) -> Float[Array, " batch"]:
         Ordinary Differential Equation, Sec. 3.4.
     """
     pixels, valid = to_8_bit(images)
-    h = 0.5 * entropy(pixels) + 0.5 * entropy(spectrum_bins(pixels))
+    h = 0.5 * entropy(pixels) + 0.5 * _spectrum_entropy(pixels)
     return jnp.where(valid, h, jnp.nan)
 
 
@@ -137,22 +137,44 @@ def to_8_bit(images: ArrayLike) -> tuple[Int[Array, "batch height width channels
 
 def spectrum_bins(pixels: Int[Array, "batch height width channels"]) -> Int[Array, "batch height width channels"]:
     """Y(X) of each image, in bins 0 to 255."""
+    half, (height, width) = _half_spectrum_bins(pixels), pixels.shape[1:3]
+    # real images: the entry of the frequency -f is the conjugate of that of f
+    rest = half[:, -jnp.arange(height) % height, 1 : width - half.shape[2] + 1]
+    return jnp.concatenate([half, rest[:, :, ::-1]], axis=2)
+
+
+def _half_spectrum_bins(pixels: Int[Array, "batch height width channels"]) -> Int[Array, "batch height half channels"]:
+    """The first width // 2 + 1 columns of Y(X)."""
     # In double precision, whatever JAX's default: in single precision the rounding of the transform moves magnitudes
     # across the borders of bins, and with them H by up to 3e-4 of itself, differently on every device.
     with jax.enable_x64(True):
         x = pixels.astype(jnp.float64)
-        y = jnp.log1p(jnp.abs(jnp.fft.fft2(x, axes=(1, 2))))
+        y = jnp.log1p(jnp.abs(jnp.fft.rfft2(x, axes=(1, 2))))
         low = y.min(axis=(1, 2, 3), keepdims=True)
         width = y.max(axis=(1, 2, 3), keepdims=True) - low
         scaled = (y - low) / jnp.where(width > 0, width, 1.0)
         return jnp.minimum(jnp.floor(scaled * BINS), BINS - 1).astype(jnp.int32)
 
 
-def entropy(bins: Int[Array, "batch ..."]) -> Float[Array, " batch"]:
-    """-sum p log p of the histogram of each row (v1 Eq. 8)."""
+def _spectrum_entropy(pixels: Int[Array, "batch height width channels"]) -> Float[Array, " batch"]:
+    """E(Y(X)), from half of the spectrum: a column counts twice where the other half holds the same."""
+    bins, width = _half_spectrum_bins(pixels), pixels.shape[2]
+    columns = np.arange(bins.shape[2])
+    times = np.where((columns == 0) | (2 * columns == width), 1, 2)
+    return entropy(bins, np.broadcast_to(times[:, None], bins.shape[1:]))
+
+
+def entropy(bins: Int[Array, "batch ..."], times: Int[np.ndarray, "..."] | None = None) -> Float[Array, " batch"]:
+    """-sum p log p of the histogram of each row (v1 Eq. 8).
+
+    Args:
+        bins: in [0, 255].
+        times: how often each entry of a row counts; once if not given.
+    """
     batch = bins.shape[0]
-    rows = jnp.arange(batch)[:, None]
-    counts = jnp.zeros((batch, BINS), jnp.float32).at[rows, bins.reshape(batch, -1)].add(1.0)
-    p = counts / (bins.size // batch)
+    rows, entries = jnp.arange(batch)[:, None], bins.reshape(batch, -1)
+    times = np.ones(entries.shape[1], np.int32) if times is None else times.reshape(-1).astype(np.int32)
+    counts = jnp.zeros((batch, BINS), jnp.int32).at[rows, entries].add(times[None])
+    p = counts.astype(jnp.float32) / times.sum(dtype=np.float32)
     terms = xlogy(p, jnp.where(p > 0, p, 1.0))  # 0 log 0 = 0, and no infinity on the way
     return jnp.maximum(-terms.sum(axis=1), 0.0)  # kept from being -0 for an image of one value

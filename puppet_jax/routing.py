@@ -19,6 +19,8 @@ from puppet_jax.complexity import CalibratedComplexity, complexity as entropy_co
 
 Adaptation = Literal["level", "sample"]
 GROUP_SIZES = (1, 4, 16, 64, 256)
+CPU_MEASURED = 16
+"""Most images whose complexity is measured at once on a CPU: more take four times as long each."""
 CPU_PADDING = 0.25
 """Most of a group on a CPU that may be padding, where every image takes its time: more is cut off as smaller groups."""
 _MOST = float(np.finfo(np.float32).max)
@@ -48,7 +50,7 @@ class Group:
 def complexities(
     images: ArrayLike,
     measure: Callable[[ArrayLike], ArrayLike] = entropy_complexity,
-    sizes: Sequence[int] = GROUP_SIZES,
+    sizes: Sequence[int] | None = None,
 ) -> np.ndarray:
     """Complexity of any number of images, padded to few sizes so that few programs are compiled.
 
@@ -56,7 +58,8 @@ def complexities(
         images: (batch, height, width, channels), uint8 or floating in [0, 1].
         measure: any function of images to (batch,) values at least 0 (v2 Sec. 3.2). One that JAX cannot trace, such
             as one in NumPy, is called as it is.
-        sizes: that pieces of the batch are padded to.
+        sizes: that pieces of the batch are padded to; those of groups if not given, on a CPU at most 16 images, whose
+            spectra fit into its cache.
 
     Returns:
         (batch,) float32.
@@ -66,6 +69,8 @@ def complexities(
             which image.
     """
     images = np.asarray(check_images(images))
+    if sizes is None:
+        sizes = [size for size in GROUP_SIZES if size <= CPU_MEASURED or jax.default_backend() != "cpu"]
     if isinstance(measure, CalibratedComplexity) and measure.constant is not None:
         return np.full(len(images), measure.constant, np.float32)
     try:

@@ -10,7 +10,7 @@ import reference
 from helpers import quick
 
 import puppet_jax as pj
-from puppet_jax.complexity import entropy
+from puppet_jax.complexity import _spectrum_entropy, entropy, spectrum_bins
 
 SIZES = [(32, 32, 3), (28, 28, 1), (17, 23, 4), (84, 84, 3), (5, 1, 2), (1, 1, 1)]
 
@@ -162,3 +162,17 @@ def test_entropy_is_xlogy_to_the_last_bit():
         return jnp.maximum(-jax.scipy.special.xlogy(p, p).sum(axis=1), 0.0)
 
     np.testing.assert_array_equal(jax.jit(entropy)(bins), plain(bins))
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 6), (5, 4), (4, 5), (8, 8), (7, 1)])
+def test_half_of_the_spectrum_stands_for_all_of_it(height, width):
+    pixels = jnp.asarray(np.random.default_rng(0).integers(0, 256, (6, height, width, 3)), jnp.int32)
+    whole = spectrum_bins(pixels)
+    for image, bins in zip(np.asarray(pixels), np.asarray(whole), strict=True):
+        np.testing.assert_array_equal(bins, np.moveaxis(reference.spectrum_bins(image), 0, -1))
+    found = _spectrum_entropy(pixels)
+    np.testing.assert_array_equal(found, entropy(whole))
+
+
+def test_more_pixels_than_a_float_counts():
+    assert entropy(jnp.zeros((1, 2**25), jnp.int32)).tolist() == [0.0]

@@ -79,7 +79,7 @@ class TestComplexities:
         """One set a depth: of training batches, and of the images of a depth that are answered."""
         images, _ = graded
         network, found = config.network.make(10, images.shape[1:]), self.measure(config, images)
-        groups = make_groups(found.h, sorted(set(found.depths.tolist())), num_levels=1)
+        groups = make_groups(found.h, sorted(set(found.depths.tolist())), num_levels=1, padding=1)
         assert len({group.depth for group in groups}) == len(groups)
         for group in groups:
             trained = kernel_levels(config, network, found.h[group.indices], group.depth)
