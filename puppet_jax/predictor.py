@@ -20,12 +20,12 @@ from puppet_jax.fast_convolution import is_of_cpu
 from puppet_jax.folded import FoldedPuppet, apply_folded, fold
 from puppet_jax.puppet import BatchStats, PuppetParams, apply_puppet, centred
 from puppet_jax.routing import (
-    GROUP_SIZES,
     Adaptation,
     Group,
     batch_sharding,
     check_adaptation,
     complexities,
+    group_sizes,
     groups_of_equals,
     make_groups,
     most_padding,
@@ -161,7 +161,7 @@ class Predictor:
         self.dtype = dtype
         self.generate = generate
         self.image_size = image_size
-        self._sharding, self._padding = batch_sharding(params), most_padding()
+        self._sharding, self._cut = batch_sharding(params), (group_sizes(), most_padding())
         self._forward = functools.cache(functools.partial(_forward_shared, puppet, dtype=jnp.dtype(dtype)))
         self.bank = KernelBank(puppet, params.puppeteer, max_sets, generate, self._fold)
 
@@ -250,10 +250,10 @@ class Predictor:
             images = np.asarray(check_images(images))
             check_image_size(images, self.image_size)
         if h is None:
-            groups = groups_of_equals(self._constant, len(images), depths, self.num_levels, GROUP_SIZES, self._padding)
+            groups = groups_of_equals(self._constant, len(images), depths, self.num_levels, *self._cut)
         else:
             h = one_an_image(h, len(images))
-            groups = make_groups(h, depths, self.num_levels, padding=self._padding)
+            groups = make_groups(h, depths, self.num_levels, *self._cut)
         if len(groups) == 1:  # it holds all images in their order
             output, count = self._run(groups[0], images, h), len(images)
             return lambda: np.asarray(output)[:count].copy(), groups

@@ -19,6 +19,8 @@ from puppet_jax.complexity import CalibratedComplexity, complexity as entropy_co
 
 Adaptation = Literal["level", "sample"]
 GROUP_SIZES = (1, 4, 16, 64, 256)
+CPU_LARGEST = 64
+"""Largest group on a CPU: the activations of more leave its cache, and take up to a sixth longer."""
 CPU_MEASURED = 16
 """Most images whose complexity is measured at once on a CPU: more take four times as long each."""
 CPU_PADDING = 0.25
@@ -70,7 +72,7 @@ def complexities(
     """
     images = np.asarray(check_images(images))
     if sizes is None:
-        sizes = [size for size in GROUP_SIZES if size <= CPU_MEASURED or jax.default_backend() != "cpu"]
+        sizes = [size for size in group_sizes() if size <= CPU_MEASURED or jax.default_backend() != "cpu"]
     if isinstance(measure, CalibratedComplexity) and measure.constant is not None:
         return np.full(len(images), measure.constant, np.float32)
     try:
@@ -104,10 +106,10 @@ def one_an_image(h: ArrayLike, count: int) -> np.ndarray:
     return h
 
 
-def pieces(count: int, sizes: Sequence[int] = GROUP_SIZES) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def pieces(count: int, sizes: Sequence[int] | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Pieces of a batch, cut as `make_groups` does it: their places in it, and the same padded to one of `sizes`."""
-    every = np.arange(count)
-    for part, size in _parts(count, tuple(check_sizes(sizes)), most_padding()):
+    every, sizes = np.arange(count), group_sizes() if sizes is None else tuple(check_sizes(sizes))
+    for part, size in _parts(count, sizes, most_padding()):
         yield every[part], pad_indices(every[part], (size,))
 
 
@@ -270,6 +272,11 @@ def _parts(count: int, sizes: tuple[int, ...], padding: float) -> tuple[tuple[sl
     return tuple(parts)
 
 
+def group_sizes() -> tuple[int, ...]:
+    """Sizes of groups on the default device."""
+    return tuple(size for size in GROUP_SIZES if size <= CPU_LARGEST or jax.default_backend() != "cpu")
+
+
 def most_padding() -> float:
     """Most of a group that may be padding on the default device: a whole group is as fast as a part of it on a GPU."""
     return CPU_PADDING if jax.default_backend() == "cpu" else 1.0
@@ -285,7 +292,7 @@ def make_groups(
     h: ArrayLike,
     depths: Sequence[int],
     num_levels: int | None = None,
-    sizes: Sequence[int] = GROUP_SIZES,
+    sizes: Sequence[int] | None = None,
     padding: float | None = None,
 ) -> list[Group]:
     """Groups a batch by depth, and by level of complexity where kernels are shared.
@@ -295,7 +302,8 @@ def make_groups(
         depths: the depths in use; an image of another depth goes to the nearest.
         num_levels: levels of complexity in each bucket whose images share kernels (see `level_centre`), or None for
             kernels of each image's own.
-        sizes: sizes that groups are padded to; a group larger than the largest is cut.
+        sizes: sizes that groups are padded to; a group larger than the largest is cut. If not given 1, 4, 16, 64, and
+            but for a CPU 256.
         padding: most of a group that may be padding, in [0, 1]; one that needs more is cut into smaller ones, as far
             as there are smaller sizes. A quarter on a CPU, and any on other devices, if not given.
 
@@ -307,7 +315,7 @@ def make_groups(
         ValueError: if the batch is empty, `h` has another rank than 1 or bad values, `depths` is empty, or `padding` is
             out of range.
     """
-    h, sizes = np.asarray(h), sizes if sizes is GROUP_SIZES else tuple(check_sizes(sizes))
+    h, sizes = np.asarray(h), group_sizes() if sizes is None else tuple(check_sizes(sizes))
     padding = most_padding() if padding is None else padding
     check_number("padding", padding)
     if not 0 <= padding <= 1:

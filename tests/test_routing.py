@@ -277,7 +277,7 @@ def test_one_image_is_grouped_as_in_a_batch(num_levels, dtype):
 @pytest.mark.parametrize("num_levels", [None, 4])
 @pytest.mark.parametrize("count", [2, 16, 600])
 def test_images_of_one_complexity_are_grouped_as_among_others(count, num_levels):
-    """In pieces of 256, the last padded to the next size, or cut where that would be too much."""
+    """In pieces of 64, the last padded to the next size, or cut where that would be too much."""
     h = np.full(count, 4.5, np.float32)
     found = make_groups(h, (3, 4, 5), num_levels)
     among = [
@@ -288,4 +288,4 @@ def test_images_of_one_complexity_are_grouped_as_among_others(count, num_levels)
     expected = among if num_levels else make_groups(h.astype(np.float16), (3, 4, 5))
     shown = [[(g.depth, g.h, g.size, g.indices.tolist()) for g in groups] for groups in (found, expected)]
     assert shown[0] == shown[1]
-    assert [group.size for group in found] == {2: [1, 1], 16: [16], 600: [256, 256, 64, 16, 4, 4]}[count]
+    assert [group.size for group in found] == {2: [1, 1], 16: [16], 600: [64] * 9 + [16, 4, 4]}[count]

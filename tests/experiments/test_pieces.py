@@ -123,9 +123,9 @@ class TestExits:
         leaving = network.predictor(predictor.params, {6: predictor.stats}, threshold=thresholds)
         run = leaving.start(len(IMAGES))
         np.testing.assert_allclose(network.answer(run, IMAGES, leaving.settings), logits, rtol=1e-4, atol=1e-4)
-        sizes = dict(run.calls)
-        assert sizes["trunk 1"] == 16  # six, padded to a size that is compiled
-        assert sizes["trunk 2"] == 4
+        sizes = {name: [size for piece, size in run.calls if piece == name] for name in network.pieces}
+        assert sizes["trunk 1"] == [4, 1, 1]  # on a CPU without much padding
+        assert sizes["trunk 2"] == [4]
         counts = run.executed.sum(axis=0)
         names = list(network.pieces)
         assert counts[names.index("trunk 2")] == counts[names.index("exit 2")] == 3

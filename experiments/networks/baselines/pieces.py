@@ -16,7 +16,7 @@ from experiments.evaluation.macs import count_macs
 from experiments.networks.module import ModuleNetwork, flat
 from puppet_jax.checks import check_images
 from puppet_jax.puppet import centred
-from puppet_jax.routing import GROUP_SIZES, pad_indices
+from puppet_jax.routing import GROUP_SIZES, pieces
 
 
 class PiecewiseNetwork(ModuleNetwork):
@@ -79,13 +79,15 @@ class Run:
 
     def __call__(self, piece: str, x: np.ndarray, rows: np.ndarray) -> Any:
         """What `piece` gives for `x`, (rows, ...) of the images `rows` of the batch: arrays of as many rows."""
-        padded = pad_indices(np.arange(len(rows)), GROUP_SIZES)
-        self.calls.append((piece, len(padded)))
         self.shapes[piece] = x.shape[1:]
         self.executed[rows, self.names.index(piece)] = True
         self.macs[rows] += piece_macs(self.network, piece, x.shape[1:])
-        outputs = _run_piece(self.network, self.params, self.stats, piece, x[padded])
-        return jax.tree.map(lambda leaf: np.array(leaf)[: len(rows)], outputs)
+        found = []
+        for places, padded in pieces(len(rows)):
+            self.calls.append((piece, len(padded)))
+            outputs, count = _run_piece(self.network, self.params, self.stats, piece, x[padded]), len(places)
+            found.append(jax.tree.map(lambda leaf, count=count: np.asarray(leaf)[:count], outputs))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *found)
 
 
 class PiecewisePredictor:
