@@ -27,6 +27,10 @@ def milliseconds(predictor, batch, rounds):
 several = pj.load_pretrained("cifar10-adaptive").predictor(max_sets=4096)
 one = pj.load_pretrained("cifar10-c64-4bit").predictor()
 found = {"cifar10-adaptive": {len(part): milliseconds(several, part, 5) for part in (routed, routed[:32])}}
-counts = (2, 3, 5, 10, 24, 32, 100, 130, 200, 300)
+counts = (2, 3, 5, 10, 24, 32, 100, 130, 200, 256)
 found["cifar10-c64-4bit"] = {count: milliseconds(one, images[:count], 9) for count in counts}
+pj.complexities(images[:2048])
+started = time.perf_counter()
+pj.complexities(images)
+found["complexity of 10,000 images"] = round(1e3 * (time.perf_counter() - started))
 print(json.dumps(found))
