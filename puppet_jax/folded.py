@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -128,11 +129,30 @@ def apply_folded(
         x: the images as `centred` makes them, of the dtype of the kernels.
         convolve: a 'SAME' convolution of stride 1.
     """
-    for kernel, bias, pool, add in zip(folded.kernels, folded.biases, folded.pools, folded.adds, strict=True):
+    return classify_folded(folded, run_folded(folded, x, convolve=convolve))
+
+
+def run_folded(
+    folded: FoldedPuppet,
+    x: Float[Array, "batch height width channels"],
+    first: int = 0,
+    last: int | None = None,
+    convolve: Callable[[Array, Array], Array] = convolve_same,
+) -> Float[Array, "batch rows columns c_out"]:
+    """Activations behind layer `last`, of those behind layer `first`; of all layers if not given."""
+    layers = zip(folded.kernels, folded.biases, folded.pools, folded.adds, strict=True)
+    for kernel, bias, pool, add in itertools.islice(layers, first, last):
         x = max_pool(x) if pool else x
         y = _in_halves(x, kernel, convolve) if isinstance(kernel, tuple) else convolve(x, kernel)
         y = jax.nn.relu(y + bias[None, None, None])
         x = x + y if add else y
+    return x
+
+
+def classify_folded(
+    folded: FoldedPuppet, x: Float[Array, "batch height width channels"]
+) -> Float[Array, "batch classes"]:
+    """Logits, float32, of the activations behind the last layer."""
     features = x.astype(jnp.float32).mean(axis=(1, 2))
     return jnp.dot(features, folded.classifier_kernel, precision=lax.Precision.HIGHEST) + folded.classifier_bias[None]
 

@@ -15,17 +15,18 @@ from puppet_jax.checks import check_floating, check_image_size, check_images, ch
 from puppet_jax.extras.early_exit import (
     EarlyExitParams,
     ExitHead,
-    apply_with_exit,
     check_exit,
     classify_early,
     confidence,
     init_exit,
 )
+from puppet_jax.fast_convolution import is_of_cpu
+from puppet_jax.folded import FoldedPuppet, classify_folded, fold, run_folded
 from puppet_jax.model_file import load_model
 from puppet_jax.model_format import read_puppet
 from puppet_jax.predictor import KernelBank
 from puppet_jax.pretrained import like_puppet
-from puppet_jax.puppet import BatchStats, PuppetParams, check_inputs, classify, run_layers
+from puppet_jax.puppet import BatchStats, PuppetParams, centred
 from puppet_jax.routing import Adaptation, check_adaptation, pad_indices, pieces
 from puppet_jax.trajectory import check_scalar, generate_kernels
 
@@ -109,19 +110,22 @@ class EarlyExitPredictor:
         self.dtype = dtype
         self.generate = generate
         self.image_size = image_size
-        self._bank = KernelBank(puppet, params.puppeteer, 1, generate)
+        self._bank = KernelBank(puppet, params.puppeteer, 1, generate, self._fold)
 
     @property
     def depths(self) -> tuple[int, int]:
         """Layers of an image that leaves at the exit, and of one that is sent on."""
         return self.exit_layer, self.puppet.only_depth
 
-    @property
-    def kernels(self) -> tuple[Array, ...]:
-        """The kernels of the puppet."""
+    def _fold(self, depth: int, kernels: tuple[Array, ...]) -> FoldedPuppet:
+        halves = is_of_cpu(self.dtype)
+        return fold(self.puppet, self.params, self.batch_stats, kernels, depth, self.dtype, in_halves=halves)
+
+    def _folded(self) -> FoldedPuppet:
+        """The puppet with its kernels, made anew or kept."""
         depth = self.puppet.only_depth
         if self.adaptation == "sample":
-            return self.generate(self.params.puppeteer, self.h, self.puppet.kernel_shapes(depth))
+            return self._fold(depth, self.generate(self.params.puppeteer, self.h, self.puppet.kernel_shapes(depth)))
         return self._bank(depth, self.h)
 
     def __call__(self, images: ArrayLike, h: ArrayLike | None = None) -> np.ndarray:
@@ -133,16 +137,16 @@ class EarlyExitPredictor:
         images = np.asarray(check_images(images))
         check_image_size(images, self.image_size)
         check_threshold(self.threshold)
-        fixed = (self.puppet, self.params, self.batch_stats, self.kernels)
+        folded, static = self._folded(), {"puppet": self.puppet, "exit_layer": self.exit_layer}
         early, late = self.depths
         results, depths, waiting = [], np.full(len(images), early), []
         for places, (logits, confidences, trunk) in _one_ahead(
-            images, lambda x: _start(*fixed, self.head, x, exit_layer=early, dtype=self.dtype)
+            images, lambda x: _start(folded, self.head, x, **static, dtype=self.dtype)
         ):
             unsure = np.flatnonzero(~(np.asarray(confidences)[: len(places)] >= self.threshold))  # NaN is never sure
             results.append(np.asarray(logits)[: len(places)])  # cut on the host, where no size is a program of its own
             if len(unsure):
-                answer = _go_on(*fixed, trunk, pad_indices(unsure, DEEP_SIZES), exit_layer=early)
+                answer = _go_on(folded, trunk, pad_indices(unsure, DEEP_SIZES), exit_layer=early)
                 waiting.append((places[unsure], answer))
         result = np.concatenate(results)
         for indices, answer in waiting:
@@ -152,8 +156,8 @@ class EarlyExitPredictor:
 
     def exits(self, images: ArrayLike) -> np.ndarray:
         """Logits (2, batch, num_classes) float32 of the exit and of the whole puppet, for all images."""
-        fixed = (self.puppet, self.params, self.head, self.batch_stats, self.kernels)
-        run = lambda x: _both(*fixed, x, exit_layer=self.exit_layer, dtype=self.dtype)  # noqa: E731
+        folded, static = self._folded(), {"puppet": self.puppet, "exit_layer": self.exit_layer}
+        run = lambda x: _both(folded, self.head, x, **static, dtype=self.dtype)  # noqa: E731
         images = np.asarray(check_images(images))
         check_image_size(images, self.image_size)
         parts = _one_ahead(images, run)
@@ -195,25 +199,35 @@ def _expected(description: dict[str, Any]) -> Any:
 
 
 @functools.partial(jax.jit, static_argnames=("puppet", "exit_layer", "dtype"))
-def _both(puppet, params, head, batch_stats, kernels, images, *, exit_layer, dtype):
-    exit_logits, logits, _ = apply_with_exit(puppet, params, head, batch_stats, kernels, images, exit_layer, dtype)
-    return jnp.stack([exit_logits, logits])
+def _both(folded, head, images, *, puppet, exit_layer, dtype):
+    exit_logits, trunk = _exit(folded, head, images, puppet, exit_layer, dtype)
+    return jnp.stack([exit_logits, _rest(folded, trunk, exit_layer)])
 
 
 @functools.partial(jax.jit, static_argnames=("puppet", "exit_layer", "dtype"))
-def _start(puppet, params, batch_stats, kernels, head, images, *, exit_layer, dtype):
+def _start(folded, head, images, *, puppet, exit_layer, dtype):
     """The exit: logits, confidences, and the activations from which the other layers go on."""
-    x = check_inputs(puppet, params, kernels, images, puppet.only_depth).astype(dtype)
-    trunk, _ = run_layers(puppet, params, batch_stats, kernels, x, puppet.only_depth, last=exit_layer)
-    logits = classify_early(puppet, head, trunk)
+    logits, trunk = _exit(folded, head, images, puppet, exit_layer, dtype)
     return logits, confidence(logits), trunk
 
 
-@functools.partial(jax.jit, static_argnames=("puppet", "exit_layer"))
-def _go_on(puppet, params, batch_stats, kernels, trunk, indices, *, exit_layer):
+@functools.partial(jax.jit, static_argnames="exit_layer")
+def _go_on(folded, trunk, indices, *, exit_layer):
     """The whole puppet's logits of some of the images."""
-    x, _ = run_layers(puppet, params, batch_stats, kernels, trunk[indices], puppet.only_depth, first=exit_layer)
-    return classify(puppet, params, kernels, x)
+    return _rest(folded, trunk[indices], exit_layer)
+
+
+def _exit(
+    folded: FoldedPuppet, head: ExitHead, images: ArrayLike, puppet: Puppet, exit_layer: int, dtype: Any
+) -> tuple[Array, Array]:
+    """Logits of the exit, and the activations that it reads."""
+    puppet.check_shapes(jnp.shape(images), puppet.kernel_shapes(puppet.only_depth), puppet.only_depth)
+    trunk = run_folded(folded, centred(images).astype(dtype), last=exit_layer)
+    return classify_early(puppet, head, trunk), trunk
+
+
+def _rest(folded: FoldedPuppet, trunk: Array, exit_layer: int) -> Array:
+    return classify_folded(folded, run_folded(folded, trunk, first=exit_layer))
 
 
 def _one_ahead(images: np.ndarray, run: Callable) -> Iterator[tuple[np.ndarray, Any]]:

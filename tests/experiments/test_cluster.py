@@ -34,6 +34,7 @@ def table(folder, *flags):
     return without_times(json.loads((folder / "ablation.json").read_text()))
 
 
+@pytest.mark.timeout(900)  # three workers start, each with a JAX of its own
 @pytest.mark.slow
 def test_a_worker_killed_in_the_middle_changes_nothing(tmp_path, monkeypatch):
     pytest.importorskip("ray")
