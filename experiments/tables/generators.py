@@ -61,7 +61,9 @@ def transformers() -> Table:
 def _transformers(name: Literal["vit", "mixer"], **ordinary: int) -> tuple[Row, ...]:
     plain = Transformer(name=name)
     label = {"vit": "ViT", "mixer": "MLP-Mixer"}[name]
+    velocity = Generated(max_channels=C, kernels_from="velocity", scale=0.03)  # as in preset best
     networks: dict[str, Any] = {
+        f"{label}, puppeteer from the velocity, matrices by taps": Puppetized(plain=plain, kernels=velocity),
         f"{label}, puppeteer, matrices by taps": Puppetized(plain=plain, kernels=Generated(max_channels=C)),
         f"{label}, puppeteer, matrices by mean": Puppetized(
             plain=plain, kernels=Generated(max_channels=C), matrices="mean"
