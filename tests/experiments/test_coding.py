@@ -1,6 +1,7 @@
 """Bytes of what inference needs, after Brotli."""
 
 import dataclasses
+import sys
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from experiments.model import load_model
 from puppet_jax.pretrained import pretrained_file
 from puppet_jax.puppeteer import IDLE_BIASES
 
+pytest.importorskip("brotli")
 ONE_DEPTH = dataclasses.replace(PUPPET, layers=(1, 1), affine=True)
 
 
@@ -45,3 +47,8 @@ def test_values_that_float16_does_not_hold_are_the_nearest():
     model = dataclasses.replace(make_model(ONE_DEPTH, (2,)), bits=4)
     stats = jax.tree.map(lambda leaf: 1e5 * leaf, model.batch_stats)
     assert 0 < coded_bytes(dataclasses.replace(model, batch_stats=stats)) < model.stored_bytes()[1] + 20
+
+
+def test_without_the_library_nobody_knows(monkeypatch):
+    monkeypatch.setitem(sys.modules, "brotli", None)
+    assert coded_bytes(make_model()) is None
