@@ -1,5 +1,6 @@
 """What a puppeteer is worth: other generators of as many floats, and weights that are matrices. Imports no JAX."""
 
+import dataclasses
 from typing import Any, Literal
 
 from experiments.cifar10 import BEST
@@ -61,9 +62,10 @@ def transformers() -> Table:
 def _transformers(name: Literal["vit", "mixer"], **ordinary: int) -> tuple[Row, ...]:
     plain = Transformer(name=name)
     label = {"vit": "ViT", "mixer": "MLP-Mixer"}[name]
-    velocity = Generated(max_channels=C, kernels_from="velocity", scale=0.03)  # as in preset best
+    best = Generated(max_channels=C, kernels_from="velocity", scale=0.03)
     networks: dict[str, Any] = {
-        f"{label}, puppeteer from the velocity, matrices by taps": Puppetized(plain=plain, kernels=velocity),
+        f"{label}, puppeteer from the velocity, matrices by taps": Puppetized(plain=plain, kernels=best),
+        f"{label}, the same, Muon": Puppetized(plain=plain, kernels=best),
         f"{label}, puppeteer, matrices by taps": Puppetized(plain=plain, kernels=Generated(max_channels=C)),
         f"{label}, puppeteer, matrices by mean": Puppetized(
             plain=plain, kernels=Generated(max_channels=C), matrices="mean"
@@ -76,8 +78,14 @@ def _transformers(name: Literal["vit", "mixer"], **ordinary: int) -> tuple[Row, 
         Row(
             label,
             "cifar10",
-            Config(network=network, data=PARTIAL, optim=TRANSFORMER_OPTIM),
+            Config(network=network, data=PARTIAL, optim=_optim(label)),
             rates=TRANSFORMER_RATES,
         )
         for label, network in networks.items()
     )
+
+
+def _optim(label: str) -> Optim:
+    """Adam for all, so that they differ by their weights alone; and Muon, as in preset best, for one puppeteer."""
+    optimizer: Literal["adam", "muon"] = "muon" if label.endswith("Muon") else "adam"
+    return dataclasses.replace(TRANSFORMER_OPTIM, optimizer=optimizer)
