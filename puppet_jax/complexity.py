@@ -160,21 +160,20 @@ def _spectrum_entropy(pixels: Int[Array, "batch height width channels"]) -> Floa
     """E(Y(X)), from half of the spectrum: a column counts twice where the other half holds the same."""
     bins, width = _half_spectrum_bins(pixels), pixels.shape[2]
     columns = np.arange(bins.shape[2])
-    times = np.where((columns == 0) | (2 * columns == width), 1, 2)
-    return entropy(bins, np.broadcast_to(times[:, None], bins.shape[1:]))
+    return entropy(bins, np.where((columns == 0) | (2 * columns == width), 1, 2)[:, None])
 
 
-def entropy(bins: Int[Array, "batch ..."], times: Int[np.ndarray, "..."] | None = None) -> Float[Array, " batch"]:
+def entropy(bins: Int[Array, "batch ..."], times: Int[np.ndarray, "..."] | int = 1) -> Float[Array, " batch"]:
     """-sum p log p of the histogram of each row (v1 Eq. 8).
 
     Args:
         bins: in [0, 255].
-        times: how often each entry of a row counts; once if not given.
+        times: how often each entry of a row counts, of its shape or one that broadcasts to it.
     """
     batch = bins.shape[0]
     rows, entries = jnp.arange(batch)[:, None], bins.reshape(batch, -1)
-    times = np.ones(entries.shape[1], np.int32) if times is None else times.reshape(-1).astype(np.int32)
-    counts = jnp.zeros((batch, BINS), jnp.int32).at[rows, entries].add(times[None])
-    p = counts.astype(jnp.float32) / times.sum(dtype=np.float32)
+    added = jnp.broadcast_to(jnp.asarray(times, jnp.int32), bins.shape[1:]).reshape(1, -1)
+    counts = jnp.zeros((batch, BINS), jnp.int32).at[rows, entries].add(added)
+    p = counts.astype(jnp.float32) / np.float32(np.broadcast_to(times, bins.shape[1:]).sum())
     terms = xlogy(p, jnp.where(p > 0, p, 1.0))  # 0 log 0 = 0, and no infinity on the way
     return jnp.maximum(-terms.sum(axis=1), 0.0)  # kept from being -0 for an image of one value

@@ -241,14 +241,12 @@ class Predictor:
                 "`estimate_batch_stats` and `PretrainedPuppet.at_depth` make statistics of others."
             )
         depths = self.depths if depth is None else (depth,)
+        measured = h is None and self._constant is None  # which looks at the values of the images as well
+        images = np.asarray(as_native(images) if measured else check_images(images))
+        check_image_size(images, self.image_size)
+        if measured:
+            h = complexities(images, self.complexity)
         groups: Sequence[Group]
-        if h is None and self._constant is None:
-            images = np.asarray(as_native(images))
-            check_image_size(images, self.image_size)
-            h = complexities(images, self.complexity)  # looks at the values of the images as well
-        else:
-            images = np.asarray(check_images(images))
-            check_image_size(images, self.image_size)
         if h is None:
             groups = groups_of_equals(self._constant, len(images), depths, self.num_levels, *self._cut)
         else:

@@ -71,10 +71,9 @@ def complexities(
             which image.
     """
     images = np.asarray(check_images(images))
-    if sizes is None:
-        sizes = [size for size in group_sizes() if size <= CPU_MEASURED or jax.default_backend() != "cpu"]
     if isinstance(measure, CalibratedComplexity) and measure.constant is not None:
         return np.full(len(images), measure.constant, np.float32)
+    sizes = group_sizes(CPU_MEASURED) if sizes is None else sizes
     try:
         compiled = _compiled(measure) if isinstance(measure, Hashable) else jax.jit(measure)
         parts = [(len(indices), compiled(images[padded])) for indices, padded in pieces(len(images), sizes)]
@@ -111,6 +110,22 @@ def pieces(count: int, sizes: Sequence[int] | None = None) -> Iterator[tuple[np.
     every, sizes = np.arange(count), group_sizes() if sizes is None else tuple(check_sizes(sizes))
     for part, size in _parts(count, sizes, most_padding()):
         yield every[part], pad_indices(every[part], (size,))
+
+
+def run_pieces(count: int, run: Callable[[np.ndarray], Any]) -> Any:
+    """What `run` gives for the padded places of each piece of a batch, put together without the padding.
+
+    Args:
+        count: images.
+        run: from places (size,) to a pytree of arrays, a row for each. All pieces are dispatched before the first
+            result is awaited.
+
+    Returns:
+        A pytree of NumPy arrays, a row an image.
+    """
+    parts = [(len(places), run(padded)) for places, padded in pieces(count)]
+    cut = [jax.tree.map(lambda leaf, rows=rows: np.asarray(leaf)[:rows], found) for rows, found in parts]
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *cut)
 
 
 def batch_sharding(params: Any) -> NamedSharding | None:
@@ -272,9 +287,9 @@ def _parts(count: int, sizes: tuple[int, ...], padding: float) -> tuple[tuple[sl
     return tuple(parts)
 
 
-def group_sizes() -> tuple[int, ...]:
-    """Sizes of groups on the default device."""
-    return tuple(size for size in GROUP_SIZES if size <= CPU_LARGEST or jax.default_backend() != "cpu")
+def group_sizes(most: int = CPU_LARGEST) -> tuple[int, ...]:
+    """Sizes of groups on the default device, at most so large on a CPU."""
+    return tuple(size for size in GROUP_SIZES if size <= most or jax.default_backend() != "cpu")
 
 
 def most_padding() -> float:

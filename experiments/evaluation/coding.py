@@ -24,13 +24,12 @@ def coded_bytes(model: Model) -> int | None:
         import brotli
     except ImportError:
         return None
-    params, stats = needed(model)
+    stored: Any = needed(model)
     if model.bits < 32:
-        bits = bits_of(model.network, params, model.bits)
-        params = extras.quantize_tree(extras.fake_quantize(params, bits), bits)  # values that float16 holds
-        stats = extras.fake_quantize(stats, jax.tree.map(lambda _: 16, stats))
-        stats = jax.tree.map(lambda leaf: leaf.astype(np.float16), stats)
-    return len(brotli.compress(b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves((params, stats)))))
+        params, stats = stored
+        bits = bits_of(model.network, params, model.bits), jax.tree.map(lambda _: 16, stats)
+        stored = extras.quantize_tree(extras.fake_quantize(stored, bits), bits)  # values that float16 holds
+    return len(brotli.compress(b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(stored))))
 
 
 def needed(model: Model) -> tuple[Any, dict[int, Any]]:

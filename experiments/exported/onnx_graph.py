@@ -13,12 +13,10 @@ from puppet_jax.folded import FoldedPuppet
 from puppet_jax.mirrored_convolution import halves_of
 
 OPSET, IR_VERSION = 18, 9  # of 2023, so that runtimes in use take the file
-
-
 HALVES_CHANNELS = 256  # from so many on onnxruntime is faster in halves on a CPU; docs/records/2026-11-30-onnx
 
 
-def graph_bytes(layers: FoldedPuppet, image_shape: tuple[int, int, int], mirror: bool = False) -> bytes:
+def graph_bytes(layers: FoldedPuppet, image_shape: tuple[int, int, int], mirror: bool) -> bytes:
     """An ONNX model from `images` (batch, height, width, channels) float32 in [0, 1] to `logits` (batch, classes).
 
     Layers of several levels of complexity have a second input `level`, () int32. An image with a value outside [0, 1]

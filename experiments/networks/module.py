@@ -18,7 +18,7 @@ from experiments.networks.contract import Network, Predictor
 from experiments.networks.convolution import use_fast_layers
 from puppet_jax.checks import check_images
 from puppet_jax.puppet import centred
-from puppet_jax.routing import batch_sharding, pieces, spread
+from puppet_jax.routing import batch_sharding, run_pieces, spread
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,9 +112,7 @@ class ModulePredictor:
     def in_pieces(self, images: Any, run: Callable[[Any], Any]) -> Any:
         """What `run` gives for the images, a pytree with a row an image, piece by piece of few sizes."""
         images = np.asarray(check_images(images))
-        parts = [(len(places), run(spread(images[padded], self.sharding))) for places, padded in pieces(len(images))]
-        cut = [jax.tree.map(lambda leaf, count=count: np.asarray(leaf)[:count], found) for count, found in parts]
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *cut)
+        return run_pieces(len(images), lambda padded: run(spread(images[padded], self.sharding)))
 
     def route(self, images: Any, h: Any | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Logits, and the depth of each image, which is the one depth."""

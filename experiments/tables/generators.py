@@ -60,32 +60,23 @@ def transformers() -> Table:
 
 
 def _transformers(name: Literal["vit", "mixer"], **ordinary: int) -> tuple[Row, ...]:
+    """Adam for all, so that they differ by their weights alone; and for one puppeteer Muon, as in preset best."""
     plain = Transformer(name=name)
-    label = {"vit": "ViT", "mixer": "MLP-Mixer"}[name]
+
+    def row(label: str, network: Any, optimizer: Literal["adam", "muon"] = "adam") -> Row:
+        optim = dataclasses.replace(TRANSFORMER_OPTIM, optimizer=optimizer)
+        label = f"{'ViT' if name == 'vit' else 'Mixer'}, {label}"
+        return Row(label, "cifar10", Config(network=network, data=PARTIAL, optim=optim), rates=TRANSFORMER_RATES)
+
+    states = Generated(max_channels=C)
     best = Generated(max_channels=C, kernels_from="velocity", scale=0.03)
-    networks: dict[str, Any] = {
-        f"{label}, puppeteer from the velocity, matrices by taps": Puppetized(plain=plain, kernels=best),
-        f"{label}, the same, Muon": Puppetized(plain=plain, kernels=best),
-        f"{label}, puppeteer, matrices by taps": Puppetized(plain=plain, kernels=Generated(max_channels=C)),
-        f"{label}, puppeteer, matrices by mean": Puppetized(
-            plain=plain, kernels=Generated(max_channels=C), matrices="mean"
-        ),
-        f"{label}, frozen random basis (PRANC)": Puppetized(plain=plain, kernels=FrozenBasis(max_channels=C)),
-        f"{label}, shared floats": Puppetized(plain=plain, kernels=OtherGenerator(generator="shared", max_channels=C)),
-        f"{label}, slim, ordinary weights": Transformer(name=name, **ordinary),
-    }
-    return tuple(
-        Row(
-            label,
-            "cifar10",
-            Config(network=network, data=PARTIAL, optim=_optim(label)),
-            rates=TRANSFORMER_RATES,
-        )
-        for label, network in networks.items()
+    shared = OtherGenerator(generator="shared", max_channels=C)
+    return (
+        row("puppeteer (velocity, taps)", Puppetized(plain=plain, kernels=best)),
+        row("puppeteer (velocity, taps, Muon)", Puppetized(plain=plain, kernels=best), "muon"),
+        row("puppeteer (states, taps)", Puppetized(plain=plain, kernels=states)),
+        row("puppeteer (states, mean)", Puppetized(plain=plain, kernels=states, matrices="mean")),
+        row("frozen random basis (PRANC)", Puppetized(plain=plain, kernels=FrozenBasis(max_channels=C))),
+        row("shared floats", Puppetized(plain=plain, kernels=shared)),
+        row("slim, ordinary weights", Transformer(name=name, **ordinary)),
     )
-
-
-def _optim(label: str) -> Optim:
-    """Adam for all, so that they differ by their weights alone; and Muon, as in preset best, for one puppeteer."""
-    optimizer: Literal["adam", "muon"] = "muon" if label.endswith("Muon") else "adam"
-    return dataclasses.replace(TRANSFORMER_OPTIM, optimizer=optimizer)

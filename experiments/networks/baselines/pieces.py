@@ -16,7 +16,7 @@ from experiments.evaluation.macs import count_macs
 from experiments.networks.module import ModuleNetwork, flat
 from puppet_jax.checks import check_images
 from puppet_jax.puppet import centred
-from puppet_jax.routing import GROUP_SIZES, pieces
+from puppet_jax.routing import GROUP_SIZES, run_pieces
 
 
 class PiecewiseNetwork(ModuleNetwork):
@@ -82,12 +82,12 @@ class Run:
         self.shapes[piece] = x.shape[1:]
         self.executed[rows, self.names.index(piece)] = True
         self.macs[rows] += piece_macs(self.network, piece, x.shape[1:])
-        found = []
-        for places, padded in pieces(len(rows)):
+
+        def run(padded: np.ndarray) -> Any:
             self.calls.append((piece, len(padded)))
-            outputs, count = _run_piece(self.network, self.params, self.stats, piece, x[padded]), len(places)
-            found.append(jax.tree.map(lambda leaf, count=count: np.asarray(leaf)[:count], outputs))
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *found)
+            return _run_piece(self.network, self.params, self.stats, piece, x[padded])
+
+        return run_pieces(len(rows), run)
 
 
 class PiecewisePredictor:
