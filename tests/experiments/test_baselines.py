@@ -276,6 +276,19 @@ class TestODENet:
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
         assert np.asarray(evaluations).tolist() == [3, 3]
 
+    @pytest.mark.slow
+    def test_a_batch_is_solved_as_its_images(self):
+        """In training in common steps, as many as the image that needs most; in predictions in steps of each image."""
+        model = odenet.ODENet(10, rngs=nnx.Rngs(0))
+        x = normal(3, 3, 3, 64) * jnp.asarray([0.001, 1, 30])[:, None, None, None]
+        together, steps = model.solve_together(x)
+        apart, evaluations = model.solve(x)
+        np.testing.assert_allclose(together, apart, rtol=2e-2, atol=2e-2)  # both within the tolerance
+        assert len(set(np.asarray(evaluations).tolist())) > 1  # easy images take fewer
+        assert odenet.EVALUATIONS * steps + 1 == evaluations.max()
+        slope = jax.grad(lambda x: model.solve_together(x)[0].sum())(0 * x)
+        assert np.isfinite(slope).all()
+
     def test_derivative_sees_the_time(self):
         model = odenet.ODENet(10, rngs=nnx.Rngs(0))
         x = normal(1, 3, 3, 64)
