@@ -32,6 +32,7 @@ COLUMNS = {
     "paper_top1": "the papers (%)",
     "rates": "learning rate, of those tried",
     "hours": "hours",
+    "full_hours": "all epochs (hours), extrapolated",
     "before_ms": "before (ms)",
     "ms": "ms",
     "over_before": "time over that before",

@@ -44,7 +44,9 @@ def write(table: Mapping[str, Any], study: Path, runs: Path) -> None:
         described["data"].pop("source", None)
         write_json(copy / CONFIG, with_checksum(described | {"config": movable(described["config"])}))
         summary = read_summary(folder)
-        write_summary(copy, dataclasses.replace(summary, config=movable(summary.config)))
+        summary = dataclasses.replace(summary, config=movable(summary.config))
+        if not (copy / SUMMARY).is_file() or read_summary(copy) != summary:  # one of an earlier version stays as it is
+            write_summary(copy, summary)
         results["runs"][folder.name] = round(100 * summary.top1, 2)
     write_json(path, results)
 
@@ -65,6 +67,8 @@ def _row(table: str, result: Mapping[str, Any]) -> dict[str, Any]:
         tried = ", ".join(f"{one['learning_rate']:g}" for one in result["search"])
         row["rates"] = f"{result['learning_rate']:g} of {tried}"
     means = {name: spread["mean"] for name, spread in result["ours"].items()}
+    if "full_hours" in means:
+        row["full_hours"] = round(means["full_hours"], 1)
     return row | {
         "bytes": round(1e6 * means["mb"]),
         "macs": round(1e9 * means["network_gmacs"]),

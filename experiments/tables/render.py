@@ -17,6 +17,7 @@ LABELS = {
     "network_gmacs_std": "their spread",
     "images_per_s": "images/s, batch 256",
     "hours": "training (h)",
+    "full_hours": "full protocol (h), extrapolated",
     "s_per_image": "s/image",
     "s_per_image_generating": "s/image, kernels anew",
     "depth": "mean depth",

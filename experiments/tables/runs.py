@@ -78,9 +78,13 @@ class Runs:
             return result | {"missing": str(error)}
         measured = [_measured(summary) for summary in summaries]
         seconds = sum(summary.train_seconds for summary in [*summaries, *before])
+        hours = {"hours": seconds}
+        full = [(one, row.config) for one in summaries] + [(one, row.first or row.config) for one in before]
+        if all(one.config["data"]["num_images"] == config.data.num_images for one, config in full):  # an epoch or more
+            hours["full_hours"] = sum(_seconds_of(config.optim.epochs, one) for one, config in full)
         return result | {
             "ours": {name: _spread([one[name] for one in measured]) for name in measured[0]}
-            | {"hours": _spread([seconds / len(summaries) / 3600])},
+            | {name: _spread([s / len(summaries) / 3600]) for name, s in hours.items()},
             "seeds": [config.seed for config in configs],
             "runs": [str(self._path(row, config)) for config in configs],
             "seconds": seconds,
@@ -188,6 +192,11 @@ def _finished(folder: Path, config: Config) -> Summary:
     if differing := run_folder.differences(flat(movable(found)), flat(movable(as_json(config)))):
         raise RunError(f"{folder} holds a run of another configuration ({differing}); give another --runs.")
     return read_summary(folder)
+
+
+def _seconds_of(epochs: int, summary: Summary) -> float:
+    """Training time of so many epochs, extrapolated from those of a run."""
+    return summary.train_seconds * epochs / summary.config["optim"]["epochs"]
 
 
 def _measured(summary: Summary) -> dict[str, float]:

@@ -18,7 +18,7 @@ RATES = (3e-4, 1e-3, 3e-3)
 REINFORCEMENT_SHARE = 10_000 / 64_000
 """Iterations of SkipNet's reinforcement phase over those of its supervised one, as published."""
 REINFORCEMENT_RATE = 1e-4
-COLUMNS = ("mb", "network_gmacs", "network_gmacs_std", "s_per_image", "images_per_s", "hours")
+COLUMNS = ("mb", "network_gmacs", "network_gmacs_std", "s_per_image", "images_per_s", "hours", "full_hours")
 TITLES = {
     "adaptive": "Systems that adapt to their input (v1 table 1, v2 table 1)",
     "lightweight": "Small networks (v1 table 2, v2 table 3)",

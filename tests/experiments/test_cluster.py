@@ -23,7 +23,7 @@ ROWS = [Row(str(n), "digits", replace(LONG, num_validation=50 + n)) for n in ran
 
 def without_times(value):
     if isinstance(value, dict):
-        untimed = TIMED | {"hours", "seconds", "runs", "s_per_image", "s_per_image_generating"}
+        untimed = TIMED | {"hours", "full_hours", "seconds", "runs", "s_per_image", "s_per_image_generating"}
         return {name: without_times(one) for name, one in value.items() if name not in untimed}
     return [without_times(one) for one in value] if isinstance(value, list) else value
 

@@ -275,6 +275,15 @@ class TestRuns:
         rows = json.loads((tmp_path / "out" / "ablation.json").read_text())["rows"]
         assert [row["ours"]["mb"]["mean"] for row in rows] == [3, 1]
 
+    @pytest.mark.parametrize(("budget", "times"), [(0.5, 2), (0.25, None)])
+    def test_time_of_the_full_protocol(self, trainer, tmp_path, monkeypatch, budget, times):
+        """Is extrapolated from one epoch of two, not from less than one, whose time is that of compiling."""
+        define(monkeypatch, *ROWS, columns=("full_hours",))
+        assert command_line(tmp_path, "--budget", budget, "--seeds", 1) == 0
+        ours = json.loads((tmp_path / "out" / "ablation.json").read_text())["rows"][0]["ours"]
+        assert ours.get("full_hours", {}).get("mean") == (times and pytest.approx(times * ours["hours"]["mean"]))
+        assert "full protocol (h), extrapolated" in (tmp_path / "out" / "ablation.md").read_text()
+
     def test_interrupted(self, trainer, tmp_path, monkeypatch, capsys):
         """Stops with the status of the signal; what is finished is kept, what is not goes on."""
         define(monkeypatch, *ROWS)
@@ -420,7 +429,11 @@ class TestRuns:
         assert json.loads((start / "summary.json").read_text())["config"]["optim"]["learning_rate"] == 3e-3
         described = json.loads((tmp_path / "out" / "ablation.json").read_text())["rows"][0]
         assert (described["epochs"], described["learning_rate"]) == (4, 3e-3)
-        assert described["seconds"] == 2 * read_summary(start).train_seconds
+        seconds = read_summary(start).train_seconds
+        assert described["seconds"] == 2 * seconds
+        assert described["ours"]["hours"]["mean"] == pytest.approx(2 * seconds / 3600)
+        full = seconds * (4 / 2 + 2 / 2)  # all epochs of both, from the time of two each
+        assert described["ours"]["full_hours"]["mean"] == pytest.approx(full / 3600)
 
     def test_goes_on_from_the_record(self, trainer, tmp_path, monkeypatch, capsys):
         """Its rows stand in the study; the copied runs are finished ones, wherever they lie, and start each other."""
@@ -450,6 +463,9 @@ class TestRuns:
         assert two["top1"] == [round(100 * top1, 2) for top1 in described[0]["ours"]["top1"]["seeds"]]
         assert two["top1_mean"] == pytest.approx(100 * described[0]["ours"]["top1"]["mean"])
         assert one["bytes"] == 1_000_000
+        assert two["full_hours"] == pytest.approx(
+            described[0]["ours"]["hours"]["mean"], abs=0.05
+        )  # at the whole budget
         assert found["runs"].keys() == {path.name for path in (tmp_path / "runs").iterdir()}
         assert str(tmp_path) not in "".join(path.read_text() for path in (study / "runs").glob("*/*"))
         before = len(trainer.configs)
