@@ -81,8 +81,8 @@ def benchmark(command: Command) -> None:
     """Carries out the command."""
     import jax
 
+    from experiments.benchmarks import convolutions, generation, predictor, rounds, steps
     from experiments.devices import device_name, start_jax
-    from experiments.evaluation import convolutions, generation, predictor, rounds, steps
     from experiments.runs.files import write_json
     from experiments.runs.folder import versions
 
@@ -114,9 +114,9 @@ def benchmark(command: Command) -> None:
 
 
 def _measure_predictor(named: str, command: Command) -> dict[str, Any]:
+    from experiments.benchmarks import predictor
     from experiments.data import load_dataset
     from experiments.errors import RunError
-    from experiments.evaluation import predictor
     from experiments.runs.puppet import open_puppet
 
     model = open_puppet(named)
@@ -127,8 +127,8 @@ def _measure_predictor(named: str, command: Command) -> dict[str, Any]:
 
 
 def _measure_runs(command: Command) -> list[dict[str, Any]]:
+    from experiments.benchmarks.rounds import measure
     from experiments.errors import RunError
-    from experiments.evaluation.rounds import measure
     from experiments.fields import as_json, flat
     from experiments.names import distinct_names
     from experiments.runs.load import load_run

@@ -11,7 +11,7 @@ from experiments.config import Config, Generated
 from experiments.evaluation.summary import Summary
 from experiments.fields import as_json
 from experiments.model import Model
-from experiments.networks.puppet import PuppeteerSettings, PuppetNetwork
+from experiments.networks.puppet import PuppetNetwork
 
 PUPPET = pj.Puppet(channels=(4, 8), num_classes=10, in_channels=1)
 
@@ -25,7 +25,7 @@ def graded_images(count: int = 12) -> np.ndarray:
 def make_model(puppet: pj.Puppet = PUPPET, depths: tuple[int, ...] = (1, 2), **changes: Any) -> Model:
     """Of a puppet whose depths hold a part of the graded images each."""
 
-    settings = PuppeteerSettings.of(Generated(), puppet.max_channels, puppet.kernel_size)
+    settings = Generated().settings(puppet.max_channels, puppet.kernel_size)
 
     def initial(key):
         generator = pj.init_puppeteer(key, max_channels=puppet.max_channels)

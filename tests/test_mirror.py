@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.evaluation.macs import count_macs
+from experiments.networks.macs import count_macs
 from puppet_jax.mirror import for_both_of_pairs, mean_of_pairs, with_mirrored
 from puppet_jax.mirrored_convolution import convolve_mirrored, mirrored_convolution
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import puppet_jax as pj
-from experiments.evaluation.macs import count_macs
+from experiments.networks.macs import count_macs
 from puppet_jax.puppeteer import IDLE_BIASES
 
 PAPER = pj.Puppet()

@@ -3,6 +3,7 @@
 import ast
 import re
 import types
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,19 @@ def test_imports_go_one_way(path):
     for module, name in imports(path):
         for imported in {module, f"{module}.{name}"}:
             assert wing_of(imported) in MAY_IMPORT[own] | {None}, f"{own} imports {imported}"
+
+
+@pytest.mark.parametrize("wing", ["puppet_jax", "experiments"])
+def test_no_import_runs_in_a_circle(wing):
+    """Between the files and folders of a wing, imports inside functions and for types among them."""
+    parts = {module_of(path).split(".")[1] for path in FILES if module_of(path).startswith(f"{wing}.")}
+    graph = {part: set() for part in parts}
+    for path in FILES:
+        if module_of(path).startswith(f"{wing}."):
+            own = module_of(path).split(".")[1]
+            found = [f"{module}.{name}".split(".") for module, name in imports(path)]
+            graph[own] |= {names[1] for names in found if names[0] == wing and names[1] in parts - {own}}
+    assert len(list(TopologicalSorter(graph).static_order())) == len(parts)  # raises a CycleError
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)

@@ -27,9 +27,20 @@ class Backbone:
 
     def make(self, num_classes: int, image_shape: ImageShape) -> "Network":
         """The network for `num_classes` and images of (height, width, channels)."""
-        from experiments.networks.backbone import make_backbone_network
+        from experiments.networks.backbone import BackboneNetwork
 
-        return make_backbone_network(self, num_classes, image_shape)
+        # as wide as the width that is asked for (AlexNet's widest is 384 of 512), or as the widest kernel
+        c = None if self.name in ("resnet20", "mobilenet_v2") else self.width or 512
+        network = BackboneNetwork(
+            name=self.name,
+            num_classes=num_classes,
+            image_shape=image_shape,
+            num_layers=self.num_layers if isinstance(self, DeepBackbone) else None,
+            width=self.width,
+            puppeteer=None if isinstance(self.kernels, Ordinary) else self.kernels.settings(c, None),
+        )
+        assert network.depth > 0  # counts its layers, so that the backbone refuses here what it refuses
+        return network
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -174,7 +174,7 @@ class ODENet:
     """One block along a time, for many layers."""
 
     solver: Literal["euler", "dopri5"] = "dopri5"
-    """Euler's method in `num_steps` steps, or steps as long as a tolerance of 1e-3 allows, an image at a time."""
+    """Euler's method in `num_steps` steps, or steps as long as a tolerance of 1e-3 allows."""
     num_steps: int = 8
     """Steps of Euler's method."""
 

@@ -2,12 +2,13 @@
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from experiments.fields import check_at_least, require
 
 if TYPE_CHECKING:
     from experiments.networks import Network
+    from experiments.networks.puppet import PuppeteerSettings
 
 ImageShape = tuple[int, int, int]
 
@@ -32,6 +33,19 @@ class Generated:
         check_at_least(self, max_channels=1, pattern_seed=0)
         require(self.pattern_seed < 2**32, "pattern_seed", "less than 2**32", self.pattern_seed)
         require(0 < self.scale < math.inf, "scale", "positive and finite", self.scale)
+
+    def settings(self, max_channels: int | None, kernel_size: int | None) -> "PuppeteerSettings":
+        """Those of the puppeteer, in a network whose widest layer and largest kernel these are."""
+        from experiments.networks.puppet import PuppeteerSettings
+
+        return PuppeteerSettings(
+            max_channels=self.max_channels or max_channels,
+            kernel_size=kernel_size,
+            initial_state=self.initial_state,
+            seed=self.pattern_seed,
+            scale=self.scale,
+            kernels_from=self.kernels_from,
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,6 +84,11 @@ class FrozenBasis:
         check_at_least(self, max_channels=1, pattern_seed=0)
         require(self.pattern_seed < 2**32, "pattern_seed", "less than 2**32", self.pattern_seed)
 
+    @property
+    def kind(self) -> Literal["frozen_basis", "low_rank", "inverse_dct", "hypernetwork", "shared"]:
+        """A name of `experiments.networks.controls.GENERATORS`."""
+        return "frozen_basis"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OtherGenerator(FrozenBasis):
@@ -77,6 +96,11 @@ class OtherGenerator(FrozenBasis):
 
     generator: Literal["low_rank", "inverse_dct", "hypernetwork", "shared"]
     """Which: outer products, low frequencies, chunks from a small network, or floats that all weights share."""
+
+    @property
+    def kind(self) -> Literal["frozen_basis", "low_rank", "inverse_dct", "hypernetwork", "shared"]:
+        """A name of `experiments.networks.controls.GENERATORS`."""
+        return self.generator
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -159,6 +183,35 @@ class PuppetCNN:
 
     def make(self, num_classes: int, image_shape: ImageShape) -> "Network":
         """The network for `num_classes` and images of (height, width, channels)."""
-        from experiments.networks.puppet import make_puppet
+        import puppet_jax as pj
+        from experiments.networks.early_exit import EarlyExitNetwork
+        from experiments.networks.puppet import ControlNetwork, PuppetNetwork
 
-        return make_puppet(self, num_classes, image_shape)
+        depth, kernels = self.depth, self.kernels
+        if isinstance(depth, ByComplexity):
+            layers: dict[str, Any] = {"depth_rule": depth.rule, "stem": depth.stem}
+        else:
+            layers = {"layers": depth.layers}
+        puppet = pj.Puppet(
+            channels=self.channels,
+            num_classes=num_classes,
+            in_channels=image_shape[-1],
+            kernel_size=self.kernel_size,
+            residual=self.residual,
+            dropout=self.dropout,
+            mirror=self.mirror,
+            affine=self.affine,
+            classifier=self.classifier,
+            **layers,
+        )
+        common: dict[str, Any] = {"puppet": puppet, "image_size": image_shape[:2], "dtype": self.dtype}
+        if isinstance(kernels, Ordinary):
+            return ControlNetwork(kernels="ordinary", num_coefficients=None, seed=0, **common)
+        if isinstance(kernels, FrozenBasis):
+            settings = Generated(max_channels=kernels.max_channels).settings(puppet.max_channels, self.kernel_size)
+            floats = settings.num_floats()
+            return ControlNetwork(kernels=kernels.kind, num_coefficients=floats, seed=kernels.pattern_seed, **common)
+        common["puppeteer"] = kernels.settings(puppet.max_channels, self.kernel_size)
+        if isinstance(depth, ByConfidence):
+            return EarlyExitNetwork(exit_layer=depth.exit_layer, exit_fraction=depth.fraction, **common)
+        return PuppetNetwork(**common)

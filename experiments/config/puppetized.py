@@ -1,7 +1,7 @@
 """Networks whose weights are matrices, and networks all of whose weights are generated, as records. Imports no JAX."""
 
 import dataclasses
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from experiments.config.baselines import ResNet8, Tiniest
 from experiments.config.puppet import FrozenBasis, Generated, ImageShape, OtherGenerator
@@ -50,9 +50,14 @@ class Puppetized:
         """The network for `num_classes` and images of (height, width, channels)."""
         from experiments.networks.puppetized import PuppetizedNetwork, Source
 
-        return PuppetizedNetwork(
-            num_classes=num_classes,
-            image_shape=image_shape,
-            plain=self.plain.make(num_classes, image_shape),  # type: ignore[arg-type]
-            source=Source.of(self.kernels, self.matrices, most=64),
+        kernels = self.kernels
+        source = Source(
+            kind=kernels.kind if isinstance(kernels, FrozenBasis) else "puppeteer",
+            max_channels=kernels.max_channels or 64,
+            seed=kernels.pattern_seed,
+            matrices=self.matrices,
+            kernels_from=getattr(kernels, "kernels_from", "state"),
+            scale=getattr(kernels, "scale", 0.1),
         )
+        plain: Any = self.plain.make(num_classes, image_shape)
+        return PuppetizedNetwork(num_classes=num_classes, image_shape=image_shape, plain=plain, source=source)

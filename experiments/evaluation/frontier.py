@@ -10,9 +10,9 @@ from typing import Any
 from experiments.errors import RunError
 from experiments.evaluation.summary import Summary, read_summary
 from experiments.fields import flat
+from experiments.markdown import markdown
 from experiments.names import distinct_names, name_of
 from experiments.runs.folder import SUMMARY
-from experiments.tables.render import markdown
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

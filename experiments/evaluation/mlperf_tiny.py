@@ -11,8 +11,8 @@ import numpy as np
 import puppet_jax as pj
 from experiments.evaluation.accuracy import accuracy
 from experiments.evaluation.activations import peak_activations
+from experiments.markdown import markdown
 from experiments.model import Model
-from experiments.tables.render import markdown
 
 SEED, PER_CLASS = 8108, 20
 """Of the subset, as `get_perf_samples_idxs.py` of mlcommons/tiny draws it."""

@@ -7,9 +7,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.evaluation.accuracy import accuracy
+from experiments.markdown import markdown
 from experiments.model import Model
 from experiments.networks.contract import answers_of
-from experiments.tables.render import markdown
 
 FRACTIONS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.98)
 """Of the held-out images that reach an exit, the fractions that it sends on."""

@@ -6,7 +6,7 @@ To add a network:
    values; it implements `init`, `init_stats`, `apply`, `predictor`, `macs`, and where it differs from what is usual
    `loss` (several outputs, penalties), `matrices` and `generator`.
 2. Name it in `KINDS`, so that its model files can be read.
-3. Write its options as a record in `experiments/config.py`, whose `make(num_classes, image_shape)` imports your file
+3. Write its options as a record in `experiments/config/`, whose `make(num_classes, image_shape)` imports your file
    and returns the network; add the record to the union `Config.network`. No other network sees these options.
 4. Write a preset in the file of an experiment: the whole configuration, with the number to expect at the file's head.
 

@@ -12,10 +12,9 @@ from flax import nnx
 from jax import Array
 
 import puppet_jax as pj
-from experiments.config import Backbone, DeepBackbone, Ordinary
-from experiments.evaluation.macs import count_macs
 from experiments.networks.backbones import make_backbone
 from experiments.networks.contract import Predictor
+from experiments.networks.macs import count_macs
 from experiments.networks.module import ModuleNetwork, num_convolutions, used_stats
 from experiments.networks.puppet import PuppeteerSettings
 from puppet_jax.checks import check_images
@@ -25,27 +24,6 @@ from puppet_jax.routing import Group, check_adaptation, make_groups, one_an_imag
 
 MAX_DEPTH = 16
 """Complexities of images, at most 5.6 nats, lie far within this many depths."""
-
-
-def make_backbone_network(config: Backbone, num_classes: int, image_shape: tuple[int, int, int]) -> "BackboneNetwork":
-    """The network that a configuration describes.
-
-    Raises:
-        ValueError: if there is no such network.
-    """
-    # as wide as the width that is asked for (AlexNet's widest is 384 of 512), or as the widest kernel
-    c = None if config.name in ("resnet20", "mobilenet_v2") else config.width or 512
-    kernels = config.kernels
-    network = BackboneNetwork(
-        name=config.name,
-        num_classes=num_classes,
-        image_shape=image_shape,
-        num_layers=config.num_layers if isinstance(config, DeepBackbone) else None,
-        width=config.width,
-        puppeteer=None if isinstance(kernels, Ordinary) else PuppeteerSettings.of(kernels, c, None),
-    )
-    assert network.depth > 0  # counts its layers, so that the backbone refuses here what it refuses
-    return network
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

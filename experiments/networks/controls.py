@@ -7,7 +7,6 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from experiments.config.puppet import FrozenBasis, OtherGenerator
 from puppet_jax.extras import generators
 from puppet_jax.extras.generators.pieces import he_gain
 from puppet_jax.generator import Generator
@@ -48,11 +47,6 @@ def ordinary_kernels(source: OrdinaryKernels, h: Any, shapes: Sequence[tuple[int
     if found != tuple(map(tuple, shapes)):
         raise ValueError(f"kernels of shapes {tuple(shapes)} were asked for, but the model has those of {found}.")
     return source.kernels
-
-
-def name_of(kernels: FrozenBasis) -> Any:
-    """Which generator a configuration means, a key of `GENERATORS`."""
-    return kernels.generator if isinstance(kernels, OtherGenerator) else "frozen_basis"
 
 
 def other_generator(name: str, num_floats: int, seed: int) -> Generator:

@@ -11,7 +11,7 @@ import optax
 
 import puppet_jax as pj
 from experiments.networks.contract import Network
-from experiments.networks.puppet import PuppeteerSettings, generate_sets, init_puppeteer
+from experiments.networks.puppet import PuppeteerSettings, generate_sets
 from puppet_jax import extras
 from puppet_jax.puppet import puppet_matrices
 
@@ -45,7 +45,7 @@ class EarlyExitNetwork(Network):
 
     def init(self, seed: int, depths: Sequence[int]) -> extras.EarlyExitParams:
         puppeteer_key, puppet_key = jax.random.split(jax.random.key(seed))
-        params = pj.init_puppet(puppet_key, self.puppet, init_puppeteer(self.puppeteer, puppeteer_key))
+        params = pj.init_puppet(puppet_key, self.puppet, self.puppeteer.init(puppeteer_key))
         head = extras.init_exit(jax.random.fold_in(puppet_key, 1), self.puppet, self.exit_layer)
         return extras.EarlyExitParams(params, head)
 

@@ -13,9 +13,9 @@ from flax import nnx
 from jax import Array
 
 import puppet_jax as pj
-from experiments.evaluation.macs import count_macs
 from experiments.networks.contract import Network, Predictor
 from experiments.networks.convolution import use_fast_layers
+from experiments.networks.macs import count_macs
 from puppet_jax.checks import check_images
 from puppet_jax.puppet import centred
 from puppet_jax.routing import batch_sharding, run_pieces, spread

@@ -12,18 +12,9 @@ import numpy as np
 from jax import Array
 
 import puppet_jax as pj
-from experiments.config import (
-    ByComplexity,
-    ByConfidence,
-    FrozenBasis,
-    Generated,
-    OneDepth,
-    Ordinary,
-    PuppetCNN,
-)
-from experiments.evaluation.macs import count_macs
 from experiments.networks import controls
 from experiments.networks.contract import Network
+from experiments.networks.macs import count_macs
 from puppet_jax.generator import Generator
 from puppet_jax.puppet import puppet_matrices
 from puppet_jax.trajectory import for_each_level
@@ -40,63 +31,13 @@ class PuppeteerSettings:
     scale: float
     kernels_from: Literal["state", "velocity"]
 
-    @classmethod
-    def of(cls, kernels: Generated, max_channels: int | None, kernel_size: int | None) -> "PuppeteerSettings":
-        """Those of a configuration, with the widest channels and the largest kernel of its network."""
-        return cls(
-            max_channels=kernels.max_channels or max_channels,
-            kernel_size=kernel_size,
-            initial_state=kernels.initial_state,
-            seed=kernels.pattern_seed,
-            scale=kernels.scale,
-            kernels_from=kernels.kernels_from,
-        )
+    def init(self, key: Array) -> pj.Puppeteer:
+        """A new puppeteer."""
+        return pj.init_puppeteer(key, **dataclasses.asdict(self))
 
-
-def make_puppet(config: PuppetCNN, num_classes: int, image_shape: tuple[int, int, int]) -> Network:
-    """The network that a configuration describes.
-
-    Raises:
-        ValueError: if there is no such network.
-    """
-    rule: dict[str, Any]
-    if isinstance(config.depth, ByComplexity):
-        rule = {"depth_rule": config.depth.rule, "stem": config.depth.stem}
-    else:
-        rule = {"layers": config.depth.layers}
-    puppet = pj.Puppet(
-        channels=config.channels,
-        num_classes=num_classes,
-        in_channels=image_shape[-1],
-        kernel_size=config.kernel_size,
-        residual=config.residual,
-        dropout=config.dropout,
-        mirror=config.mirror,
-        affine=config.affine,
-        classifier=config.classifier,
-        **rule,
-    )
-    common: dict[str, Any] = {"puppet": puppet, "image_size": image_shape[:2], "dtype": config.dtype}
-    kernels = config.kernels
-    if isinstance(kernels, Ordinary | FrozenBasis):
-        assert isinstance(config.depth, OneDepth)
-        if isinstance(kernels, Ordinary):
-            return ControlNetwork(kernels="ordinary", num_coefficients=None, seed=0, **common)
-        c = kernels.max_channels or puppet.max_channels
-        floats = jax.eval_shape(lambda: pj.init_puppeteer(jax.random.key(0), c, config.kernel_size))
-        return ControlNetwork(
-            kernels=controls.name_of(kernels),
-            num_coefficients=pj.num_floats(floats),
-            seed=kernels.pattern_seed,
-            **common,
-        )
-    settings = PuppeteerSettings.of(kernels, puppet.max_channels, config.kernel_size)
-    if isinstance(config.depth, ByConfidence):
-        from experiments.networks.early_exit import EarlyExitNetwork
-
-        exit_at: dict[str, Any] = {"exit_layer": config.depth.exit_layer, "exit_fraction": config.depth.fraction}
-        return EarlyExitNetwork(puppeteer=settings, **exit_at, **common)
-    return PuppetNetwork(puppeteer=settings, **common)
+    def num_floats(self) -> int:
+        """Of the puppeteer."""
+        return pj.num_floats(jax.eval_shape(lambda: self.init(jax.random.key(0))))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -166,7 +107,7 @@ class PuppetNetwork(PuppetLike):
     puppeteer: PuppeteerSettings
 
     def init_source(self, key, shapes):
-        return init_puppeteer(self.puppeteer, key)
+        return self.puppeteer.init(key)
 
     @property
     def generate(self):
@@ -211,11 +152,6 @@ class ControlNetwork(PuppetLike):
 
     def generator(self, params):
         return None if self.kernels == "ordinary" else params.puppeteer
-
-
-def init_puppeteer(settings: PuppeteerSettings, key: Array) -> pj.Puppeteer:
-    """A puppeteer of these settings."""
-    return pj.init_puppeteer(key, **dataclasses.asdict(settings))
 
 
 def generate_sets(generate: Any, source: Any, h: Array | np.ndarray, shapes: Sequence[Any]) -> tuple[Array, ...]:

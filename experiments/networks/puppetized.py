@@ -9,11 +9,10 @@ from flax import nnx
 from jax import Array
 
 import puppet_jax as pj
-from experiments.config.puppet import FrozenBasis, Generated
-from experiments.evaluation.macs import count_macs
 from experiments.networks.baselines.resnet8 import ResNet8Network
 from experiments.networks.baselines.tiniest import TiniestNetwork
-from experiments.networks.controls import name_of, other_generator
+from experiments.networks.controls import other_generator
+from experiments.networks.macs import count_macs
 from experiments.networks.module import GeneratedPredictor, ModuleNetwork
 from experiments.networks.transformers import TransformerNetwork
 from puppet_jax.gains import response
@@ -44,18 +43,6 @@ class Source:
     matrices: Literal["mean", "taps"]
     kernels_from: Literal["state", "velocity"]
     scale: float
-
-    @classmethod
-    def of(cls, kernels: Generated | FrozenBasis, matrices: Literal["mean", "taps"], most: int) -> "Source":
-        """That of a configuration; `most` channels where it gives none."""
-        return cls(
-            kind=name_of(kernels) if isinstance(kernels, FrozenBasis) else "puppeteer",
-            max_channels=kernels.max_channels or most,
-            seed=kernels.pattern_seed,
-            matrices=matrices,
-            kernels_from=getattr(kernels, "kernels_from", "state"),
-            scale=getattr(kernels, "scale", 0.1),
-        )
 
     def generator(self) -> Generator:
         """The generator itself."""

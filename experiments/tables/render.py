@@ -5,6 +5,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from experiments.markdown import markdown
 from experiments.tables.definitions import NAMES
 
 LABELS = {
@@ -23,12 +24,6 @@ LABELS = {
     "depth": "mean depth",
     "gmacs": "mult-adds (G)",
 }
-
-
-def markdown(columns: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table; the first column is text, the others are numbers."""
-    lines = [columns, ["---"] + ["---:"] * (len(columns) - 1), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def accuracy_table(results: list[dict[str, Any]], columns: tuple[str, ...]) -> str:

@@ -15,8 +15,8 @@ from helpers import quick
 
 from experiments.backbones import RECORDS
 from experiments.config import DeepBackbone
-from experiments.evaluation.macs import count_macs
 from experiments.networks.backbones import BACKBONES, VGG, AlexNet, MobileNetV2, ResNet, ResNet20, blocks, make_backbone
+from experiments.networks.macs import count_macs
 
 # For 10 and for 100 classes. The first three, MobileNet-v1 and SqueezeNet are the sizes that the papers print.
 SIZES = {

@@ -12,11 +12,11 @@ from made_up import PUPPET, graded_images, make_model
 
 import puppet_jax as pj
 from experiments.benchmark import Command, benchmark
+from experiments.benchmarks import convolutions, generation, predictor, steps
+from experiments.benchmarks.rounds import table, time_rounds
 from experiments.cifar10 import BEST, SMALL
 from experiments.cli import run_command
 from experiments.data import load_dataset
-from experiments.evaluation import convolutions, generation, predictor, steps
-from experiments.evaluation.rounds import table, time_rounds
 from experiments.fields import replace
 from experiments.model import save_model
 from experiments.runs.folder import versions

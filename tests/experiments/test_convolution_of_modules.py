@@ -7,8 +7,8 @@ import pytest
 from flax import nnx
 from jax import lax
 
-from experiments.evaluation.macs import count_macs
 from experiments.networks.convolution import filter_each, multiply, use_fast_layers
+from experiments.networks.macs import count_macs
 from puppet_jax.convolution import convolve
 from puppet_jax.windows import NHWC
 

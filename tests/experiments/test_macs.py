@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
-from experiments.evaluation.macs import count_macs
+from experiments.networks.macs import count_macs
 
 
 def array(*shape):

@@ -27,10 +27,10 @@ from experiments.config import (
     PuppetCNN,
 )
 from experiments.errors import RunError
-from experiments.evaluation.macs import count_macs
 from experiments.model import Model, load_model, pattern_hash, save_model
 from experiments.networks import describe_network, read_network
 from experiments.networks.backbones import make_backbone
+from experiments.networks.macs import count_macs
 from experiments.training.complexity import measure_complexities
 from experiments.training.run import check_apply
 from puppet_jax.puppet import centred

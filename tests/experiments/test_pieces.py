@@ -11,12 +11,12 @@ from flax import nnx
 
 import puppet_jax as pj
 from experiments.config import DRNN, BranchyNet, SkipNet
-from experiments.evaluation.macs import count_macs
 from experiments.evaluation.sweep import sweep, table
 from experiments.model import Model
 from experiments.networks.baselines.drnn import LoopNorm
 from experiments.networks.baselines.pieces import warn_of_dead_gates
 from experiments.networks.contract import answers_of
+from experiments.networks.macs import count_macs
 
 pytestmark = pytest.mark.slow  # many programs are compiled
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from experiments.evaluation.macs import count_macs
 from experiments.networks.backbones.blocks import Head, Images, Logits, check_positive, conv
+from experiments.networks.macs import count_macs
 from experiments.networks.module import GeneratedPredictor, ModuleNetwork
 from puppet_jax.convolution import convolve
 from puppet_jax.puppet import centred

@@ -10,8 +10,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from experiments.evaluation.macs import count_macs
 from experiments.networks.backbones.blocks import HE_NORMAL, Head, Images, Logits
+from experiments.networks.macs import count_macs
 from experiments.networks.module import ModuleNetwork, ModulePredictor
 from puppet_jax.puppet import centred
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 import puppet_jax as pj
-from experiments.evaluation.macs import count_macs
+from experiments.networks.macs import count_macs
 from experiments.networks.module import ModuleNetwork, flat
 from puppet_jax.checks import check_images
 from puppet_jax.puppet import centred

@@ -10,11 +10,11 @@ import jax
 import numpy as np
 
 import puppet_jax as pj
-from experiments.evaluation import in_torch
-from experiments.evaluation.rounds import error_of, is_installed, repeated, time_rounds
+from experiments.benchmarks import in_torch
+from experiments.benchmarks.rounds import error_of, is_installed, repeated, time_rounds
 from experiments.exported.layers import run as run_layers
+from experiments.markdown import markdown
 from experiments.runs.puppet import bucket_of
-from experiments.tables.render import markdown
 from puppet_jax.folded import FoldedPuppet, fold
 from puppet_jax.routing import complexities
 

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import puppet_jax as pj
-from experiments.evaluation import in_torch
-from experiments.evaluation.rounds import time_rounds
-from experiments.tables.render import markdown
+from experiments.benchmarks import in_torch
+from experiments.benchmarks.rounds import time_rounds
+from experiments.markdown import markdown
 from puppet_jax.puppeteer import kernel_field, start
 
 H = 4.5

@@ -8,11 +8,11 @@ import jax
 import numpy as np
 
 import puppet_jax as pj
+from experiments.benchmarks import runtimes
+from experiments.benchmarks.rounds import error_of, repeated, time_rounds
 from experiments.data import spread_indices
-from experiments.evaluation import runtimes
-from experiments.evaluation.rounds import error_of, repeated, time_rounds
+from experiments.markdown import markdown
 from experiments.runs.puppet import bucket_of
-from experiments.tables.render import markdown
 from puppet_jax.folded import apply_folded
 from puppet_jax.puppet import centred
 from puppet_jax.routing import complexities

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from experiments.data import spread_indices
+from experiments.markdown import markdown
 from experiments.networks import Predictor
 from experiments.runs.load import Run
-from experiments.tables.render import markdown
 
 
 def measure(

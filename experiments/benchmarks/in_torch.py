@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import puppet_jax as pj
-from experiments.evaluation.rounds import is_installed
+from experiments.benchmarks.rounds import is_installed
 from puppet_jax.folded import FoldedPuppet
 from puppet_jax.puppeteer import start
 

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.evaluation import in_torch
-from experiments.evaluation.rounds import error_of, time_rounds
-from experiments.tables.render import markdown
+from experiments.benchmarks import in_torch
+from experiments.benchmarks.rounds import error_of, time_rounds
+from experiments.markdown import markdown
 from puppet_jax.fast_convolution import WAYS, Way, choose, compute
 from puppet_jax.mirror import with_mirrored
 from puppet_jax.mirrored_convolution import mirrored_convolution, takes_halves

@@ -17,15 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 
 import puppet_jax as pj
+from experiments.benchmarks import in_torch
+from experiments.benchmarks.rounds import error_of, time_rounds
 from experiments.cifar10 import BEST, FULL, LIGHT, PAPER, PRESETS, SMALL
 from experiments.config import Config, OneDepth, Ordinary, PuppetCNN
 from experiments.devices import start_jax
-from experiments.evaluation import in_torch
-from experiments.evaluation.rounds import error_of, time_rounds
 from experiments.fields import replace
-from experiments.networks.puppet import PuppetLike, make_puppet
+from experiments.markdown import markdown
+from experiments.networks.puppet import PuppetLike
 from experiments.tables.definitions import NARROW
-from experiments.tables.render import markdown
 from experiments.training.optimizer import make_optimizer
 from experiments.training.step import Data, TrainState, init_state, kernel_levels, make_train_step
 
@@ -90,7 +90,7 @@ def measure_start(preset: str) -> dict[str, float]:
     Returns:
         "cold" and "warm".
     """
-    child = "import sys; from experiments.evaluation import steps; steps.first_step(sys.argv[1])"
+    child = "import sys; from experiments.benchmarks import steps; steps.first_step(sys.argv[1])"
     seconds = {}
     with tempfile.TemporaryDirectory() as cache:
         for name in ("cold", "warm"):
@@ -154,7 +154,7 @@ def _depth(network: PuppetLike, h: Any) -> int:
 
 def _network(config: Config) -> PuppetLike:
     assert isinstance(config.network, PuppetCNN)
-    network = make_puppet(config.network, NUM_CLASSES, IMAGE_SHAPE)
+    network = config.network.make(NUM_CLASSES, IMAGE_SHAPE)
     assert isinstance(network, PuppetLike)
     return network
 

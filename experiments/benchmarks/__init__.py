@@ -1,0 +1,1 @@
+"""How fast programs are, beside others that do the same work: what `experiments.benchmark` measures."""
