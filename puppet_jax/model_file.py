@@ -1,4 +1,4 @@
-"""Model files (safetensors, format 2): every field is written out, one function reads them, no code is run."""
+"""Model files (safetensors, format 3): every field is written out, one function reads them, no code is run."""
 
 import dataclasses
 import hashlib
@@ -16,22 +16,31 @@ from jaxtyping import Array, Float, Float16, Int8, UInt8
 
 from puppet_jax.architecture import Puppet
 from puppet_jax.model_format import FORMAT as FORMAT, check_description, read_puppet as read_puppet, upgrade as upgrade
-from puppet_jax.puppeteer import Puppeteer
+from puppet_jax.puppeteer import Puppeteer, idle_leaves
 from puppet_jax.seeded import pattern_hash
 
 _KEY = "puppet_jax"
 
 
 class Quantized(NamedTuple):
-    """A matrix as stored.
+    """An array as stored.
 
     Attributes:
         codes: 8 bits: (..., channels) int8; 4 bits: (ceil(size / 2),) uint8, two codes a byte, the earlier one low.
-        scale: (channels,) float16; a float is its code times the scale of its channel.
+        scale: (channels,) float16, or (1,) for all channels; a float is its code times the scale of its channel.
     """
 
     codes: Int8[Array, "..."] | UInt8[Array, " bytes"]
-    scale: Float16[Array, " channels"]
+    scale: Float16[Array, " scales"]
+
+
+FEW_VALUES = 8
+"""A channel of fewer values, as in a vector, has no scale of its own: it would take too much room."""
+
+
+def num_scales(shape: tuple[int, ...]) -> int:
+    """How many scales an array of few bits has: one a channel, or one."""
+    return shape[-1] if math.prod(shape[:-1]) >= FEW_VALUES else 1
 
 
 def dequantize(stored: Quantized, shape: tuple[int, ...], bits: Literal[8, 4]) -> Float[Array, "..."]:
@@ -92,7 +101,7 @@ def save_model(path: str | Path, tree: Any, description: Mapping[str, Any]) -> N
 
 
 def load_model(path: str | Path, like: Callable[[dict[str, Any]], Any]) -> tuple[Any, dict[str, Any]]:
-    """Reads a model file of this format, or of format 1.
+    """Reads a model file of this format, or of an earlier one.
 
     Args:
         path: of the file.
@@ -116,10 +125,14 @@ def load_model(path: str | Path, like: Callable[[dict[str, Any]], Any]) -> tuple
         if "format" not in stored:
             description["sha256"] = checksum(description, arrays)  # files of format 1 have none
         check_description(description, len(arrays))
-        if description["sha256"] != checksum(description, arrays):
+        if "format" in stored and description["sha256"] != checksum(stored, arrays):
             raise ValueError("it is not as it was written (sha256); copy or train it again.")
         wanted = like(description)
-        leaves = [_taken(arrays, *leaf, description["bits"]) for leaf in _leaves(wanted)]
+        idle = jax.tree.leaves(idle_leaves(wanted))
+        leaves = [
+            _taken(arrays, *leaf, description["bits"], may_lack)
+            for leaf, may_lack in zip(_leaves(wanted), idle, strict=True)
+        ]
         if arrays:
             raise ValueError(f"it has the tensor {min(arrays)} too many.")
         _check_pattern(description)
@@ -153,17 +166,22 @@ def _leaves(tree: Any) -> list[tuple[str, Any, bool]]:
     ]
 
 
-def _taken(arrays: dict[str, np.ndarray], name: str, like: Any, trainable: bool, bits: Literal[32, 8, 4]) -> Array:
+def _taken(
+    arrays: dict[str, np.ndarray], name: str, like: Any, trainable: bool, bits: Literal[32, 8, 4], may_lack: bool
+) -> Array:
     """Takes a tensor, or one of few bits, out of `arrays`; raises a ValueError if it is missing or another."""
     if not trainable or bits == 32:
         return jnp.asarray(_tensor(arrays, name, like.shape, like.dtype))
-    if name in arrays:
+    if name in arrays:  # as formats 1 and 2 store vectors
         return jnp.asarray(_tensor(arrays, name, like.shape, np.float16), like.dtype)
     codes, scale = f"{name}.codes", f"{name}.scale"
+    if may_lack and codes not in arrays:
+        return jnp.zeros(like.shape, like.dtype)
+    scales = arrays[scale].shape if scale in arrays else ()  # formats 1 and 2 always have one a channel
     own: Literal[8, 4] = 4 if bits == 4 and codes in arrays and arrays[codes].dtype == np.uint8 else 8
     stored = Quantized(
         _tensor(arrays, codes, (-(-like.size // 2),) if own == 4 else like.shape, np.uint8 if own == 4 else np.int8),
-        _tensor(arrays, scale, like.shape[-1:], np.float16),
+        _tensor(arrays, scale, scales if scales == like.shape[-1:] else (num_scales(like.shape),), np.float16),
     )
     return dequantize(stored, like.shape, own)
 

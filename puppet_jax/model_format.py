@@ -1,11 +1,12 @@
-"""What a model file says of its model: the fields of format 2, checks of their values, and the way from format 1."""
+"""What a model file says of its model: the fields of format 3, checks of their values, and the way from others."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from puppet_jax.architecture import MAX_DEPTH, Puppet
 
-FORMAT = 2
+FORMAT = 3
+"""Its fields are those of format 2. In few bits a vector is codes with one scale; formats 1 and 2 have float16."""
 _BY_COMMIT = "commit 02d1016 of the project reads it."
 
 
@@ -222,8 +223,8 @@ def upgrade(description: Mapping[str, Any]) -> dict[str, Any]:
                 f"written by a later version of puppet-jax (format {version}, this version reads up to {FORMAT}); "
                 "upgrade the package."
             )
-        _check(version, _FIELDS["format"], "format")
-        return dict(description)
+        _check(version, _one_of(2, FORMAT), "format")
+        return {**description, "format": FORMAT}
     _check({**_MISSING_1, **description}, _FIELDS_1, "")
     network = _NETWORK_MISSING_1 | description["network"]
     kinds = tuple(network[name] for name in ("kind", "kernels", "exits"))

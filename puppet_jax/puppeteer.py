@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Literal, no_type_check
+from typing import Any, Literal, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -160,6 +160,18 @@ def init_puppeteer(
         scale=scale,
         kernels_from=kernels_from,
     )
+
+
+def idle_leaves(tree: Any) -> Any:
+    """Which leaves of a pytree no kernel depends on, the same tree of booleans: `IDLE_BIASES` of puppeteers."""
+
+    def of_node(node: Any) -> Any:
+        if not isinstance(node, Puppeteer):
+            return False
+        flags: Any = jax.tree.map(lambda _: False, node)
+        return dataclasses.replace(flags, **dict.fromkeys(IDLE_BIASES, True))
+
+    return jax.tree.map(of_node, tree, is_leaf=lambda node: isinstance(node, Puppeteer))
 
 
 def check_puppeteer(puppeteer: Puppeteer) -> None:

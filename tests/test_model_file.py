@@ -1,4 +1,4 @@
-"""Model files: format 2, its damage, and the way from format 1."""
+"""Model files: format 3, its damage, and the way from formats 1 and 2."""
 
 import functools
 import json
@@ -317,11 +317,11 @@ class TestDamage:
     @pytest.mark.parametrize(
         ("field", "value", "message"),
         [
-            ("format", 3, r"written by a later version of puppet-jax \(format 3, .* up to 2\); upgrade the package"),
-            ("format", 0, "format must be one of 2, got 0"),
-            ("format", "2", "format must be one of 2, got '2'"),
-            ("format", True, "format must be one of 2, got True"),
-            ("format", None, "format must be one of 2, got None"),
+            ("format", 4, r"written by a later version of puppet-jax \(format 4, .* up to 3\); upgrade the package"),
+            ("format", 0, "format must be one of 2, 3, got 0"),
+            ("format", "2", "format must be one of 2, 3, got '2'"),
+            ("format", True, "format must be one of 2, 3, got True"),
+            ("format", None, "format must be one of 2, 3, got None"),
             ("network", [], "network must be an object with a kind"),
             ("network.kind", "backbone", r"a puppet is expected, got the kind 'backbone'; python -m experiments"),
             ("network.puppet", 3, "network.puppet must be an object, got 3"),

@@ -78,7 +78,7 @@ def test_vmap_is_a_loop(examples):
 @EXAMPLES
 def test_quantized_twice_is_quantized_once(examples):
     def check(values, bits):
-        x = np.array(values, np.float32).reshape(4, 2)
+        x = np.array(values, np.float32).reshape(8, 2)
         back = extras.dequantize(extras.quantize(x, bits), x.shape, bits)
         span = np.abs(x).max(axis=0)
         levels = 2 ** (bits - 1) - 1
@@ -87,7 +87,7 @@ def test_quantized_twice_is_quantized_once(examples):
         assert (np.abs(back - x) <= 0.51 * step + 1.01 * rounded).all()
         np.testing.assert_array_equal(extras.dequantize(extras.quantize(back, bits), x.shape, bits), back)
 
-    values = st.lists(st.floats(-100, 100, width=16), min_size=8, max_size=8)
+    values = st.lists(st.floats(-100, 100, width=16), min_size=16, max_size=16)
     holds(check, examples, values=values, bits=st.sampled_from([8, 4]))
 
 

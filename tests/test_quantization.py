@@ -1,5 +1,7 @@
 """Few bits a float, against plain NumPy."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,10 +10,14 @@ from hypothesis import given, settings, strategies as st
 
 import puppet_jax as pj
 from puppet_jax import extras
+from puppet_jax.puppeteer import IDLE_BIASES
 
 
 def reference(x, bits):
-    """The scale of least squared error, channel by channel, in plain Python."""
+    """The scale of least squared error, channel by channel, in plain Python; all as one where each has few values."""
+    if x.shape[-1] > 1 and x.size < 8 * x.shape[-1]:
+        codes, scales = reference(x.reshape(-1, 1), bits)
+        return codes.reshape(x.shape), scales
     half = 2 ** (bits - 1)
     stretched = [half * (1 + n / 16) for n in range(5)]
     codes, scales = np.empty(x.shape, int), np.empty(x.shape[-1], np.float16)
@@ -35,7 +41,7 @@ def symmetric(x, bits):
 
 
 @pytest.mark.parametrize("bits", [8, 4])
-@pytest.mark.parametrize("shape", [(5,), (4, 6), (3, 3, 7), (1, 3)])
+@pytest.mark.parametrize("shape", [(5,), (1, 3), (7, 2), (8, 2), (3, 3, 7), (5, 1)])
 def test_codes_and_scales_are_those_of_the_reference(bits, shape):
     x = np.random.default_rng(0).normal(size=shape).astype(np.float32) * np.float32(0.1)
     stored = extras.quantize(jnp.asarray(x), bits)
@@ -59,7 +65,7 @@ def test_two_codes_share_a_byte_the_earlier_one_low():
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([8, 4]), st.floats(-3, 3))
 def test_the_error_is_no_larger_than_that_of_symmetric_codes_and_storing_again_changes_nothing(seed, bits, exponent):
-    x = np.random.default_rng(seed).normal(size=(6, 5)).astype(np.float32) * np.float32(10**exponent)
+    x = np.random.default_rng(seed).normal(size=(8, 5)).astype(np.float32) * np.float32(10**exponent)
     back = np.asarray(extras.dequantize(extras.quantize(jnp.asarray(x), bits), x.shape, bits))
     error, its = (np.square(other - x).sum(axis=0) for other in (back, symmetric(x, bits)))
     assert (error <= its * (1 + 1e-5) + 1e-12).all()
@@ -75,9 +81,9 @@ def test_the_error_of_four_bits_is_a_quarter_smaller_than_that_of_symmetric_code
 
 
 def test_a_channel_of_zeros():
-    stored = extras.quantize(jnp.zeros((3, 2)).at[:, 0].set(1.0), 8)
+    stored = extras.quantize(jnp.zeros((8, 2)).at[:, 0].set(1.0), 8)
     assert stored.scale.tolist()[1] == 1
-    np.testing.assert_array_equal(extras.dequantize(stored, (3, 2), 8)[:, 1], 0)
+    np.testing.assert_array_equal(extras.dequantize(stored, (8, 2), 8)[:, 1], 0)
 
 
 class TestFakeQuantize:
@@ -113,18 +119,19 @@ class TestChooseBits:
 
     def test_few_for_large_matrices(self):
         chosen = extras.choose_bits(self.PARAMS, self.MATRICES, 4)
-        assert chosen == {"large": 4, "quarter": 4, "small": 8, "vector": 16}
+        assert chosen == {"large": 4, "quarter": 4, "small": 8, "vector": 8}
         chosen = extras.choose_bits(self.PARAMS, self.MATRICES, 8)
-        assert chosen == {"large": 8, "quarter": 8, "small": 8, "vector": 16}
+        assert chosen == {"large": 8, "quarter": 8, "small": 8, "vector": 8}
 
     def test_without_matrices(self):
-        assert extras.choose_bits([jnp.ones(3)], [False], 4) == [16]
+        assert extras.choose_bits([jnp.ones(3)], [False], 4) == [8]
         assert extras.choose_bits([], [], 4) == []
 
     def test_bytes_are_those_of_the_arrays(self):
         chosen = extras.choose_bits(self.PARAMS, self.MATRICES, 4)
-        stored = [extras.quantize(self.PARAMS[name], chosen[name]) for name in ("large", "quarter", "small")]
-        expected = sum(one.codes.nbytes + one.scale.nbytes for one in stored) + 2 * 999
+        stored = [extras.quantize(leaf, chosen[name]) for name, leaf in self.PARAMS.items()]
+        expected = sum(one.codes.nbytes + one.scale.nbytes for one in stored)
+        assert stored[-1].codes.nbytes + stored[-1].scale.nbytes == 999 + 2  # a vector has one scale
         assert extras.quantized_bytes(self.PARAMS, chosen) == expected
 
 
@@ -133,9 +140,29 @@ def test_the_papers_puppeteer_in_few_bits(bits, megabytes):
     puppeteer = jax.eval_shape(lambda: pj.init_puppeteer(jax.random.key(0), max_channels=512))
     chosen = extras.choose_bits(puppeteer, jax.tree.map(lambda leaf: leaf.ndim > 1, puppeteer), bits)
     c = 512
-    expected = c**2 * bits // 8 + 9 * c + 2 * 2 * c + 2 * 6 * c  # codes; scales of two matrices; six vectors
+    expected = c**2 * bits // 8 + 9 * c + 2 * 2 * c + 3 * (c + 2)  # codes; scales of two matrices; three vectors
     assert extras.quantized_bytes(puppeteer, chosen) == expected
     assert expected / 1e6 == pytest.approx(megabytes, abs=0.005)
+
+
+def test_biases_that_change_nothing_are_not_stored():
+    """Of a puppeteer, whatever they are called elsewhere; the kernels are those of the rounded puppeteer."""
+    puppeteer = pj.init_puppeteer(jax.random.key(0), max_channels=6)
+    biased = {name: getattr(puppeteer, name) + 1 for name in IDLE_BIASES}
+    params = {"of": dataclasses.replace(puppeteer, **biased), "pointwise_bias": jnp.ones(6)}
+    chosen = extras.choose_bits(params, jax.tree.map(lambda leaf: leaf.ndim > 1, params), 8)
+    assert {name: getattr(chosen["of"], name) for name in IDLE_BIASES} == dict.fromkeys(IDLE_BIASES, 0)
+    assert chosen["pointwise_bias"] == 8
+    stored = extras.quantize_tree(params, chosen)
+    assert all(getattr(stored["of"], name) is None for name in IDLE_BIASES)
+    faked, back = extras.fake_quantize(params, chosen), extras.dequantize_tree(stored, params, chosen)
+    for one, other in zip(jax.tree.leaves(faked), jax.tree.leaves(back), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+    assert not any(np.any(getattr(back["of"], name)) for name in IDLE_BIASES)
+    shapes = [(3, 3, 3, 6), (3, 3, 6, 6)]
+    rounded = dataclasses.replace(back["of"], **biased)
+    for one, other in zip(*(pj.generate_kernels(p, 4.5, shapes) for p in (rounded, back["of"])), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.usefixtures("without_type_checks")

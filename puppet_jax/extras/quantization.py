@@ -1,8 +1,8 @@
 """Few bits a float: saves up to five sixths of the stored bytes; costs accuracy, of which training gives some back.
 
-Matrices are rounded channel by channel, vectors to float16.
+Matrices are rounded channel by channel, vectors as a whole; biases that change nothing are not stored.
 """
-# The bits of a whole model are a pytree of 4, 8 and 16 (float16), one number a leaf; `choose_bits` makes it.
+# The bits of a whole model are a pytree of 0 (not stored), 4, 8 and 16 (float16), one a leaf; `choose_bits` makes it.
 
 import functools
 from typing import Any, Literal
@@ -14,7 +14,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Float16, Int8
 
 from puppet_jax.checks import as_array, is_concrete
-from puppet_jax.model_file import Quantized as Quantized, dequantize as dequantize
+from puppet_jax.model_file import Quantized as Quantized, dequantize as dequantize, num_scales
+from puppet_jax.puppeteer import idle_leaves
 
 Bits = Literal[8, 4]
 _MOST = float(jnp.finfo(jnp.float16).max)
@@ -24,6 +25,8 @@ _STRETCHES = (1.0, 1.0625, 1.125, 1.1875, 1.25)
 
 def quantize(x: Float[ArrayLike, "... channels"], bits: Bits) -> Quantized:
     """Rounding with one scale a channel, the last axis; zero stays zero.
+
+    Where a channel has fewer than eight values, as in a vector, one scale serves all channels.
 
     Codes are those of two's complement, -2**(bits - 1) to 2**(bits - 1) - 1. Of a few scales of either sign, which take
     the float of largest magnitude in a channel to the last code at an end or up to a quarter beyond it, where it is
@@ -43,9 +46,9 @@ def quantize(x: Float[ArrayLike, "... channels"], bits: Bits) -> Quantized:
     Example:
         >>> import jax.numpy as jnp
         >>> from puppet_jax import extras
-        >>> stored = extras.quantize(jnp.array([[1.0, -0.5], [0.3, 0.0]]), bits=8)
-        >>> stored.codes.tolist()
-        [[127, -128], [38, 0]]
+        >>> stored = extras.quantize(jnp.array([1.0, -0.5, 0.3, 0.0]), bits=8)
+        >>> stored.codes.tolist(), stored.scale.shape
+        ([127, -64, 38, 0], (1,))
     """
     x = as_array("x", x)
     _check_bits(bits)
@@ -59,7 +62,7 @@ def quantize(x: Float[ArrayLike, "... channels"], bits: Bits) -> Quantized:
 
 
 def choose_bits(params: Any, matrices: Any, bits: Bits) -> Any:
-    """The bits of each leaf: few for large matrices, 8 for small ones, 16 for what is no matrix.
+    """The bits of each leaf: few for large matrices, 8 for the rest, 0 for biases of a puppeteer that change nothing.
 
     A matrix is small with less than a quarter of the floats of the largest: fewer bits would save little there, and a
     classifier loses more accuracy to them than the largest matrix does.
@@ -70,12 +73,13 @@ def choose_bits(params: Any, matrices: Any, bits: Bits) -> Any:
         bits: of the large matrices, 8 or 4.
 
     Returns:
-        The same tree of 4, 8 and 16.
+        The same tree of 0, 4 and 8.
     """
     _check_bits(bits)
     sizes = jax.tree.map(lambda leaf, is_matrix: leaf.size if is_matrix else 0, params, matrices)
     largest = max(jax.tree.leaves(sizes), default=0)
-    return jax.tree.map(lambda size: 16 if not size else bits if 4 * size >= largest else 8, sizes)
+    chosen = jax.tree.map(lambda size: bits if size and 4 * size >= largest else 8, sizes)
+    return jax.tree.map(lambda own, idle: 0 if idle else own, chosen, idle_leaves(params))
 
 
 def fake_quantize(params: Any, bits: Any) -> Any:
@@ -83,16 +87,19 @@ def fake_quantize(params: Any, bits: Any) -> Any:
 
     Args:
         params: a pytree of float32 arrays.
-        bits: the same tree of 4, 8 and 16, see `choose_bits`.
+        bits: the same tree of 0, 4, 8 and 16, see `choose_bits`.
 
     Returns:
-        A pytree like `params`; values that few bits or float16 cannot hold become the nearest that they hold. The
+        A pytree like `params`; values that few bits or float16 cannot hold become the nearest that they hold, and what
+        is not stored zero. The
         straight-through estimator of Bengio, Leonard and Courville (2013): its derivative
         is the identity.
     """
 
     def one(leaf: ArrayLike, bits: int) -> Array:
         leaf = jnp.asarray(leaf)
+        if bits == 0:
+            return jnp.zeros_like(leaf)
         if bits == 16:
             rounded = leaf.clip(-_MOST, _MOST).astype(jnp.float16).astype(leaf.dtype)
         else:
@@ -104,11 +111,11 @@ def fake_quantize(params: Any, bits: Any) -> Any:
 
 
 def quantize_tree(params: Any, bits: Any) -> Any:
-    """Parameters as stored: a `Quantized` for each matrix, float16 for the rest.
+    """Parameters as stored: a `Quantized` for each leaf of few bits, float16 for 16, None for 0.
 
     Args:
         params: a pytree of float32 arrays.
-        bits: the same tree of 4, 8 and 16, see `choose_bits`.
+        bits: the same tree of 0, 4, 8 and 16, see `choose_bits`.
 
     Raises:
         ValueError: as `quantize` does; float16 holds magnitudes up to 65504.
@@ -116,13 +123,15 @@ def quantize_tree(params: Any, bits: Any) -> Any:
     Example:
         >>> import jax.numpy as jnp
         >>> from puppet_jax import extras
-        >>> params = {"matrix": jnp.eye(4), "vector": jnp.ones(4)}
-        >>> stored = extras.quantize_tree(params, {"matrix": 4, "vector": 16})
-        >>> stored["matrix"].codes.shape, stored["vector"].dtype.name
-        ((8,), 'float16')
+        >>> params = {"matrix": jnp.eye(8), "vector": jnp.ones(4)}
+        >>> stored = extras.quantize_tree(params, {"matrix": 4, "vector": 8})
+        >>> stored["matrix"].codes.shape, stored["matrix"].scale.shape, stored["vector"].scale.shape
+        ((32,), (8,), (1,))
     """
 
     def one(leaf: ArrayLike, bits: int) -> Any:
+        if bits == 0:
+            return None
         if bits != 16:
             return quantize(leaf, bits)  # type: ignore[arg-type]
         leaf = jnp.asarray(leaf)
@@ -142,33 +151,36 @@ def dequantize_tree(stored: Any, like: Any, bits: Any) -> Any:
     """
 
     def one(leaf: Any, bits: int, stored: Any) -> Array:
+        if bits == 0:
+            return jnp.zeros(leaf.shape, leaf.dtype)
         return jnp.asarray(stored, leaf.dtype) if bits == 16 else dequantize(stored, leaf.shape, bits)  # type: ignore[arg-type]
 
     return jax.tree.map(one, like, bits, stored)
 
 
 def quantized_bytes(params: Any, bits: Any) -> int:
-    """Bytes of `params` once stored: codes, scales and float16 vectors. Works on the result of `jax.eval_shape` too.
+    """Bytes of `params` once stored: codes and scales, or float16. Works on the result of `jax.eval_shape` too.
 
     Args:
         params: a pytree of arrays.
-        bits: the same tree of 4, 8 and 16, see `choose_bits`.
+        bits: the same tree of 0, 4, 8 and 16, see `choose_bits`.
     """
 
     def one(leaf: Any, bits: int) -> int:
-        return -(-leaf.size * bits // 8) + (2 * leaf.shape[-1] if bits < 16 else 0)
+        return -(-leaf.size * bits // 8) + (2 * num_scales(leaf.shape) if bits in (8, 4) else 0)
 
     return sum(jax.tree.leaves(jax.tree.map(one, params, bits)))
 
 
 @functools.partial(jax.jit, static_argnames="bits")  # so that calls outside `jit` compile once too
-def _round(
-    x: Float[Array, "... channels"], bits: int
-) -> tuple[Int8[Array, "... channels"], Float16[Array, " channels"]]:
+def _round(x: Float[Array, "... channels"], bits: int) -> tuple[Int8[Array, "... channels"], Float16[Array, " scales"]]:
     """Codes and scales, as `quantize` describes them."""
     _check_bits(bits)
     if x.ndim == 0:
         raise ValueError("x must have at least one axis, got a scalar.")
+    if num_scales(x.shape) == 1 < x.shape[-1]:
+        codes, scale = _round(x.reshape(-1, 1), bits)
+        return codes.reshape(x.shape), scale
     half, axes = 2 ** (bits - 1), tuple(range(x.ndim - 1))
 
     def by_channel(scale: Array) -> Array:

@@ -75,9 +75,10 @@ def test_sizes(runs):
     matrices, classifier = C**2 + 9 * C, 10 * C
     assert summaries[32].trainable_bytes == 4 * (puppeteer + affine + classifier + 10)
     for name, bits in ((8, 8), (328, 8), (324, 4)):
-        stored = matrices * bits // 8 + 2 * 2 * C + 2 * (puppeteer - matrices)
+        stored = matrices * bits // 8 + 2 * 2 * C + 3 * (C + 2)  # vectors have one scale; three biases are not stored
         assert summaries[name].puppeteer_bytes == stored
-        assert summaries[name].trainable_bytes == stored + classifier * bits // 8 + 2 * 10 + 2 * (affine + 10)
+        vectors = affine + 10 + 2 * 3  # scales and biases of one layer's norm, and the classifier's bias
+        assert summaries[name].trainable_bytes == stored + classifier * bits // 8 + 2 * 10 + vectors
         assert summaries[name].file_bytes < summaries[32].file_bytes
 
 
@@ -91,7 +92,9 @@ def test_the_loaded_model_has_rounded_weights(runs, name, bits):
     np.testing.assert_array_equal(again, kernel)
     with safe_open(folder / name / "model.safetensors", framework="numpy") as file:
         assert file.get_tensor("puppeteer.pointwise_kernel.codes").dtype == (np.int8 if bits == 8 else np.uint8)
-        assert file.get_tensor("puppeteer.norm1_scale").dtype == np.float16
+        assert file.get_tensor("puppeteer.norm1_scale.codes").dtype == np.int8
+        assert file.get_tensor("puppeteer.norm1_scale.scale").shape == (1,)
+        assert not any("depthwise_bias" in tensor for tensor in file.keys())
 
 
 def test_storing_costs_little_at_eight_bits(runs):
