@@ -43,13 +43,13 @@ from puppet_jax.puppet import (
     init_batch_stats as init_batch_stats,
     init_puppet as init_puppet,
 )
-from puppet_jax.puppet_model import PuppetModel as PuppetModel
 from puppet_jax.puppeteer import (
     Puppeteer as Puppeteer,
     field as field,
     init_puppeteer as init_puppeteer,
 )
 from puppet_jax.puppetize import puppetize as puppetize
+from puppet_jax.puppetized.model import PuppetModel as PuppetModel
 from puppet_jax.routing import complexities as complexities
 from puppet_jax.seeded import seeded_pattern as seeded_pattern
 from puppet_jax.trajectory import (

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from puppet_jax.fast_convolution import convolve_one, filter_each, is_plain, patches, taps_of_groups
-from puppet_jax.windows import NHWC, find_windows
+from puppet_jax.cpu.fast_convolution import convolve_one, filter_each, is_plain, patches, taps_of_groups
+from puppet_jax.cpu.windows import NHWC, find_windows
 
 
 def convolve(x: Array, kernel: Array, window_strides: Any, padding: Any, **options: Any) -> Array:

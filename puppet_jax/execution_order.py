@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var
 
-from puppet_jax.fast_convolution import is_convolution
+from puppet_jax.cpu.fast_convolution import is_convolution
 
 # These only rename or reformat an array: a model may cast all its weights before it uses the first.
 _ALIASES = {

@@ -9,9 +9,9 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from puppet_jax.checks import as_integer
-from puppet_jax.puppet_model import PuppetModel
-from puppet_jax.puppet_plan import Generated, name_of
-from puppet_jax.puppet_weights import at
+from puppet_jax.puppetized.model import PuppetModel
+from puppet_jax.puppetized.plan import Generated, name_of
+from puppet_jax.puppetized.weights import at
 
 
 def fit(

@@ -14,10 +14,10 @@ from jax.extend.core import JaxprEqn
 from jaxtyping import Array, Float
 
 from puppet_jax.convolution import convolve_same, convolve_sets
-from puppet_jax.fast_convolution import compute, is_for_cpu
+from puppet_jax.cpu.fast_convolution import compute, is_for_cpu
+from puppet_jax.cpu.windows import by_pieces, find_windows, shifted
+from puppet_jax.cpu.winograd import winograd_rows
 from puppet_jax.mirror import with_mirrored
-from puppet_jax.windows import by_pieces, find_windows, shifted
-from puppet_jax.winograd import winograd_rows
 
 # The rule of `takes_halves` and the size of pieces, measured by `python -m experiments.benchmark --convolutions`.
 HALVES_CHANNELS = 128

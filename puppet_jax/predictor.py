@@ -16,7 +16,7 @@ from puppet_jax.adaptation import depth_interval
 from puppet_jax.architecture import Puppet
 from puppet_jax.checks import are_finite, as_integer, as_native, check_floating, check_image_size, check_images
 from puppet_jax.complexity import CalibratedComplexity, complexity as entropy_complexity
-from puppet_jax.fast_convolution import is_of_cpu
+from puppet_jax.cpu.fast_convolution import is_of_cpu
 from puppet_jax.folded import FoldedPuppet, apply_folded, fold
 from puppet_jax.puppet import BatchStats, PuppetParams, apply_puppet, centred
 from puppet_jax.routing import (

@@ -10,8 +10,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from puppet_jax.adaptation import initial_level
 from puppet_jax.checks import check_number
+from puppet_jax.cpu.windows import apart, derived
 from puppet_jax.seeded import check_state, kernel_pattern, seeded_pattern
-from puppet_jax.windows import apart, derived
 
 InitialState = Literal["seeded", "constant", "learned"]
 KernelsFrom = Literal["state", "velocity"]

@@ -11,12 +11,12 @@ from jaxtyping import PRNGKeyArray
 
 from puppet_jax.checks import check_complexity
 from puppet_jax.generator import Generator, GeneratorModule, PuppeteerGenerator, check_generator
-from puppet_jax.puppet_model import M, PuppetModel
-from puppet_jax.puppet_order import call, find_order
-from puppet_jax.puppet_plan import Generated, Plan
-from puppet_jax.puppet_summary import summarise
-from puppet_jax.puppet_weights import Weights, Where, take_weights
 from puppet_jax.puppeteer import InitialState, KernelsFrom, Puppeteer
+from puppet_jax.puppetized.model import M, PuppetModel
+from puppet_jax.puppetized.order import call, find_order
+from puppet_jax.puppetized.plan import Generated, Plan
+from puppet_jax.puppetized.summary import summarise
+from puppet_jax.puppetized.weights import Weights, Where, take_weights
 
 PHOTOGRAPHS = 4.5
 """Nats, about the complexity of a photograph."""

@@ -13,9 +13,9 @@ from jaxtyping import Array, ArrayLike, Float
 
 from puppet_jax.adaptation import step_size
 from puppet_jax.checks import as_integer, check_complexity
+from puppet_jax.cpu.windows import apart
 from puppet_jax.projection import as_kernel_shape, blocks, join, read
 from puppet_jax.puppeteer import Puppeteer, check_puppeteer, kernel_field, start
-from puppet_jax.windows import apart
 
 MOST_RUNS = 4
 """Loops that kernels of several sizes are made by."""

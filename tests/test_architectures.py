@@ -15,8 +15,8 @@ from helpers import quick
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import puppet_jax as pj
-from puppet_jax.puppet_order import Kernel
-from puppet_jax.puppet_weights import at
+from puppet_jax.puppetized.order import Kernel
+from puppet_jax.puppetized.weights import at
 
 REFUSE_EXPLICIT = ("GRU", "language model", "super-resolution")
 """`nnx.RNN`, `nnx.Embed` and a reshape that merges axes fail under explicit axes, whatever the weights."""

@@ -7,10 +7,10 @@ import pytest
 from helpers import quick
 from jax import lax
 
-from puppet_jax import fast_convolution, winograd as winograd_module
-from puppet_jax.fast_convolution import choose, compute, convolve_one, is_convolution, is_plain, products
-from puppet_jax.windows import NHWC, Windows, find_windows
-from puppet_jax.winograd import FOUR, TWO, winograd, winograd_rows
+from puppet_jax.cpu import fast_convolution, winograd as winograd_module
+from puppet_jax.cpu.fast_convolution import choose, compute, convolve_one, is_convolution, is_plain, products
+from puppet_jax.cpu.windows import NHWC, Windows, find_windows
+from puppet_jax.cpu.winograd import FOUR, TWO, winograd, winograd_rows
 
 CASES = {  # image, kernel, strides, padding, options
     "plain": ((6, 5, 2), (3, 3, 2, 3), (1, 1), ((1, 1), (1, 1)), {}),

@@ -17,8 +17,8 @@ from flax import nnx
 from helpers import quick
 
 import puppet_jax as pj
-from puppet_jax.puppet_model import Kernel
 from puppet_jax.puppeteer import IDLE_BIASES
+from puppet_jax.puppetized.model import Kernel
 
 # The norms that follow these biases subtract them again, so no loss has a slope along them.
 

@@ -12,7 +12,7 @@ from helpers import quick, sign_descent
 import puppet_jax as pj
 from puppet_jax.extras import generators
 from puppet_jax.generator import check_generator
-from puppet_jax.puppet_order import Kernel
+from puppet_jax.puppetized.order import Kernel
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(4, 8, 8, 3)), jnp.float32)
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 11, (4, 9)))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import puppet_jax as pj
-from puppet_jax.puppet_summary import TrajectorySize
+from puppet_jax.puppetized.summary import TrajectorySize
 
 trajectory = importlib.import_module("puppet_jax.trajectory")
 SAME = ((3, 3, 8, 8),) * 18

@@ -12,10 +12,10 @@ import numpy as np
 from experiments.benchmarks import in_torch
 from experiments.benchmarks.rounds import error_of, time_rounds
 from experiments.markdown import markdown
-from puppet_jax.fast_convolution import WAYS, Way, choose, compute
+from puppet_jax.cpu.fast_convolution import WAYS, Way, choose, compute
+from puppet_jax.cpu.windows import Windows, find_windows
 from puppet_jax.mirror import with_mirrored
 from puppet_jax.mirrored_convolution import mirrored_convolution, takes_halves
-from puppet_jax.windows import Windows, find_windows
 
 HALVES = "halves"
 """The way of mirrored channels that takes half of the products."""

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-from puppet_jax.fast_convolution import is_convolution, is_filter_each
+from puppet_jax.cpu.fast_convolution import is_convolution, is_filter_each
 from puppet_jax.mirrored_convolution import is_mirrored_convolution
 
 _CALLS = {"jit": "jaxpr", "closed_call": "call_jaxpr", "custom_jvp_call": "call_jaxpr", "checkpoint": "jaxpr"}

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from puppet_jax.cpu.windows import NHWC
 from puppet_jax.folded import FoldedPuppet, apply_folded
-from puppet_jax.windows import NHWC
 
 
 def is_by_level(layers: FoldedPuppet) -> bool:

@@ -7,9 +7,9 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-from puppet_jax import fast_convolution
 from puppet_jax.convolution import convolve
-from puppet_jax.windows import find_windows
+from puppet_jax.cpu import fast_convolution
+from puppet_jax.cpu.windows import find_windows
 
 
 def use_fast_layers(model: nnx.Module) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from puppet_jax.fast_convolution import is_convolution, is_filter_each
+from puppet_jax.cpu.fast_convolution import is_convolution, is_filter_each
 from puppet_jax.mirrored_convolution import is_mirrored_convolution
 
 

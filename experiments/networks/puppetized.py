@@ -18,8 +18,8 @@ from experiments.networks.transformers import TransformerNetwork
 from puppet_jax.gains import response
 from puppet_jax.generator import Generator
 from puppet_jax.puppet import centred
-from puppet_jax.puppet_plan import Generated as Weight
-from puppet_jax.puppet_weights import at
+from puppet_jax.puppetized.plan import Generated as Weight
+from puppet_jax.puppetized.weights import at
 
 Plain = TransformerNetwork | ResNet8Network | TiniestNetwork
 

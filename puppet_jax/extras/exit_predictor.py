@@ -12,6 +12,7 @@ from jaxtyping import Array, ArrayLike, DTypeLike
 
 from puppet_jax.architecture import Puppet
 from puppet_jax.checks import check_floating, check_image_size, check_images, check_threshold
+from puppet_jax.cpu.fast_convolution import is_of_cpu
 from puppet_jax.extras.early_exit import (
     EarlyExitParams,
     ExitHead,
@@ -20,7 +21,6 @@ from puppet_jax.extras.early_exit import (
     confidence,
     init_exit,
 )
-from puppet_jax.fast_convolution import is_of_cpu
 from puppet_jax.folded import FoldedPuppet, classify_folded, fold, run_folded
 from puppet_jax.model_file import load_model
 from puppet_jax.model_format import read_puppet

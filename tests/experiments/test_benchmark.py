@@ -85,7 +85,7 @@ class TestCommand:
             "CASES",
             [convolutions.Case(*one) for one in ((4, 6, 6, 4), (64, 8, 32, 32), (4, 6, 4, 4, 3, 4), MIRRORED)],
         )
-        monkeypatch.setattr("puppet_jax.fast_convolution.has_avx512", lambda: False)
+        monkeypatch.setattr("puppet_jax.cpu.fast_convolution.has_avx512", lambda: False)
         assert command_line("--convolutions", "--rounds", 2, "--out", tmp_path) == 0
         found = json.loads((tmp_path / "convolutions.json").read_text())
         small, wide, depthwise, mirrored = found["rows"]

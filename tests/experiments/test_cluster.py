@@ -17,6 +17,7 @@ from experiments.tables.__main__ import Command, make
 from experiments.tables.definitions import TRAINED
 from experiments.tables.rows import Row, Table
 
+pytestmark = pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning")  # Ray forks to start
 LONG = replace(CONFIG, epochs=8)
 ROWS = [Row(str(n), "digits", replace(LONG, num_validation=50 + n)) for n in range(4)]
 

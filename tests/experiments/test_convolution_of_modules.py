@@ -10,7 +10,7 @@ from jax import lax
 from experiments.networks.convolution import filter_each, multiply, use_fast_layers
 from experiments.networks.macs import count_macs
 from puppet_jax.convolution import convolve
-from puppet_jax.windows import NHWC
+from puppet_jax.cpu.windows import NHWC
 
 GROUPS = {"feature_group_count": 3}
 

@@ -12,8 +12,8 @@ from experiments.networks.backbones.blocks import Head, Images, Logits, check_po
 from experiments.networks.macs import count_macs
 from experiments.networks.module import GeneratedPredictor, ModuleNetwork
 from puppet_jax.convolution import convolve
+from puppet_jax.cpu.windows import NHWC
 from puppet_jax.puppet import centred
-from puppet_jax.windows import NHWC
 
 BASE = 16
 """Channels of a block of a kernel, of its input and of its output."""

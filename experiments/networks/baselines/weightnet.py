@@ -13,7 +13,7 @@ from experiments.networks.backbones.blocks import ConvNorm, Images, global_pool
 from experiments.networks.backbones.resnet import BasicBlock, ResNet
 from experiments.networks.module import ModuleNetwork
 from puppet_jax.convolution import convolve
-from puppet_jax.windows import NHWC
+from puppet_jax.cpu.windows import NHWC
 
 G = 2
 """Groups an output channel of the layer that makes kernels; M = G, so that each reads one activation."""

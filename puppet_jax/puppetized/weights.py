@@ -10,7 +10,7 @@ from flax import nnx
 from jax import lax
 
 from puppet_jax.convolution import convolve
-from puppet_jax.puppet_plan import Generated, Path, name_of
+from puppet_jax.puppetized.plan import Generated, Path, name_of
 
 Where = Callable[[Path, nnx.Module], bool]
 Weights = str | Callable[[Path, nnx.Variable], bool]

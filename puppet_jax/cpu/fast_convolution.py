@@ -16,7 +16,7 @@ from jax import lax
 from jax.extend.core import JaxprEqn
 from jaxtyping import Array, DTypeLike, Float
 
-from puppet_jax.windows import (
+from puppet_jax.cpu.windows import (
     NHWC,
     Windows,
     apart,
@@ -30,7 +30,7 @@ from puppet_jax.windows import (
     spaced,
     transpose_of,
 )
-from puppet_jax.winograd import winograd, winograd_by_kernel
+from puppet_jax.cpu.winograd import winograd, winograd_by_kernel
 
 Way = Literal["xla", "products", "winograd", "patches", "shifts", "groups"]
 WAYS: tuple[Way, ...] = ("xla", "products", "winograd", "patches", "shifts", "groups")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from puppet_jax.accounting import num_floats
 from puppet_jax.generator import GeneratorModule, PuppeteerGenerator
-from puppet_jax.puppet_plan import Generated
+from puppet_jax.puppetized.plan import Generated
 from puppet_jax.trajectory import keeps_products, segment_length
 
 MUCH = 2**30

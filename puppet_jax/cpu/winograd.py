@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from puppet_jax.windows import Windows, apart, by_pieces, derived, padded, transpose_of
+from puppet_jax.cpu.windows import Windows, apart, by_pieces, derived, padded, transpose_of
 
 # Windows and floats of a piece at most, and from which channels on four outputs at a time take longer than two for the
 # derivative by a kernel: measured by `python -m experiments.benchmark --convolutions`.

@@ -9,8 +9,8 @@ from flax import nnx
 from jaxtyping import Array
 
 from puppet_jax.execution_order import uses
-from puppet_jax.puppet_plan import Generated, Plan
-from puppet_jax.puppet_weights import put
+from puppet_jax.puppetized.plan import Generated, Plan
+from puppet_jax.puppetized.weights import put
 
 
 class Kernel(nnx.Param):

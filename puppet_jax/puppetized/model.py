@@ -17,10 +17,10 @@ from puppet_jax.checks import as_complexity
 from puppet_jax.convolution import convolve
 from puppet_jax.gains import response
 from puppet_jax.generator import GeneratorModule
-from puppet_jax.puppet_order import Kernel, call, find_order, put_kernels
-from puppet_jax.puppet_plan import Generated, Plan
-from puppet_jax.puppet_summary import PuppetSummary, summarise, unmoved
-from puppet_jax.puppet_weights import at
+from puppet_jax.puppetized.order import Kernel, call, find_order, put_kernels
+from puppet_jax.puppetized.plan import Generated, Plan
+from puppet_jax.puppetized.summary import PuppetSummary, summarise, unmoved
+from puppet_jax.puppetized.weights import at
 from puppet_jax.trajectory import for_each_level
 
 M = TypeVar("M", bound=nnx.Module)

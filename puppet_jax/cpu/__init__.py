@@ -1,0 +1,1 @@
+"""Convolutions as a CPU computes them fast."""

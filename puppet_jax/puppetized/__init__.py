@@ -1,0 +1,1 @@
+"""A Flax NNX model whose weights are generated: the parts of `puppet_jax.puppetize`."""
