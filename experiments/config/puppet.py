@@ -87,7 +87,7 @@ class FrozenBasis:
     @property
     def kind(self) -> Literal["frozen_basis", "low_rank", "inverse_dct", "hypernetwork", "shared"]:
         """A name of `experiments.networks.controls.GENERATORS`."""
-        return "frozen_basis"
+        return self.generator if isinstance(self, OtherGenerator) else "frozen_basis"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,11 +96,6 @@ class OtherGenerator(FrozenBasis):
 
     generator: Literal["low_rank", "inverse_dct", "hypernetwork", "shared"]
     """Which: outer products, low frequencies, chunks from a small network, or floats that all weights share."""
-
-    @property
-    def kind(self) -> Literal["frozen_basis", "low_rank", "inverse_dct", "hypernetwork", "shared"]:
-        """A name of `experiments.networks.controls.GENERATORS`."""
-        return self.generator
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
