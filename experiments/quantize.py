@@ -2,10 +2,11 @@
 
     python -m experiments.quantize RUN --bits 8|4 [--epochs N] [--workdir FOLDER] [--data-dir DIR] [--resume]
 
-Matrices are rounded channel by channel, vectors as a whole in 8 bits; the statistics of batch norms are estimated anew on the
-run's training images. With --epochs, training goes on for so long with the rounding in view, which wins back most of
-what it costs. The new folder holds the model, its summary and the run's configuration; `experiments.evaluate` and
-`experiments.predict` take it. To train with the rounding in view from the start, give an experiment --bits instead.
+Matrices are rounded channel by channel, vectors as a whole in 8 bits; the statistics of batch norms are estimated
+anew on the run's training images. With --epochs, training goes on for so long with the rounding in view, which wins
+back most of what it costs. The new folder holds the model, its summary and the run's configuration;
+`experiments.evaluate` and `experiments.predict` take it. To train with the rounding in view from the start, give an
+experiment --bits instead.
 """
 
 import dataclasses

@@ -18,7 +18,8 @@ from puppet_jax.puppeteer import IDLE_BIASES
 def coded_bytes(model: Model) -> int | None:
     """Bytes of what inference needs as stored, after Brotli; None where that is not installed.
 
-    In few bits these are codes, scales, vectors in float16 and statistics in float16; else float32.
+    In few bits these are codes, scales and statistics in float16; else float32. Norms that statistics are merged into
+    are float16 too: their spread is wider than 8 bits with one scale hold.
     """
     try:
         import brotli
@@ -27,7 +28,11 @@ def coded_bytes(model: Model) -> int | None:
     stored: Any = needed(model)
     if model.bits < 32:
         params, stats = stored
-        bits = bits_of(model.network, params, model.bits), jax.tree.map(lambda _: 16, stats)
+        chosen = bits_of(model.network, params, model.bits)
+        if not stats:
+            norms = {name: jax.tree.map(lambda _: 16, getattr(chosen, name)) for name in ("norm_scale", "norm_bias")}
+            chosen = dataclasses.replace(chosen, **norms)
+        bits = chosen, jax.tree.map(lambda _: 16, stats)
         stored = extras.quantize_tree(extras.fake_quantize(stored, bits), bits)  # values that float16 holds
     return len(brotli.compress(b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(stored))))
 
