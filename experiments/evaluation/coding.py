@@ -14,6 +14,9 @@ from puppet_jax import extras
 from puppet_jax.folded import merge_statistics
 from puppet_jax.puppeteer import IDLE_BIASES
 
+MOST_QUALITY, QUALITY, FEW_BYTES = 11, 5, 2 << 20
+"""Of Brotli, at most so many bytes and beyond: 11 codes a dozen megabytes a minute, and floats hardly shrink more."""
+
 
 def coded_bytes(model: Model) -> int | None:
     """Bytes of what inference needs as stored, after Brotli; None where that is not installed.
@@ -34,7 +37,8 @@ def coded_bytes(model: Model) -> int | None:
             chosen = dataclasses.replace(chosen, **norms)
         bits = chosen, jax.tree.map(lambda _: 16, stats)
         stored = extras.quantize_tree(extras.fake_quantize(stored, bits), bits)  # values that float16 holds
-    return len(brotli.compress(b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(stored))))
+    data = b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(stored))
+    return len(brotli.compress(data, quality=MOST_QUALITY if len(data) <= FEW_BYTES else QUALITY))
 
 
 def needed(model: Model) -> tuple[Any, dict[int, Any]]:

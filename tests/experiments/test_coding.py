@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from made_up import PUPPET, make_model
 
+from experiments.evaluation import coding
 from experiments.evaluation.coding import coded_bytes, needed
 from experiments.model import load_model
 from puppet_jax.pretrained import pretrained_file
 from puppet_jax.puppeteer import IDLE_BIASES
 
-pytest.importorskip("brotli")
+brotli = pytest.importorskip("brotli")
 ONE_DEPTH = dataclasses.replace(PUPPET, layers=(1, 1), affine=True)
 
 
@@ -48,6 +49,16 @@ def test_values_that_float16_does_not_hold_are_the_nearest():
     stats = jax.tree.map(lambda leaf: 1e5 * leaf, model.batch_stats)
     norms = sum(leaf.size for leaf in jax.tree.leaves((model.params.norm_scale, model.params.norm_bias)))
     assert 0 < coded_bytes(dataclasses.replace(model, batch_stats=stats)) < model.stored_bytes()[1] + norms + 20
+
+
+def test_many_bytes_are_coded_in_less_time(monkeypatch):
+    """Which Brotli is asked for, not how long it takes."""
+    asked, compress = [], brotli.compress
+    monkeypatch.setattr(brotli, "compress", lambda data, quality: asked.append(quality) or compress(data, quality=5))
+    few, model = coded_bytes(make_model()), make_model()
+    monkeypatch.setattr(coding, "FEW_BYTES", 1000)
+    many = coded_bytes(model)
+    assert (asked, many) == ([11, 5], few)
 
 
 def test_without_the_library_nobody_knows(monkeypatch):
