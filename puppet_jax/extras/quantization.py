@@ -48,7 +48,7 @@ def quantize(x: Float[ArrayLike, "... channels"], bits: Bits) -> Quantized:
         >>> from puppet_jax import extras
         >>> stored = extras.quantize(jnp.array([1.0, -0.5, 0.3, 0.0]), bits=8)
         >>> stored.codes.tolist(), stored.scale.shape
-        ([127, -64, 38, 0], (1,))
+        ([-128, 64, -38, 0], (1,))
     """
     x = as_array("x", x)
     _check_bits(bits)
