@@ -1,6 +1,6 @@
 """Makes a table or figure of the papers from runs of our own, the papers' figures beside ours.
 
-    python -m experiments.tables NAME [--budget 1] [--seeds N] [--data-dir DIR] [--finished] [--json]
+    python -m experiments.tables NAME [--budget 1] [--seeds N] [--rows ROW...] [--data-dir DIR] [--finished] [--json]
 
 | NAME | what | papers |
 |---|---|---|
@@ -20,11 +20,11 @@
 | transformers | a ViT and an MLP-Mixer, all of whose weights are generated | none |
 
 Trains what is missing, reads what is finished, goes on where a run or the table itself was interrupted. Without
---budget it is a smoke run on a small share of the protocol, and says so; --budget 1 is the full protocol. With
---finished nothing is trained, and the table says which seeds it lacks. With --ray runs train at the same time on a
-cluster; a run whose process dies is started again, and goes on from its newest checkpoint.
-Writes NAME.md, NAME.json and NAME.png into the folder --out. With --record docs/records/STUDY its rows go into that
-study, and of each finished run what says so: a copy of STUDY/runs as --runs goes on from there.
+--budget it is a smoke run on a small share of the protocol, and says so; --budget 1 is the full protocol. With --rows
+some rows are trained, with --finished none, and the table says what it lacks. With --ray runs train at the same time
+on a cluster; a run whose process dies is started again, and goes on from its newest checkpoint. Writes NAME.md,
+NAME.json and NAME.png into the folder --out. With --record docs/records/STUDY its rows go into that study, and of
+each finished run what says so: a copy of STUDY/runs as --runs goes on from there.
 """
 
 import contextlib
@@ -78,6 +78,8 @@ class Command:
     """Folder of mini-ImageNet."""
     runs: Path = Path("runs/tables")
     """Folder of the runs; all tables share them."""
+    rows: tuple[str, ...] = ()
+    """Train these rows alone, named as the table names them; of the others show what is finished."""
     finished: bool = False
     """Train nothing: a table of the runs that are finished."""
     ray: str | None = None
@@ -99,8 +101,11 @@ class Command:
             raise ValueError(f"--budget must be in (0, 1], got {self.budget}.")
         if self.seeds is not None and self.seeds < 1:
             raise ValueError(f"--seeds must be at least 1, got {self.seeds}.")
-        if self.record is not None and self.name in COMPUTED:
-            raise ValueError(f"--record is for tables of runs; {self.name} needs none.")
+        for flag, given in {"record": self.record is not None, "rows": bool(self.rows)}.items():
+            if given and self.name in COMPUTED:
+                raise ValueError(f"--{flag} is for tables of runs; {self.name} needs none.")
+        if self.rows and self.finished:
+            raise ValueError("--rows says what to train, --finished to train nothing; give one of them.")
         if self.ray_cpus < 1:
             raise ValueError(f"--ray-cpus must be at least 1, got {self.ray_cpus}.")
         if self.ray_gpus is not None and not self.ray_gpus >= 0:
@@ -127,12 +132,17 @@ def make(command: Command) -> None:
 
 
 def _trained(command: Command) -> tuple[dict[str, Any], str, Any]:
+    from experiments.errors import UsageError
     from experiments.tables import render
     from experiments.tables.cluster import Cluster
     from experiments.tables.definitions import TRAINED
     from experiments.tables.runs import Runs
 
     table = TRAINED[command.name]()
+    labels = [row.label for row in table.rows]
+    for label in command.rows:
+        if label not in labels:
+            raise UsageError(f"{command.name} has no row {label!r}; give --rows some of {'; '.join(labels)}.")
     budget = table.smoke if command.budget is None else command.budget
     seeds = table.seeds if command.seeds is None else command.seeds
     data_dirs = {
@@ -140,11 +150,12 @@ def _trained(command: Command) -> tuple[dict[str, Any], str, Any]:
         "cifar100": command.cifar100_dir,
         "mini_imagenet": command.mini_imagenet_dir,
     }
+    trained = () if command.finished else command.rows or None
     with contextlib.ExitStack() as stack:
         cluster = None
         if command.ray is not None and not command.finished:
             cluster = stack.enter_context(Cluster(command.ray, command.ray_cpus, command.ray_gpus))
-        runs = Runs(command.runs, data_dirs, finished=command.finished, cluster=cluster)
+        runs = Runs(command.runs, data_dirs, rows=trained, cluster=cluster)
         results = runs.results(table, budget, seeds)
     full = budget == 1
     title = table.title if full else f"{table.title}: SMOKE RUN, {100 * budget:g} % of the protocol"

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ class Runs:
     Args:
         folder: of all runs; a run's own folder is named after its data set, its label and its configuration.
         data_dirs: folder of each data set by name, None to look elsewhere.
-        finished: train nothing, leave out what is not finished.
+        rows: labels of those that may be trained, of others only finished runs are taken; None for all.
         cluster: where to train; in this process if None.
     """
 
@@ -34,12 +34,12 @@ class Runs:
         folder: Path,
         data_dirs: dict[str, Path | None],
         *,
-        finished: bool = False,
+        rows: Collection[str] | None = None,
         cluster: Cluster | None = None,
     ):
         self.folder = folder
         self.data_dirs = data_dirs
-        self.finished = finished
+        self.rows = rows
         self.cluster = cluster
         self._loaded: tuple[str, Dataset] | None = None
 
@@ -56,7 +56,7 @@ class Runs:
         """
         results = self._each(lambda row: self._result(row, budget, seeds), table.rows)
         if all("missing" in result for result in results):
-            if self.finished:
+            if self.rows == ():
                 raise RunError(f"no run of this table is finished in {self.folder}; leave out --finished to train it.")
             raise DataError(results[0]["missing"])
         return results
@@ -66,7 +66,7 @@ class Runs:
         try:
             tried = self._search(row, budget)
             configs = [self._config(row, budget, seed, tried) for seed in range(seeds)]
-            if self.finished:
+            if not self._trains(row):
                 configs = [config for config in configs if self._is_finished(row, config)]
                 if not configs:
                     return result | {"missing": "no seed is finished"}
@@ -101,7 +101,7 @@ class Runs:
 
         def trial(rate: float) -> float:
             config = search_of(row, budget, rate)
-            if self.finished and not self._is_finished(row, config):
+            if not self._trains(row) and not self._is_finished(row, config):
                 raise _NotFinished(f"the learning rate {rate:g} is not tried yet")
             found = self.summary(f"{row.label}, rate {rate:g}", row.experiment, config, self._path(row, config))
             return found.validation_top1 or 0.0
@@ -131,6 +131,9 @@ class Runs:
         assert row.first is not None
         first = _at_best(scaled(row.first, budget, seed, row.short_epochs), tried)
         return self.summary(f"{row.label}, first", row.experiment, first, self._path(row, first))
+
+    def _trains(self, row: Row) -> bool:
+        return self.rows is None or row.label in self.rows
 
     def _is_finished(self, row: Row, config: Config) -> bool:
         return (self._path(row, config) / run_folder.SUMMARY).is_file()

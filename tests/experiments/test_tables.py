@@ -350,6 +350,21 @@ class TestRuns:
         assert command_line(tmp_path, "--finished") == 1
         assert "no run of this table is finished in" in capsys.readouterr().err
 
+    def test_rows_of_choice(self, trainer, tmp_path, monkeypatch, capsys):
+        define(monkeypatch, *ROWS)
+        assert command_line(tmp_path, "--rows", "ten channels") == 0
+        assert [config.network.kernels.max_channels for config in trainer.configs] == [10, 10]
+        first, second = json.loads((tmp_path / "out" / "ablation.json").read_text())["rows"]
+        assert (first["missing"], second["seeds"]) == ("no seed is finished", [0, 1])
+        assert command_line(tmp_path, "--rows", "eight channels", "ten channels") == 0
+        rows = json.loads((tmp_path / "out" / "ablation.json").read_text())["rows"]
+        assert len(trainer.configs) == 4 and all("ours" in row for row in rows)
+        capsys.readouterr()
+        assert command_line(tmp_path, "--rows", "nine channels") == 2
+        assert "ablation has no row 'nine channels'; give --rows some of eight channels; ten channels." in one_line(
+            capsys
+        )
+
     @pytest.mark.parametrize(
         ("name", "damaged"),
         [
@@ -516,6 +531,8 @@ class TestUsage:
             *(["ablation", "--budget", value] for value in ("0", "2", "-1", "nan", "inf", "many")),
             ["ablation", "--seeds", "0"],
             ["sizes", "--record", "study"],
+            ["sizes", "--rows", "ResNet"],
+            ["ablation", "--finished", "--rows", "scale 1"],
             ["figure7"],
             [],
             ["ablation", "--table", "3"],
