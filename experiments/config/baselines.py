@@ -214,11 +214,19 @@ class HyperWRN:
 class Tiniest:
     """cifar10-tiniest, 97,530 floats."""
 
+    width: int = dataclasses.field(default=80, metadata={"stored": "unless default"})
+    """Of the later blocks, a multiple of 20; the earlier ones have three fifths of it."""
+
+    def __post_init__(self):
+        """Refuses values outside their range."""
+        check_at_least(self, width=20)
+        require(self.width % 20 == 0, "width", "a multiple of 20", self.width)
+
     def make(self, num_classes: int, image_shape: ImageShape) -> "Network":
         """The network for `num_classes` and images of (height, width, channels)."""
         from experiments.networks.baselines.tiniest import TiniestNetwork
 
-        return TiniestNetwork(num_classes=num_classes, image_shape=image_shape)
+        return TiniestNetwork(num_classes=num_classes, image_shape=image_shape, width=self.width)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

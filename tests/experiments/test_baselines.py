@@ -41,6 +41,7 @@ RECORDS = {
     "ODE-Net": ODENet(),
     "WRN-40-2": HyperWRN(),
     "tiniest": Tiniest(),
+    "tiniest, narrow": Tiniest(width=20),
     "ResNet-8": ResNet8(),
 }
 FLOATS = {
@@ -54,6 +55,7 @@ FLOATS = {
     "ODE-Net": 209_418,
     "WRN-40-2": 155_626,
     "tiniest": 97_530,
+    "tiniest, narrow": 9_702,
     "ResNet-8": 78_186,
 }
 MACS = {"tiniest": 43_878_176, "ResNet-8": 12_501_632}  # published: 43.9 M, 12.5 M
@@ -323,6 +325,8 @@ class TestHypernetwork:
         (DRNN, {"num_loops": 1}, "--num-loops must be at least 2, got 1"),
         (DRNN, {"penalty": math.nan}, "--penalty must be"),
         (DDF, {"width": 0}, "--width must be at least 1, got 0"),
+        (Tiniest, {"width": 0}, "--width must be at least 20, got 0"),
+        (Tiniest, {"width": 50}, "--width must be a multiple of 20, got 50"),
         (ODENet, {"num_steps": 0}, "--num-steps must be at least 1, got 0"),
         (DFN, {"width": 0}, "--width must be at least 1, got 0"),
     ],
