@@ -139,7 +139,7 @@ class TestStep:
         for one, other in zip(params, expected, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
         untaught, _ = after(as_seen, answered._replace(answers=None))
-        assert abs(untaught - loss) > 1e-3
+        assert abs(untaught - loss) > 2e-4 * loss  # twice what the two above may differ by
 
 
 class TestRun:

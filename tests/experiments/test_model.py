@@ -144,8 +144,8 @@ class TestRefusals:
         arrays, metadata = contents(path)
         meta = json.loads(metadata["puppet_jax"])
         for change, message in (
-            ({"format": 3}, "written by a later version of puppet-jax .*; upgrade the package"),
-            ({"format": 0}, "format must be one of 2"),
+            ({"format": 4}, "written by a later version of puppet-jax .*; upgrade the package"),
+            ({"format": 0}, "format must be one of 2, 3"),
             ({"extra": 1}, "the field extra is unknown"),
             ({"num_levels": 0}, "num_levels must be an integer of at least 1, got 0"),
             ({"adaptation": "both"}, "adaptation must be one of 'level', 'sample'"),
