@@ -56,9 +56,10 @@ class Runs:
         """
         results = self._each(lambda row: self._result(row, budget, seeds), table.rows)
         if all("missing" in result for result in results):
-            if self.rows == ():
+            reasons = [one["missing"] for row, one in zip(table.rows, results, strict=True) if self._trains(row)]
+            if not reasons:
                 raise RunError(f"no run of this table is finished in {self.folder}; leave out --finished to train it.")
-            raise DataError(results[0]["missing"])
+            raise DataError(reasons[0])
         return results
 
     def _result(self, row: Row, budget: float, seeds: int) -> dict[str, Any]:

@@ -322,6 +322,11 @@ class TestRuns:
         assert str(tmp_path / "nothing") in one_line(capsys)
         assert not (tmp_path / "out").exists()
 
+    def test_data_of_the_rows_of_choice_missing(self, trainer, tmp_path, monkeypatch, capsys):
+        define(monkeypatch, *ROWS, Row("no data", "mini_imagenet", CONFIG))
+        assert command_line(tmp_path, "--rows", "no data", "--mini-imagenet-dir", tmp_path / "nothing") == 1
+        assert str(tmp_path / "nothing") in one_line(capsys)
+
     def test_finished_runs_need_no_data(self, trainer, tmp_path, monkeypatch):
         define(monkeypatch, *ROWS)
         assert command_line(tmp_path) == 0
