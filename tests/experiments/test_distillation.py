@@ -123,7 +123,9 @@ class TestStep:
         def after(config, data):
             step = make_train_step(config, network, tx)
             state = init_state(config, network, (1,), tx)
-            state, metrics = step(state, jax.tree.map(jnp.asarray, data), indices, depth=1)
+            sharp = 10 * state.params.classifier_kernel  # a student of chance has the same loss whatever the targets
+            params = dataclasses.replace(state.params, classifier_kernel=sharp)
+            state, metrics = step(state._replace(params=params), jax.tree.map(jnp.asarray, data), indices, depth=1)
             return float(metrics["loss"]), jax.tree.leaves(state.params)
 
         seen = np.asarray(pick(config, jax.tree.map(jnp.asarray, data), indices, seed_of(config), 0).images)
@@ -139,7 +141,7 @@ class TestStep:
         for one, other in zip(params, expected, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
         untaught, _ = after(as_seen, answered._replace(answers=None))
-        assert abs(untaught - loss) > 2e-4 * loss  # twice what the two above may differ by
+        assert abs(untaught - loss) > 1e-3
 
 
 class TestRun:
