@@ -7,12 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import puppet_jax as pj
 from experiments.model import Model, bits_of
 from experiments.networks.puppet import PuppetLike
 from puppet_jax import extras
 from puppet_jax.folded import merge_statistics
-from puppet_jax.puppeteer import IDLE_BIASES
+from puppet_jax.puppeteer import idle_leaves
 
 MOST_QUALITY, QUALITY, FEW_BYTES = 11, 5, 2 << 20
 """Of Brotli, at most so many bytes and beyond: 11 codes a dozen megabytes a minute, and floats hardly shrink more."""
@@ -32,7 +31,7 @@ def coded_bytes(model: Model) -> int | None:
     if model.bits < 32:
         params, stats = stored
         chosen = bits_of(model.network, params, model.bits)
-        if not stats:
+        if not stats:  # merged into the norms of a puppet
             norms = {name: jax.tree.map(lambda _: 16, getattr(chosen, name)) for name in ("norm_scale", "norm_bias")}
             chosen = dataclasses.replace(chosen, **norms)
         bits = chosen, jax.tree.map(lambda _: 16, stats)
@@ -51,7 +50,5 @@ def needed(model: Model) -> tuple[Any, dict[int, Any]]:
         return params, stats
     if network.depth is not None and network.puppet.affine:
         params, stats = merge_statistics(network.puppet, params, stats[network.depth], network.depth), {}
-    if isinstance(params.puppeteer, pj.Puppeteer):
-        idle: dict[str, Any] = {name: jnp.zeros_like(getattr(params.puppeteer, name)) for name in IDLE_BIASES}
-        params = dataclasses.replace(params, puppeteer=dataclasses.replace(params.puppeteer, **idle))
+    params = jax.tree.map(lambda leaf, idle: jnp.zeros_like(leaf) if idle else leaf, params, idle_leaves(params))
     return params, stats

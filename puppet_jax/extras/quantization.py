@@ -91,9 +91,8 @@ def fake_quantize(params: Any, bits: Any) -> Any:
 
     Returns:
         A pytree like `params`; values that few bits or float16 cannot hold become the nearest that they hold, and what
-        is not stored zero. The
-        straight-through estimator of Bengio, Leonard and Courville (2013): its derivative
-        is the identity.
+        is not stored zero. The straight-through estimator of Bengio, Leonard and Courville (2013): its derivative is
+        the identity.
     """
 
     def one(leaf: ArrayLike, bits: int) -> Array:
