@@ -24,6 +24,7 @@ class Row:
             `config`, or of `first` where there is one.
         first: a run that is trained before, and whose parameters this one starts with.
         short_epochs: most epochs where the budget is less than 1, of what would take days on a CPU.
+        search_epochs: most epochs that a learning rate is tried for where the budget is less than 1.
         confidence: how sure it is that the papers' network of this size is this one.
     """
 
@@ -34,6 +35,7 @@ class Row:
     rates: tuple[float, ...] = ()
     first: Config | None = None
     short_epochs: int | None = None
+    search_epochs: int | None = None
     confidence: str = ""
 
 
@@ -65,7 +67,8 @@ MOST_RATES = 5
 def search_of(row: Row, budget: float, rate: float) -> Config:
     """The run, of seed 0, that a learning rate is judged by on validation images."""
     config = replace(row.first or row.config, learning_rate=rate)
-    return scaled(config, budget * SEARCH_SHARE, 0, row.short_epochs and max(1, round(row.short_epochs * SEARCH_SHARE)))
+    most = row.search_epochs or (row.short_epochs and max(1, round(row.short_epochs * SEARCH_SHARE)))
+    return scaled(config, budget * SEARCH_SHARE, 0, most if budget < 1 else None)
 
 
 def next_rate(tried: dict[float, float]) -> float | None:

@@ -23,7 +23,7 @@ from experiments.runs.files import write_json
 from experiments.tables import __main__ as program, runs, sizes
 from experiments.tables.__main__ import Command, make
 from experiments.tables.definitions import TRAINED
-from experiments.tables.rows import Row, Table, scaled
+from experiments.tables.rows import Row, Table, scaled, search_of
 
 CONFIG = Config(
     network=PuppetCNN(
@@ -435,6 +435,15 @@ class TestRuns:
         text = (tmp_path / "out" / "ablation.md").read_text()
         assert re.search(r"\| -0.500 \| low \| 10 \| 0.009 of 0.001, 0.003, 0.009, 0.027 \|", text)
 
+    def test_a_row_whose_rates_are_tried_for_fewer_epochs(self, trainer, tmp_path, monkeypatch):
+        """As few as the row says under a small budget; a fifth of the epochs under the full one."""
+        row = Row("long", "digits", replace(CONFIG, epochs=20), rates=(1e-3, 3e-3, 1e-2), search_epochs=1)
+        trainer.validation = {1e-3: 0.3, 3e-3: 0.4, 1e-2: 0.1}
+        define(monkeypatch, row, seeds=1)
+        assert command_line(tmp_path, "--budget", "0.5") == 0
+        assert [config.optim.epochs for config in trainer.configs] == [1, 1, 1, 10]
+        assert search_of(row, 1, 1e-3).optim.epochs == 4
+
     def test_a_row_that_starts_from_another_run(self, trainer, tmp_path, monkeypatch):
         first, second = replace(CONFIG, epochs=4), replace(CONFIG, epochs=2, learning_rate=1e-4)
         row = Row("two phases", "digits", second, rates=(1e-3, 3e-3, 1e-2), first=first, short_epochs=2)
@@ -444,6 +453,8 @@ class TestRuns:
         *searched, before, after = trainer.configs
         assert [config.optim.learning_rate for config in searched] == [1e-3, 3e-3, 1e-2]
         assert (before.optim.epochs, before.optim.learning_rate, before.start_from) == (2, 3e-3, None)  # at most two
+        longer = dataclasses.replace(row, first=replace(first, epochs=20))
+        assert search_of(longer, 1, 1e-3).optim.epochs == 4  # under the full budget
         assert (after.optim.epochs, after.optim.learning_rate) == (2, 1e-4)
         start = Path(after.start_from)
         assert start.parent == tmp_path / "runs"
