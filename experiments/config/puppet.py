@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from experiments.networks.puppet import PuppeteerSettings
 
 ImageShape = tuple[int, int, int]
+GeneratorKind = Literal["frozen_basis", "low_rank", "inverse_dct", "hypernetwork", "shared"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,9 +86,9 @@ class FrozenBasis:
         require(self.pattern_seed < 2**32, "pattern_seed", "less than 2**32", self.pattern_seed)
 
     @property
-    def kind(self) -> Literal["frozen_basis", "low_rank", "inverse_dct", "hypernetwork", "shared"]:
+    def kind(self) -> GeneratorKind:
         """A name of `experiments.networks.controls.GENERATORS`."""
-        return self.generator if isinstance(self, OtherGenerator) else "frozen_basis"
+        return "frozen_basis"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,6 +97,11 @@ class OtherGenerator(FrozenBasis):
 
     generator: Literal["low_rank", "inverse_dct", "hypernetwork", "shared"]
     """Which: outer products, low frequencies, chunks from a small network, or floats that all weights share."""
+
+    @property
+    def kind(self) -> GeneratorKind:
+        """A name of `experiments.networks.controls.GENERATORS`."""
+        return self.generator
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
