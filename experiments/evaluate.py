@@ -1,12 +1,15 @@
-"""Measures a trained run on its test set: accuracy, depths, sizes, multiply-accumulates, speed.
+"""Measures a trained model on its test set: accuracy, depths, sizes, multiply-accumulates, speed.
 
     python -m experiments.evaluate RUN [--data-dir DIR] [--adaptation level|sample] [--num-levels N] [--agreement N]
     python -m experiments.evaluate RUN --sweep [--data-dir DIR]
     python -m experiments.evaluate RUN [--shifted-views] [--with RUN...] [--fraction F] [--data-dir DIR]
+    python -m experiments.evaluate MODEL [--data-dir DIR]
 
-Prints the figures and writes RUN/summary.json. With --sweep, of a run with early exits: accuracy against cost for
-several thresholds, in RUN/sweep.json and RUN/sweep.png. With --shifted-views or --with, of a finished run: accuracy if
-an ensemble answers the images that its model is least confident of, and what that costs; added to the summary.
+RUN is the folder of a run, MODEL a model file or the name of a model that comes with the package, such as cifar10-full.
+Prints the figures; writes those of a run to RUN/summary.json. With --sweep, of a run with early exits: accuracy against
+cost for several thresholds, in RUN/sweep.json and RUN/sweep.png. With --shifted-views or --with, of a finished run:
+accuracy if an ensemble answers the images that its model is least confident of, and what that costs; added to the
+summary.
 """
 
 import dataclasses
@@ -22,10 +25,10 @@ from experiments.cli import main, run_command
 class Command:
     """Command line of `experiments.evaluate`."""
 
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of a run."""
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Folder of a run, a model file, or the name of a model of the package."""
     data_dir: Path | None = None
-    """Folder that holds the data; the one the run was trained from if not given."""
+    """Folder that holds the data; the one a run was trained from if not given."""
     adaptation: Literal["level", "sample"] | None = None
     """Shared kernels for each level of complexity, or kernels of each image's own; as trained if not given."""
     num_levels: int | None = None
@@ -65,10 +68,16 @@ def evaluate(command: Command) -> None:
     from experiments.errors import RunError
     from experiments.evaluation.accuracy import agreement
     from experiments.evaluation.report import summarise, summarise_ensemble
+    from experiments.runs import folder as run_folder
     from experiments.runs.load import load_run
+    from experiments.runs.puppet import find_model
 
     start_jax()
-    run = load_run(command.run, command.data_dir)
+    path = find_model(command.run)
+    if path != Path(command.run) / run_folder.MODEL:
+        _evaluate_file(command, path)
+        return
+    run = load_run(Path(command.run), command.data_dir)
     if command.shifted_views or command.others:
         others = [load_run(folder) for folder in command.others]
         summarise_ensemble(run, others, command.shifted_views, command.fraction)
@@ -92,6 +101,27 @@ def evaluate(command: Command) -> None:
         images = run.dataset.test_images[: command.agreement]
         same = agreement(run.model, images, **overrides)
         print(f"level = sample {same:.2%} of {len(images)} test images get the same class")
+
+
+def _evaluate_file(command: Command, path: Path) -> None:
+    from experiments.data import data_set_of, load_dataset
+    from experiments.errors import DataError, UsageError
+    from experiments.evaluation.report import measure
+    from experiments.evaluation.summary import describe
+    from experiments.model import load_model
+
+    if dataclasses.replace(command, data_dir=None) != Command(run=command.run):
+        raise UsageError(f"{command.run} is a model without its run: only --data-dir goes with it.")
+    model = load_model(path)
+    dataset = load_dataset(data_set_of(model.class_names), command.data_dir)
+    here, known = (dataset.class_names, dataset.test_images.shape[1:]), (model.class_names, model.network.image_shape)
+    if here != known:
+        raise DataError(
+            f"{dataset.source} has other classes, or images of another size, than {command.run} was trained on: "
+            f"{', '.join(here[0]):.60} at {here[1]}, not {', '.join(known[0]):.60} at {known[1]}; "
+            "name another --data-dir."
+        )
+    print(describe(measure(model, dataset.test_images, dataset.test_labels, path)))
 
 
 def _sweep(run: Any) -> None:

@@ -41,3 +41,12 @@ def without_type_checks():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def cifar10_dir():
+    """The folder with the official binary files of CIFAR-10, of tests marked `data`."""
+    folder = os.environ.get("PUPPET_CIFAR10_DIR")
+    if not folder:
+        pytest.skip("PUPPET_CIFAR10_DIR is not set to a folder with the official binary files")
+    return Path(folder)

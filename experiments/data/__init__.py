@@ -5,6 +5,7 @@ from is the caller's choice and is written down in `Dataset.source`; no source e
 that was asked for.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,7 @@ from experiments.data.folders import CLASS_FOLDERS, read_folder
 from experiments.data.sources import find_prepared, read_archive, read_digits, read_prepared
 from experiments.errors import DataError
 
+DIGITS = tuple("0123456789")
 DATASETS = ("cifar10", "cifar100", "mini_imagenet", "digits")
 SOURCES = ("auto", "tfds", "archive")
 
@@ -75,6 +77,15 @@ def load_dataset(
     if source == "tfds" or (source == "auto" and find_prepared(name) is not None):
         return read_prepared(layout)
     return read_archive(layout, cache_dir)
+
+
+def data_set_of(class_names: Sequence[str]) -> str:
+    """The name of the data set that has these classes.
+
+    Class folders may hold any: what no other data set has may be read from folders, as mini-ImageNet is.
+    """
+    known = {layout.class_names: name for name, layout in LAYOUTS.items()} | {DIGITS: "digits"}
+    return known.get(tuple(class_names), "mini_imagenet")
 
 
 def split_indices(

@@ -30,10 +30,9 @@ def summarise(
     """Evaluates on test images, writes `summary.json`, prints it, and returns it."""
     rows = run_folder.read_metrics(folder)
     run_folder.check_metrics(folder, rows, model.step)
-    memory: dict[str, Any] = peak_memory()
     summary = Summary(
         experiment=experiment,
-        **evaluate(model, images, labels, folder / run_folder.MODEL, **overrides),
+        **measure(model, images, labels, folder / run_folder.MODEL, **overrides),
         adaptation=overrides.get("adaptation", model.adaptation),
         num_levels=overrides.get("num_levels", model.num_levels),
         validation_top1={row["step"]: row["validation_top1"] for row in rows}.get(model.step),
@@ -43,12 +42,16 @@ def summarise(
         seed=config.seed,
         config=as_json(config),
         versions=run_folder.versions(),
-        device=device_name(),
-        **memory,
     )
     write_summary(folder, summary)
-    print(describe(summary), flush=True)
+    print(describe(dataclasses.asdict(summary)), flush=True)
     return summary
+
+
+def measure(model: Model, images: np.ndarray, labels: np.ndarray, model_file: Path, **overrides: Any) -> dict[str, Any]:
+    """What `evaluate` gives, the device, and the memory that was held before; names are those of `Summary`."""
+    memory: dict[str, Any] = peak_memory()
+    return {**evaluate(model, images, labels, model_file, **overrides), "device": device_name(), **memory}
 
 
 def summarise_ensemble(run: Run, others: Sequence[Run], shifted_views: bool, fraction: float) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import types
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -107,27 +109,28 @@ def read_summary(folder: Path) -> Summary:
     return summary
 
 
-def describe(summary: Summary) -> str:
-    """The figures of a summary for a person, one a line."""
-    counts = ", ".join(f"depth {depth}: {number}" for depth, number in summary.depth_counts.items())
-    anew = f"{summary.latency_generating_s:.5f} s/img if kernels are generated for every image"
-    memory, coded = summary.host_peak_bytes, summary.coded_bytes
-    spread = f" ± {summary.puppet_macs_std / 1e6:,.1f}" if summary.puppet_macs_std else ""
+def describe(figures: Mapping[str, Any]) -> str:
+    """Figures under the names of `Summary` for a person, one a line."""
+    found = types.SimpleNamespace(**figures)
+    counts = ", ".join(f"depth {depth}: {number}" for depth, number in found.depth_counts.items())
+    anew = f"{found.latency_generating_s:.5f} s/img if kernels are generated for every image"
+    memory, coded = found.host_peak_bytes, found.coded_bytes
+    spread = f" ± {found.puppet_macs_std / 1e6:,.1f}" if found.puppet_macs_std else ""
     return "\n".join(
         [
-            f"top-1          {summary.top1:.2%} of {summary.test_images} test images",
-            f"top-5          {summary.top5:.2%}",
-            f"loss           {summary.loss:.4f}",
-            f"depth          {summary.depth_mean:.2f} ± {summary.depth_std:.2f} ({counts})",
-            f"puppeteer      {summary.puppeteer_bytes:,} bytes",
-            f"all trainable  {summary.trainable_bytes:,} bytes",
+            f"top-1          {found.top1:.2%} of {found.test_images} test images",
+            f"top-5          {found.top5:.2%}",
+            f"loss           {found.loss:.4f}",
+            f"depth          {found.depth_mean:.2f} ± {found.depth_std:.2f} ({counts})",
+            f"puppeteer      {found.puppeteer_bytes:,} bytes",
+            f"all trainable  {found.trainable_bytes:,} bytes",
             *([] if coded is None else [f"coded          {coded:,} bytes: all that inference needs, by Brotli"]),
-            f"file           {summary.file_bytes:,} bytes, batch statistics included",
-            f"generator      {summary.generator_macs / 1e6:,.1f} M multiply-accumulates an image",
-            f"network        {summary.puppet_macs / 1e6:,.1f}{spread} M multiply-accumulates an image",
-            f"batch 1        {summary.latency_s:.5f} s/img; {anew}",
-            f"batch 256      {summary.images_per_s:,.0f} images/s",
+            f"file           {found.file_bytes:,} bytes, batch statistics included",
+            f"generator      {found.generator_macs / 1e6:,.1f} M multiply-accumulates an image",
+            f"network        {found.puppet_macs / 1e6:,.1f}{spread} M multiply-accumulates an image",
+            f"batch 1        {found.latency_s:.5f} s/img; {anew}",
+            f"batch 256      {found.images_per_s:,.0f} images/s",
             *([] if memory is None else [f"peak memory    {memory / 1e9:.2f} GB on the host"]),
-            f"device         {summary.device}",
+            f"device         {found.device}",
         ]
     )

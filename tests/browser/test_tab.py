@@ -88,12 +88,10 @@ def test_two_hundred_pictures_get_the_logits_of_the_predictor(page):
 
 
 @pytest.mark.data
-def test_two_hundred_test_images_get_the_logits_of_the_predictor(page):
-    if not os.environ.get("PUPPET_CIFAR10_DIR"):
-        pytest.skip("PUPPET_CIFAR10_DIR is not set to a folder with the official binary files")
+def test_two_hundred_test_images_get_the_logits_of_the_predictor(page, cifar10_dir):
     from experiments.data import load_dataset
 
-    images = load_dataset("cifar10", Path(os.environ["PUPPET_CIFAR10_DIR"])).test_images[:200]
+    images = load_dataset("cifar10", cifar10_dir).test_images[:200]
     print(f"largest difference: {assert_answers_alike(page, images):.1e}")
 
 

@@ -1,6 +1,5 @@
 import importlib
 import json
-import os
 import runpy
 import subprocess
 import sys
@@ -269,11 +268,8 @@ class TestCommandLine:
 
 
 @pytest.mark.data
-def test_official_cifar10():
-    folder = os.environ.get("PUPPET_CIFAR10_DIR")
-    if not folder:
-        pytest.skip("PUPPET_CIFAR10_DIR is not set to a folder with the official binary files")
-    cifar10 = load_dataset("cifar10", data_dir=Path(folder))
+def test_official_cifar10(cifar10_dir):
+    cifar10 = load_dataset("cifar10", data_dir=cifar10_dir)
     assert cifar10.train_images.shape == (50_000, 32, 32, 3)
     assert cifar10.test_images.shape == (10_000, 32, 32, 3)
     np.testing.assert_array_equal(cifar10.train_labels[:10], [6, 9, 9, 4, 1, 1, 2, 7, 8, 3])

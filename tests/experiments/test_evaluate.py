@@ -1,5 +1,6 @@
 """A finished run, measured again, and what it says of images."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -11,13 +12,14 @@ from tiny_run import SUMMARY, TIMED
 
 from experiments.cli import run_command
 from experiments.config import Generated
-from experiments.data import load_dataset
+from experiments.data import Dataset, load_dataset
 from experiments.evaluate import Command as EvaluateCommand, evaluate
 from experiments.evaluation.summary import read_summary
 from experiments.fields import as_json
 from experiments.model import load_model
 from experiments.predict import Command as PredictCommand, predict
 from experiments.runs.files import CHECKSUM
+from experiments.runs.puppet import find_model
 from puppet_jax import extras
 
 
@@ -80,6 +82,46 @@ class TestEvaluate:
         shutil.copy(straight.folder / "split.npz", tmp_path)
         assert self.evaluate(tmp_path) == 1
         assert "model.safetensors does not exist" in capsys.readouterr().err
+
+    def test_a_model_file_alone(self, straight, tmp_path, capsys):
+        """All test images of the data set that has its classes; nothing is written."""
+        path = shutil.copy(straight.folder / "model.safetensors", tmp_path / "mine.safetensors")
+        assert self.evaluate(path) == 0
+        out = capsys.readouterr().out
+        assert f"top-1          {straight.summary.top1:.2%} of 360 test images" in out
+        assert f"file           {straight.summary.file_bytes:,} bytes" in out
+        assert list(tmp_path.iterdir()) == [tmp_path / "mine.safetensors"]
+
+    @pytest.mark.parametrize("flags", [["--sweep"], ["--num-levels", 2], ["--shifted-views"], ["--agreement", 4]])
+    def test_a_model_file_takes_no_flags_of_runs(self, straight, flags, capsys):
+        assert self.evaluate(straight.folder / "model.safetensors", *flags) == 2
+        assert "is a model without its run: only --data-dir goes with it" in " ".join(capsys.readouterr().err.split())
+
+    def test_a_model_of_the_package(self, tmp_path, capsys, monkeypatch):
+        """Against the test images of CIFAR-10, here a folder of eight."""
+        rng = np.random.default_rng(0)
+        names = load_model(find_model("cifar10-c64-4bit")).class_names
+        images, labels = rng.integers(0, 256, (8, 32, 32, 3), np.uint8), np.arange(8, dtype=np.int32)
+        made = Dataset("cifar10", images, labels, images, labels, names, "a folder of eight")
+        asked = []
+        monkeypatch.setattr("experiments.data.load_dataset", lambda *given: asked.append(given) or made)
+        assert self.evaluate("cifar10-c64-4bit", "--data-dir", tmp_path) == 0
+        assert asked == [("cifar10", tmp_path)]
+        out = capsys.readouterr().out
+        assert "of 8 test images" in out and "all trainable  3,890 bytes" in out
+        made = dataclasses.replace(made, class_names=("cat", *names[1:]))
+        assert self.evaluate("cifar10-c64-4bit") == 1
+        error = " ".join(capsys.readouterr().err.split())
+        assert "a folder of eight has other classes, or images of another size, than cifar10-c64-4bit" in error
+
+    def test_nothing_of_that_name(self, tmp_path, capsys):
+        assert self.evaluate(tmp_path / "none") == 2
+        assert "is neither the folder of a run, nor a model file, nor a model of the package" in capsys.readouterr().err
+
+    @pytest.mark.data
+    def test_accuracy_of_a_model_of_the_package(self, cifar10_dir, capsys):
+        assert self.evaluate("cifar10-c64-4bit", "--data-dir", cifar10_dir) == 0
+        assert "top-1          74.73% of 10000 test images" in capsys.readouterr().out
 
     def test_views_are_added_to_the_summary(self, straight, tmp_path, capsys):
         folder = shutil.copytree(straight.folder, tmp_path / "moved")

@@ -3,7 +3,6 @@
 import dataclasses
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -138,10 +137,8 @@ class TestAnswers:
     @pytest.mark.data
     @pytest.mark.parametrize(("form", "generate"), FORMATS)
     @pytest.mark.parametrize("name", ["cifar10-adaptive", "cifar10-c64-4bit"])
-    def test_a_thousand_test_images(self, tmp_path, name, form, generate):
-        if not os.environ.get("PUPPET_CIFAR10_DIR"):
-            pytest.skip("PUPPET_CIFAR10_DIR is not set to a folder with the official binary files")
-        images = load_dataset("cifar10", Path(os.environ["PUPPET_CIFAR10_DIR"])).test_images[:1000]
+    def test_a_thousand_test_images(self, tmp_path, name, form, generate, cifar10_dir):
+        images = load_dataset("cifar10", cifar10_dir).test_images[:1000]
         model = load_model(pretrained_file(name))
         export(model, tmp_path / "out", form, generate, name)
         assert_same_answers(elsewhere(tmp_path / "out", images, form), model.predictor()(images))

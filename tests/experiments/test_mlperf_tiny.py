@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 
 import jax
@@ -73,11 +72,9 @@ def test_subset():
 
 
 @pytest.mark.data
-def test_subset_is_that_of_the_benchmark():
+def test_subset_is_that_of_the_benchmark(cifar10_dir):
     """Its first labels, as y_labels.csv of mlcommons/tiny has them."""
-    if not os.environ.get("PUPPET_CIFAR10_DIR"):
-        pytest.skip("PUPPET_CIFAR10_DIR is not set to a folder with the official binary files")
-    labels = load_dataset("cifar10", Path(os.environ["PUPPET_CIFAR10_DIR"])).test_labels
+    labels = load_dataset("cifar10", cifar10_dir).test_labels
     np.testing.assert_array_equal(labels[subset(labels)[:12]], [2, 1, 2, 5, 0, 4, 5, 4, 1, 3, 0, 5])
 
 

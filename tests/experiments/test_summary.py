@@ -17,7 +17,7 @@ def test_description_names_every_figure():
     figures |= {"puppeteer_bytes": 1_001, "trainable_bytes": 2_002, "file_bytes": 3_003, "coded_bytes": 1_717}
     figures |= {"host_peak_bytes": 5 * 10**9}
     figures |= {"generator_macs": 4_400_000, "puppet_macs": 5_500_000, "depth_mean": 1.5, "depth_std": 0.5}
-    text = describe(make_summary(CONFIG, **figures))
+    text = describe(dataclasses.asdict(make_summary(CONFIG, **figures)))
     for part in (
         *("12.30% of 12 test images", "45.60%", "2.5000", "1.50 ± 0.50 (depth 1: 5, depth 2: 7)", "0.00100 s/img"),
         *("0.02000 s/img", "1,234 images/s", "one abacus", "1,001 bytes", "2,002 bytes", "3,003 bytes"),
@@ -25,7 +25,7 @@ def test_description_names_every_figure():
         *("4.4 M", "5.5 M", "5.00 GB on the host"),
     ):
         assert part in text
-    without = describe(make_summary(CONFIG, host_peak_bytes=None, coded_bytes=None))
+    without = describe(dataclasses.asdict(make_summary(CONFIG, host_peak_bytes=None, coded_bytes=None)))
     assert "peak memory" not in without and "coded" not in without
 
 
