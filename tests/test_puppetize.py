@@ -1,10 +1,9 @@
-"""`puppetize` on networks that it was not written for: values, order, gradients, training, errors."""
+"""`puppetize` on networks that it was not written for: training, order, values, statistics, transforms, copies."""
 
 import copy
 import hashlib
 import subprocess
 import sys
-import warnings
 
 import jax
 import jax.numpy as jnp
@@ -15,19 +14,12 @@ import pytest
 import reference
 from flax import nnx
 from helpers import quick
+from puppets import X, by_hand, equal_trees, find, noise, one_layer, recorded_order, small
 
 import puppet_jax as pj
 from puppet_jax.puppeteer import IDLE_BIASES
 from puppet_jax.puppetized.model import Kernel
 
-# The norms that follow these biases subtract them again, so no loss has a slope along them.
-
-
-def noise(*shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
-
-
-X = noise(4, 6, 6, 3)
 NETWORKS = {  # class, input, C, K, number of kernels
     "MobileNet-v2": (models.MobileNetV2, (4, 8, 8, 3), 12, 3, 12),
     "DenseNet": (models.DenseNet, (4, 8, 8, 3), 12, 3, 10),
@@ -35,61 +27,6 @@ NETWORKS = {  # class, input, C, K, number of kernels
     "1-D": (models.Audio, (4, 20, 2), 8, 3, 2),
     "3-D": (models.Volume, (4, 5, 6, 6, 1), 8, 3, 2),
 }
-
-
-def one_layer(**options):
-    return models.build(lambda rngs: nnx.Sequential(nnx.Conv(3, 4, (3, 3), rngs=rngs, **options)))
-
-
-def small(h=4.5, where=None, puppet=True, **options):
-    net = models.build(models.Small, **options)
-    return pj.puppetize(net, where=where, h=h) if puppet else net
-
-
-def find(model, path):
-    for part in path:
-        model = getattr(model, part) if isinstance(model, nnx.Module) and isinstance(part, str) else model[part]
-    return model
-
-
-def by_hand(net, puppet, h):
-    """A copy of the plain network with the kernels of the puppet, of complexity `h`, assigned one by one."""
-    net = nnx.clone(net)
-    for generated, kernel in zip(puppet.kernels, puppet.generate(h), strict=True):
-        for path in generated.paths:
-            find(net, path[:-1]).kernel = nnx.Param(kernel.astype(generated.dtype))
-    return net
-
-
-def shape_of(model, x, **kwargs):
-    """Shape of the result of a call that is traced only, as under `jit`."""
-    return nnx.eval_shape(lambda model, x: model(x, **kwargs), model, x).shape
-
-
-def recorded_order(net, x, monkeypatch):
-    """Paths of the convolutions of a plain network in the order in which a call runs them."""
-    kinds = (nnx.Conv, nnx.ConvTranspose)
-    paths, record = {}, []
-
-    def run(x):
-        model = nnx.clone(net)
-        paths.update({id(node): path for path, node in nnx.iter_graph(model) if isinstance(node, kinds)})
-        return model(x)
-
-    for kind in kinds:
-
-        def logged(self, *args, original=kind.__call__, **kwargs):
-            record.append(paths[id(self)])
-            return original(self, *args, **kwargs)
-
-        monkeypatch.setattr(kind, "__call__", logged)
-    jax.eval_shape(run, x)
-    monkeypatch.undo()
-    return record
-
-
-def equal_trees(a, b):
-    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
 # Networks it was not written for.
@@ -236,85 +173,23 @@ def test_h_of_its_own_where_a_call_gives_none():
     assert puppet.h == 3.3
 
 
-# Several sets of kernels.
+def test_a_puppeteer_of_one_tap_makes_windows():
+    puppet = pj.puppetize(models.build(models.Small), X, kernel_size=1)
+    assert puppet.puppeteer.get_value().state_shape == (4, 4, 1)
+    assert sum(puppet.summary().trajectory.steps) == 2 * 9
+    assert puppet(X).shape == pj.puppetize(models.build(models.Small), X)(X).shape
 
 
-@pytest.mark.parametrize(
-    "network, sets", [(models.Misleading, 2), pytest.param(models.Small, 4, marks=pytest.mark.slow)]
-)
-def test_each_set_serves_its_part_of_the_batch(network, sets):
-    puppet = pj.puppetize(models.build(network), X)
-    puppet.eval()
-    h = jnp.linspace(2.0, 5.0, sets)
-    expected = jnp.concatenate([puppet(part, h=one) for part, one in zip(jnp.split(X, sets), h, strict=True)])
-    actual = puppet(X, h=h)
-    assert reference.relative_error(actual, expected) < 1e-5
-    assert reference.relative_error(actual, puppet(X, h=h[0])) > 1e-2
-
-
-def test_batch_norm_sees_the_whole_batch_whatever_the_sets():
-    """In train mode its statistics are those of the batch, so the parts are no longer independent."""
-    net, puppet = small(puppet=False), small()
-    puppet(X, h=jnp.array([2.0, 5.0]))
-    parts = zip((2.0, 5.0), jnp.split(X, 2), strict=True)
-    features = jnp.concatenate([by_hand(net, puppet, h).b(part) for h, part in parts])
-    np.testing.assert_allclose(puppet.model.norm.mean[...], 0.01 * features.mean((0, 1, 2)), rtol=1e-4, atol=1e-6)
-    biased = 0.99 + 0.01 * features.var((0, 1, 2))
-    np.testing.assert_allclose(puppet.model.norm.var[...], biased, rtol=1e-4)
-
-
-def test_sets_for_many_frames_an_image():
-    """Further axes of a batch are folded in order: a set serves all frames of its images."""
-    puppet = pj.puppetize(one_layer())
-    video, h = noise(2, 3, 6, 6, 3), jnp.array([2.0, 5.0])
-    expected = jnp.stack([puppet(video[n], h=h[n]) for n in range(2)])
-    np.testing.assert_allclose(puppet(video, h=h), expected, rtol=1e-4, atol=1e-5)
-
-
-class Standardised(nnx.Conv):
-    """Changes its kernel before it uses it, over all axes but the last: with sets it would mix them."""
-
-    def __call__(self, x):
-        kernel = self.kernel[...]
-        kernel = kernel - kernel.mean(range(kernel.ndim - 1))
-        return self.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-
-def weight_norm():
-    return nnx.WeightNorm(nnx.Conv(3, 4, (3, 3), rngs=nnx.Rngs(0)), rngs=nnx.Rngs(0))
-
-
-def own_convolution():
-    function = lambda *args, **kwargs: jax.lax.conv_general_dilated(*args, **kwargs)  # noqa: E731
-    return nnx.Conv(3, 4, (3, 3), conv_general_dilated=function, rngs=nnx.Rngs(0))
-
-
-@jax.numpy_rank_promotion("allow")  # a layer of a user may rely on it
-@pytest.mark.parametrize(
-    "layer",
-    [
-        pytest.param(lambda: nnx.ConvTranspose(3, 4, (3, 3), rngs=nnx.Rngs(0)), id="transposed"),
-        pytest.param(lambda: Standardised(3, 4, (3, 3), rngs=nnx.Rngs(0)), id="standardised"),
-        pytest.param(weight_norm, id="weight norm"),
-        pytest.param(own_convolution, id="a convolution of its own"),
-    ],
-)
-def test_layers_that_take_one_set_only(layer):
-    puppet = pj.puppetize(nnx.Sequential(layer()), X)
-    with pytest.raises(ValueError, match=r"differ within a batch need an nnx.Conv.*Give one h.*layers\.0"):
-        puppet(X, h=jnp.array([3.0, 4.0]))
-    assert puppet(X, h=3.0).shape == (4, 6, 6, 4)
-
-
-@jax.numpy_rank_promotion("allow")  # Flax multiplies kernel and mask
-def test_masks_apply_to_every_set():
-    mask = jnp.ones((3, 3, 3, 4)).at[1:].set(0).at[:, 2:].set(0)
-    puppet = pj.puppetize(nnx.Sequential(nnx.Conv(3, 4, (3, 3), mask=mask, rngs=nnx.Rngs(0))), X)
-    h = jnp.array([2.0, 5.0])
-    expected = jnp.concatenate([puppet(part, h=one) for part, one in zip(jnp.split(X, 2), h, strict=True)])
-    np.testing.assert_allclose(puppet(X, h=h), expected, rtol=1e-4, atol=1e-5)
-    pixel = puppet(jnp.zeros((1, 6, 6, 3)).at[0, 2, 2].set(1.0))  # reaches right and down only
-    assert np.any(pixel) and not np.any(np.asarray(pixel)[:, :2]) and not np.any(np.asarray(pixel)[:, :, :2])
+def test_a_small_puppeteer_makes_a_wide_model():
+    puppet = pj.puppetize(models.build(models.Small), X, max_channels=3)
+    assert pj.num_floats(puppet.puppeteer) == 3**2 + 15 * 3
+    shapes = [puppet.kernels[place].hwio for place in puppet.execution_order]
+    expected = pj.generate_kernels(puppet.puppeteer.get_value(), 4.0, shapes)
+    kernels = puppet.generate(4.0)
+    assert max(max(shape) for shape in shapes) > 3
+    for place, kernel in zip(puppet.execution_order, expected, strict=True):
+        np.testing.assert_array_equal(kernels[place].reshape(kernel.shape), kernel)
+    assert np.isfinite(puppet(X, h=4.0)).all()
 
 
 # Statistics, shared kernels, kernels left alone.
@@ -406,121 +281,6 @@ def test_a_trained_puppeteer_is_kept():
     assert equal_trees(back, trained) and jax.tree.structure(back) == jax.tree.structure(trained)
 
 
-# Errors.
-
-
-class Branching(nnx.Module):
-    def __init__(self, rngs):
-        self.a, self.b = (nnx.Conv(3, 3, (3, 3), rngs=rngs) for _ in range(2))
-        self.norm = nnx.BatchNorm(3, rngs=rngs)
-
-    def __call__(self, x, order="ab"):
-        order = order if x.shape[1] < 10 else "ba"
-        order = order if not self.norm.use_running_average else "ba"
-        for name in order:
-            x = getattr(self, name)(x)
-        return self.norm(x)
-
-
-@pytest.mark.usefixtures("without_type_checks")
-def test_what_cannot_be_puppetized():
-    with pytest.raises(TypeError, match=r"must be a flax\.nnx\.Module, got function"):
-        pj.puppetize(lambda x: x)
-    with pytest.raises(ValueError, match="Linear holds no nnx.Conv"):
-        pj.puppetize(nnx.Linear(2, 2, rngs=nnx.Rngs(0)))
-    with pytest.raises(ValueError, match=r"matches none of the 2 weights \(a, b\)"):
-        small(where=lambda path, conv: False)
-    with pytest.raises(TypeError, match=r"model\.a holds a weight of shape \(\).*puppetized"):
-        pj.puppetize(small())
-    stacked = one_layer()
-    stacked.layers[0].kernel = nnx.Param(jnp.ones((3, 3, 3, 4, 5)))  # five layers, but on the last axis
-    with pytest.raises(TypeError, match="stack of such on the first axes"):
-        pj.puppetize(stacked)
-    with pytest.raises(ValueError, match="finite and at least 0"):
-        small(h=-1.0)
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"max_channels": 0}, "max_channels must be at least 1"),
-        ({"kernel_size": 0}, "kernel_size must be at least 1, got 0"),
-    ],
-)
-def test_puppeteers_that_are_too_small(options, message):
-    with pytest.raises(ValueError, match=message):
-        pj.puppetize(models.build(models.Small), **options)
-
-
-def test_a_puppeteer_of_one_tap_makes_windows():
-    puppet = pj.puppetize(models.build(models.Small), X, kernel_size=1)
-    assert puppet.puppeteer.get_value().state_shape == (4, 4, 1)
-    assert sum(puppet.summary().trajectory.steps) == 2 * 9
-    assert puppet(X).shape == pj.puppetize(models.build(models.Small), X)(X).shape
-
-
-def test_a_small_puppeteer_makes_a_wide_model():
-    puppet = pj.puppetize(models.build(models.Small), X, max_channels=3)
-    assert pj.num_floats(puppet.puppeteer) == 3**2 + 15 * 3
-    shapes = [puppet.kernels[place].hwio for place in puppet.execution_order]
-    expected = pj.generate_kernels(puppet.puppeteer.get_value(), 4.0, shapes)
-    kernels = puppet.generate(4.0)
-    assert max(max(shape) for shape in shapes) > 3
-    for place, kernel in zip(puppet.execution_order, expected, strict=True):
-        np.testing.assert_array_equal(kernels[place].reshape(kernel.shape), kernel)
-    assert np.isfinite(puppet(X, h=4.0)).all()
-
-
-def test_a_kernel_without_a_place():
-    net = models.build(Branching)
-    with pytest.raises(ValueError, match=r"does not use b \(3, 3, 3, 3\), so.*example.*where"):
-        pj.puppetize(net, (X, "a"))
-    puppet = pj.puppetize(net)
-    with pytest.raises(ValueError, match="not known yet: call the model once"):
-        puppet.execution_order  # noqa: B018
-    with pytest.raises(ValueError, match="not known yet"):
-        puppet.instantiate()
-    with pytest.raises(ValueError, match="does not use b"):
-        shape_of(puppet, X, order="a")
-    assert shape_of(puppet, X, order="ba") == X.shape  # a failed call decides nothing
-    assert puppet.execution_order == (1, 0)
-
-
-@pytest.mark.usefixtures("without_type_checks")
-def test_an_order_that_changes_is_refused_and_a_subset_is_not():
-    puppet = pj.puppetize(models.build(Branching), X)
-    assert puppet.execution_order == (0, 1)
-    refused = r"another order than in the first call: then a \(3, 3, 3, 3\), b .*; now b .*, a .*depend on the input"
-    with pytest.raises(ValueError, match=refused):
-        shape_of(puppet, X, order="ba")
-    with pytest.raises(ValueError, match=refused):
-        shape_of(puppet, noise(2, 12, 12, 3))
-    puppet.eval()
-    with pytest.raises(ValueError, match=refused):
-        shape_of(puppet, X)
-    puppet.train()
-    assert shape_of(puppet, X) == X.shape  # as in the first call, it still works
-    assert shape_of(puppet, noise(2, 7, 5, 3)) == (2, 7, 5, 3)  # another size, the same order
-    assert shape_of(puppet, X, order="b") == shape_of(puppet, X, order="aba") == X.shape
-
-
-@pytest.mark.parametrize(
-    "h, message",
-    [
-        (-1.0, "finite and at least 0"),
-        (float("nan"), "finite and at least 0"),
-        (jnp.array([4.0, jnp.inf]), "finite and at least 0"),
-        (jnp.ones((2, 2)), r"scalar, or have one axis.*\(2, 2\)"),
-        (jnp.ones(3), "must divide the batch, got 3 for 4"),
-        (jnp.ones(0), "must divide the batch, got 0 for 4"),
-        (True, "real number"),
-    ],
-)
-def test_complexities_that_are_none(misleading, h, message):
-    with pytest.raises(ValueError, match=message):
-        shape_of(misleading[1], X, h=h)
-
-
 # Transformations and copies.
 
 
@@ -602,93 +362,3 @@ def test_half_precision_as_in_the_plain_model():
             for h in (3.0, jnp.array([3.0, 4.0])):
                 out = jax.eval_shape(lambda x: pj.puppetize(net)(x, h=h), x)  # noqa: B023
                 assert out.dtype == jax.eval_shape(net, x).dtype
-
-
-# Models that do more than call convolutions.
-
-
-class Unusual(nnx.Module):
-    """Dropout, keywords, a dictionary for a result, containers whose keys are names of methods, plain attributes."""
-
-    def __init__(self, rngs):
-        self.blocks = nnx.data(
-            {"items": nnx.Conv(4, 4, (3, 3), rngs=rngs), "keys": (nnx.Conv(3, 4, (3, 3), rngs=rngs),)}
-        )
-        self.named = nnx.Dict({"values": nnx.Conv(4, 4, (1, 1), rngs=rngs)})
-        self.dropout = nnx.Dropout(0.5)
-        self.config = {"widths": [3, 4]}  # cannot be hashed
-
-    @nnx.remat
-    def block(self, x):
-        return self.blocks["items"](x)
-
-    def __call__(self, x, *, train, rngs=None):
-        x = self.blocks["keys"][0](x)
-        self.sow(nnx.Intermediate, "first", x)
-        y = self.dropout(self.block(x), deterministic=not train, rngs=rngs)
-        return {"y": nnx.jit(lambda m, y: m(y))(self.named["values"], y), "n": 3}
-
-
-def test_an_unusual_model():
-    net = Unusual(nnx.Rngs(0))
-    puppet = pj.puppetize(net)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of `sow` outside `nnx.capture`, as in the plain model
-        rngs = nnx.Rngs(1)
-        noisy, again = (puppet(X, train=True, rngs=rngs) for _ in range(2))
-        quiet = puppet(X, train=False)
-    in_order = ["blocks.keys.0 (3, 3, 3, 4)", "blocks.items (3, 3, 4, 4)", "named.values (1, 1, 4, 4)"]
-    assert [str(puppet.kernels[place]) for place in puppet.execution_order] == in_order
-    assert rngs.default.count[...] == 2  # finding the order drew no numbers
-    assert np.any(noisy["y"] != again["y"]) and np.any(noisy["y"] != quiet["y"]) and quiet["n"] == 3
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        assert reference.relative_error(quiet["y"], by_hand(net, puppet, 4.5)(X, train=False)["y"]) < 1e-5
-    _, sown = nnx.capture(puppet, nnx.Intermediate)(X, train=False)
-    assert jax.tree.leaves(sown)[0].shape == (4, 6, 6, 4)
-
-
-def test_other_methods_through_instantiate():
-    puppet = pj.puppetize(models.build(models.Small), X)
-    model = puppet.instantiate(3.0)
-    assert type(model) is models.Small
-    assert model.features(X).shape == (4, 6, 6, 4)
-    assert np.any(np.asarray(puppet.model.norm.mean[...]))  # its statistics are the puppet's, not copies
-    assert model.linear.kernel is puppet.model.linear.kernel
-
-
-def test_dropout_of_a_model_with_its_own_random_numbers():
-    rngs = nnx.Rngs(0)
-    net = nnx.Sequential(nnx.Conv(3, 4, (3, 3), rngs=rngs), nnx.Dropout(0.5, rngs=rngs))
-    puppet = pj.puppetize(net, X)
-    count = int(net.layers[1].rngs.count[...])
-    first, second = puppet(X), puppet(X)
-    assert np.any(first != second)
-    assert int(puppet.model.layers[1].rngs.count[...]) == count + 2 and int(net.layers[1].rngs.count[...]) == count
-    puppet.eval()
-    np.testing.assert_array_equal(puppet(X), puppet(X))
-
-
-class Outer(nnx.Module):
-    def __init__(self, rngs):
-        self.inner = pj.puppetize(nnx.Sequential(nnx.Conv(3, 4, (3, 3), rngs=rngs)), h=2.0)
-        self.conv = nnx.Conv(4, 4, (3, 3), rngs=rngs)
-
-    def __call__(self, x):
-        return self.conv(self.inner(x))
-
-
-def test_a_puppet_inside_a_puppet():
-    """Two puppeteers; the outer complexity is not the inner one."""
-    net = Outer(nnx.Rngs(0))
-    with pytest.raises(TypeError, match="already puppetized"):
-        pj.puppetize(net)
-    puppet = pj.puppetize(net, X, where=lambda path, conv: path[0] == "conv")
-    np.testing.assert_allclose(puppet(X, h=3.0), by_hand(net, puppet, 3.0)(X), rtol=1e-5, atol=2e-6)
-
-
-def test_a_convolution_on_its_own():
-    puppet = pj.puppetize(nnx.Conv(3, 4, (3, 3), rngs=nnx.Rngs(0)), X)
-    assert str(puppet.kernels[0]) == "the model itself (3, 3, 3, 4)"
-    assert puppet(X).shape == puppet(X, h=jnp.array([3.0, 4.0])).shape == (4, 6, 6, 4)
-    assert puppet(X[0]).shape == (6, 6, 4)
