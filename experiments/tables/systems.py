@@ -56,7 +56,7 @@ def _puppet() -> Row:
         PAPER,
         papers.ADAPTIVE["Puppet-CNN"],
         rates=RATES,
-        short_epochs=4,
+        search_epochs=1,
         confidence="exact",
     )
 
