@@ -116,13 +116,11 @@ def benchmark(command: Command) -> None:
 def _measure_predictor(named: str, command: Command) -> dict[str, Any]:
     from experiments.benchmarks import predictor
     from experiments.data import load_dataset
-    from experiments.errors import RunError
-    from experiments.runs.puppet import open_puppet
+    from experiments.runs.puppet import check_data, open_puppet
 
     model = open_puppet(named)
     dataset = load_dataset("cifar10", command.data_dir)
-    if tuple(model.class_names) != tuple(dataset.class_names):
-        raise RunError(f"{named} knows the classes {', '.join(model.class_names)[:80]}; give a puppet for CIFAR-10.")
+    check_data(named, model, dataset, "give a puppet for CIFAR-10")
     return predictor.measure(model, dataset.test_images, command.rounds)
 
 

@@ -105,22 +105,17 @@ def evaluate(command: Command) -> None:
 
 def _evaluate_file(command: Command, path: Path) -> None:
     from experiments.data import data_set_of, load_dataset
-    from experiments.errors import DataError, UsageError
+    from experiments.errors import UsageError
     from experiments.evaluation.report import measure
     from experiments.evaluation.summary import describe
     from experiments.model import load_model
+    from experiments.runs.puppet import check_data
 
     if dataclasses.replace(command, data_dir=None) != Command(run=command.run):
         raise UsageError(f"{command.run} is a model without its run: only --data-dir goes with it.")
     model = load_model(path)
     dataset = load_dataset(data_set_of(model.class_names), command.data_dir)
-    here, known = (dataset.class_names, dataset.test_images.shape[1:]), (model.class_names, model.network.image_shape)
-    if here != known:
-        raise DataError(
-            f"{dataset.source} has other classes, or images of another size, than {command.run} was trained on: "
-            f"{', '.join(here[0]):.60} at {here[1]}, not {', '.join(known[0]):.60} at {known[1]}; "
-            "name another --data-dir."
-        )
+    check_data(command.run, model, dataset, "name another --data-dir")
     print(describe(measure(model, dataset.test_images, dataset.test_labels, path)))
 
 

@@ -43,7 +43,7 @@ def compare(command: Command) -> None:
     from experiments.model import load_model
     from experiments.runs.files import write_json
     from experiments.runs.folder import versions
-    from experiments.runs.puppet import find_model
+    from experiments.runs.puppet import check_data, find_model
 
     start_jax()
     models = {named: load_model(find_model(named)) for named in command.models}
@@ -54,9 +54,7 @@ def compare(command: Command) -> None:
             f"has {len(dataset.test_labels):,}; give --data-dir a folder with the official binary files."
         )
     for named, model in models.items():
-        if tuple(model.class_names) != tuple(dataset.class_names):
-            known = ", ".join(model.class_names)
-            raise RunError(f"{named} knows the classes {known:.80}; give models for CIFAR-10.")
+        check_data(named, model, dataset, "give models for CIFAR-10")
     rows = [measure(named, model, dataset.test_images, dataset.test_labels) for named, model in models.items()]
     print(table(rows), end="")
     if command.out is not None:

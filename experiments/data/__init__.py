@@ -14,10 +14,9 @@ import numpy as np
 from experiments.data.cifar_binary import LAYOUTS
 from experiments.data.dataset import Dataset as Dataset, fingerprint as fingerprint
 from experiments.data.folders import CLASS_FOLDERS, read_folder
-from experiments.data.sources import find_prepared, read_archive, read_digits, read_prepared
+from experiments.data.sources import DIGITS, find_prepared, read_archive, read_digits, read_prepared
 from experiments.errors import DataError
 
-DIGITS = tuple("0123456789")
 DATASETS = ("cifar10", "cifar100", "mini_imagenet", "digits")
 SOURCES = ("auto", "tfds", "archive")
 

@@ -13,6 +13,8 @@ from experiments.data.cifar_binary import CifarLayout, read_binary
 from experiments.data.dataset import Dataset, held_out
 from experiments.errors import DataError
 
+DIGITS = tuple("0123456789")
+"""Classes of scikit-learn's digits."""
 _RANDOM_ACCESS_FORMATS = ("array_record", "parquet")
 
 
@@ -194,6 +196,5 @@ def read_digits() -> Dataset:
     images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]  # from 0 ... 16
     labels = digits.target.astype(np.int32)
     test = held_out(labels, lambda size: 36)
-    class_names = tuple(str(name) for name in digits.target_names)
     source = "scikit-learn's load_digits"
-    return Dataset("digits", images[~test], labels[~test], images[test], labels[test], class_names, source)
+    return Dataset("digits", images[~test], labels[~test], images[test], labels[test], DIGITS, source)

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 
 import puppet_jax as pj
-from experiments.errors import UsageError
+from experiments.data import Dataset
+from experiments.errors import RunError, UsageError
 from experiments.model import Model
 from experiments.runs import folder as run_folder
 from puppet_jax.pretrained import pretrained_file
@@ -32,6 +33,16 @@ def find_model(named: str) -> Path:
         raise UsageError(
             f"{named} is neither the folder of a run, nor a model file, nor a model of the package ({models})."
         ) from None
+
+
+def check_data(named: str, model: pj.PretrainedPuppet | Model, dataset: Dataset, advice: str) -> None:
+    """Raises a RunError unless a data set has the classes that a model knows, and images of its size."""
+    shape = model.image_shape if isinstance(model, pj.PretrainedPuppet) else model.network.image_shape
+    if (tuple(dataset.class_names), dataset.test_images.shape[1:]) != (tuple(model.class_names), tuple(shape)):
+        raise RunError(
+            f"{dataset.source} has other classes, or images of another size, than {named} was trained on, which knows "
+            f"the classes {', '.join(model.class_names):.80} at {tuple(shape)}; {advice}."
+        )
 
 
 def open_puppet(named: str) -> pj.PretrainedPuppet:

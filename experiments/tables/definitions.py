@@ -23,6 +23,8 @@ from experiments.tables.rows import Row, Table
 NAMES = {"alexnet": "AlexNet", "vgg": "VGG", "resnet": "ResNet", "puppet": "Puppet-CNN"}
 FULL_TRAINING_SET: dict[str, Any] = {"num_images": 45_000, "num_validation": 5_000}
 CIFAR100: dict[str, Any] = {"num_images": 40_000, "num_validation": 10_000}
+ORDINARY_OPTIM: dict[str, Any] = {"optimizer": "adam", "learning_rate": 4e-2, "weight_decay": 0.05}
+"""The optimiser that was found for weights that are not generated."""
 MINI_IMAGENET: dict[str, Any] = {"num_images": 48_000, "num_validation": 6_000}
 
 
@@ -162,7 +164,7 @@ def few_products() -> Table:
         "cifar10-tiniest of width 40, 4 bits": Tiniest(width=40),
         "ResNet-8 of width 44, 4 bits": ResNet8(width=44),
     }
-    optim = replace(LIGHT.optim, optimizer="adam", weight_decay=0.05)
+    optim = replace(LIGHT.optim, **ORDINARY_OPTIM)
     rows = []
     for label, network in others.items():
         config = Config(network=network, data=LIGHT.data, optim=optim, bits=4)
@@ -174,8 +176,7 @@ def few_products() -> Table:
 
 def _not_generated(config: Config, kernels: Ordinary | FrozenBasis, **changes: Any) -> Config:
     """A network of the puppet's layers with other kernels, and the optimiser that was found for them."""
-    found: dict[str, Any] = {"optimizer": "adam", "learning_rate": 4e-2, "weight_decay": 0.05}
-    return replace(config, kernels=kernels, **found | changes)
+    return replace(config, kernels=kernels, **ORDINARY_OPTIM | changes)
 
 
 def _slim(config: Config, channels: tuple[int, ...], dropout: float = 0.1) -> Config:
@@ -185,7 +186,7 @@ def _slim(config: Config, channels: tuple[int, ...], dropout: float = 0.1) -> Co
 def _residual(config: Config, num_layers: int, width: int) -> Config:
     """The residual network of He et al., with the optimiser that was found for it."""
     backbone = DeepBackbone(name="resnet20", num_layers=num_layers, width=width)
-    optim = replace(config.optim, optimizer="adam", learning_rate=4e-2, weight_decay=0.05)
+    optim = replace(config.optim, **ORDINARY_OPTIM)
     return Config(network=backbone, data=config.data, optim=optim)
 
 
