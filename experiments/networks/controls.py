@@ -53,3 +53,12 @@ def other_generator(name: str, num_floats: int, seed: int) -> Generator:
     """A generator of at most `num_floats`; `seed` is that of what it chooses at random."""
     seeded = {"seed": seed} if name in ("frozen_basis", "shared") else {}
     return GENERATORS[name](num_floats=num_floats, **seeded)
+
+
+def generator_matrices(params: Any) -> Any:
+    """Which floats of a generator are for weight decay, Muon and few bits, a tree of booleans: its matrices.
+
+    Where it has none, all of them: the shared floats, and the coefficients of an inverse DCT.
+    """
+    matrices = jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+    return matrices if any(jax.tree.leaves(matrices)) else jax.tree.map(lambda _: True, params)

@@ -153,6 +153,10 @@ class ControlNetwork(PuppetLike):
     def generator(self, params):
         return None if self.kernels == "ordinary" else params.puppeteer
 
+    def matrices(self, params):
+        own = controls.generator_matrices(params.puppeteer)
+        return dataclasses.replace(super().matrices(params), puppeteer=own)
+
 
 def generate_sets(generate: Any, source: Any, h: Array | np.ndarray, shapes: Sequence[Any]) -> tuple[Array, ...]:
     """Kernels at one complexity, or with a leading axis of sets at several."""

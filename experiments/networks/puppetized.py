@@ -11,7 +11,7 @@ from jax import Array
 import puppet_jax as pj
 from experiments.networks.baselines.resnet8 import ResNet8Network
 from experiments.networks.baselines.tiniest import TiniestNetwork
-from experiments.networks.controls import other_generator
+from experiments.networks.controls import generator_matrices, other_generator
 from experiments.networks.macs import count_macs
 from experiments.networks.module import GeneratedPredictor, ModuleNetwork
 from experiments.networks.transformers import TransformerNetwork
@@ -112,6 +112,10 @@ class PuppetizedNetwork(ModuleNetwork):
 
     def generator(self, params):
         return self.model(params, None).puppeteer.get_value()
+
+    def matrices(self, params):
+        own = {name: leaf for name, leaf in params.items() if name.startswith("puppeteer.")}
+        return super().matrices(params) | generator_matrices(own)
 
 
 def _response(one: Weight, values: Array) -> Array:

@@ -24,12 +24,16 @@ from experiments.config import (
     Generated,
     OneDepth,
     Ordinary,
+    OtherGenerator,
     PuppetCNN,
+    Puppetized,
+    ResNet8,
 )
 from experiments.errors import RunError
 from experiments.model import Model, load_model, pattern_hash, save_model
 from experiments.networks import describe_network, read_network
 from experiments.networks.backbones import make_backbone
+from experiments.networks.controls import GENERATORS
 from experiments.networks.macs import count_macs
 from experiments.training.complexity import measure_complexities
 from experiments.training.run import check_apply
@@ -205,6 +209,25 @@ class TestParts:
         assert matrices.classifier_kernel
         assert not matrices.classifier_bias
         assert not any(jax.tree.leaves((matrices.norm_scale, matrices.norm_bias)))
+
+    @pytest.mark.parametrize("puppetized", [False, True], ids=["layers", "puppetized"])
+    @pytest.mark.parametrize("kind", sorted(GENERATORS))
+    def test_matrices_of_generators(self, kind, puppetized):
+        """Weight decay and few bits are for most of the floats of each, those of vectors among them."""
+        size = {"max_channels": 40}
+        kernels = FrozenBasis(**size) if kind == "frozen_basis" else OtherGenerator(generator=kind, **size)
+        layers = PuppetCNN(channels=(8, 16), kernels=kernels, depth=OneDepth(layers=(1, 1)))
+        config = Puppetized(plain=ResNet8(width=24), kernels=kernels) if puppetized else layers
+        network = config.make(10, SHAPE)
+        params = jax.eval_shape(lambda: network.init(0, (network.depth,)))
+        matrices = network.matrices(params)
+        sizes = jax.tree.map(lambda leaf, matrix: leaf.size if matrix else 0, params, matrices)
+        if puppetized:
+            assert not matrices["gains"]
+            own = {name: size for name, size in sizes.items() if name.startswith("puppeteer.")}
+        else:
+            own = sizes.puppeteer
+        assert sum(jax.tree.leaves(own)) > 0.9 * pj.num_floats(network.generator(params))
 
     def test_matrices_of_an_early_exit(self):
         network = CONFIGS["early exit"].make(10, SHAPE)
