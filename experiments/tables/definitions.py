@@ -204,6 +204,7 @@ TRAINED: dict[str, Callable[[], Table]] = {
     "ablation": ablation,
     "equal_bytes": equal_bytes,
     "few_products": few_products,
+    "few_bytes": generators.few_bytes,
     "generators": generators.generators,
     "transformers": generators.transformers,
 }

@@ -1,9 +1,9 @@
-"""What a puppeteer is worth: other generators of as many floats, and weights that are matrices. Imports no JAX."""
+"""What a puppeteer is worth: other generators of as many floats, in networks of several kinds. Imports no JAX."""
 
 import dataclasses
 from typing import Any, Literal
 
-from experiments.cifar10 import BEST
+from experiments.cifar10 import BEST, LIGHT
 from experiments.config import (
     Config,
     Data,
@@ -12,6 +12,8 @@ from experiments.config import (
     Optim,
     OtherGenerator,
     Puppetized,
+    ResNet8,
+    Tiniest,
     Transformer,
 )
 from experiments.fields import replace
@@ -29,6 +31,7 @@ ADAM_RATES = (4e-3, 1.2e-2, 4e-2)
 TRANSFORMER_RATES = (1e-3, 3e-3, 1e-2)
 TRANSFORMER_OPTIM = Optim(epochs=10, optimizer="adam", learning_rate=3e-3, weight_decay=0.05, label_smoothing=0.1)
 PARTIAL = Data(num_images=8_000, num_validation=2_000)
+SHIFTED = dataclasses.replace(PARTIAL, augment="crop_flip")
 C = 48
 """Of the puppeteers of transformers, which then store less than 30 kB with biases and norms."""
 
@@ -57,6 +60,42 @@ def transformers() -> Table:
     title = "Weights that are matrices: a vision transformer and an MLP-Mixer, 8,000 images, no augmentation"
     columns = ("trainable_mb", "generator_gmacs", "network_gmacs")
     return Table(title, rows, smoke=0.05, seeds=3, columns=columns)
+
+
+def few_bytes() -> Table:
+    """Ordinary networks in 7.0 kB, and wider ones of as many bytes, all of whose weights are generated; in 4 bits."""
+    stages = replace(LIGHT.network, channels=(46, 92, 92, 92))
+    tiniest, resnet8 = Tiniest(width=40), ResNet8(width=44)
+    networks: dict[str, Any] = {
+        "cifar10-tiniest of width 20": Tiniest(width=20),
+        "tiniest of width 40, shared floats": _puppetized(tiniest, "shared", 96),
+        "tiniest of width 40, frozen random basis (PRANC)": _puppetized(tiniest, "frozen_basis", 78),
+        "tiniest of width 40, puppeteer": _puppetized(tiniest, "puppeteer", 86),
+        "ResNet-8 of width 23": ResNet8(width=23),
+        "ResNet-8 of width 44, shared floats": _puppetized(resnet8, "shared", 105),
+        "ResNet-8 of width 44, frozen random basis (PRANC)": _puppetized(resnet8, "frozen_basis", 94),
+        "ResNet-8 of width 44, puppeteer": _puppetized(resnet8, "puppeteer", 95),
+        "stages of preset light, puppeteer": replace(stages, dropout=0.0),
+    }
+    rows = []
+    for label, network in networks.items():
+        generated = label.endswith("puppeteer")
+        optim = LIGHT.optim if generated else replace(LIGHT.optim, optimizer="adam", weight_decay=0.05)
+        config = Config(network=network, data=SHIFTED, optim=replace(optim, epochs=28), bits=4)
+        rows.append(Row(label, "cifar10", config, rates=MUON_RATES if generated else ADAM_RATES))
+    title = "Accuracy in 7.0 kB: 8,000 images, shifted and mirrored"
+    columns = ("trainable_mb", "generator_gmacs", "network_gmacs")
+    return Table(title, tuple(rows), smoke=0.02, seeds=3, columns=columns)
+
+
+def _puppetized(plain: Tiniest | ResNet8, kind: str, channels: int) -> Puppetized:
+    """The network from a generator of as many floats as a puppeteer of so many channels."""
+    kernels: Any = {
+        "puppeteer": Generated(max_channels=channels, kernels_from="velocity", scale=0.03),
+        "frozen_basis": FrozenBasis(max_channels=channels),
+        "shared": OtherGenerator(generator="shared", max_channels=channels),
+    }
+    return Puppetized(plain=plain, kernels=kernels[kind])
 
 
 def _transformers(name: Literal["vit", "mixer"], **ordinary: int) -> tuple[Row, ...]:

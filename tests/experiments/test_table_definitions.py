@@ -123,16 +123,31 @@ class TestDefinitions:
         assert len({(row.config.data, row.config.optim.epochs, row.config.optim.batch_size) for row in rows}) == 1
         assert len({row.config.optim.label_smoothing for row in rows}) == 1
 
+    def stored(self, row):
+        """Bytes of a row's trainable floats in its bits, and multiply-accumulates of its network."""
+        network = row.config.network.make(10, (32, 32, 3))
+        params = jax.eval_shape(lambda: network.init(0, [network.depth]))
+        size = extras.quantized_bytes(params, bits_of(network, params, row.config.bits))
+        return size, network.macs(params, network.depth)[1]
+
     def test_few_products_is_fair(self):
         """No more than 23.4 kB and 20 million multiply-accumulates; the same images, as often, in the same batches."""
-        rows, sizes = TRAINED["few_products"]().rows, []
-        for row in rows:
-            network = row.config.network.make(10, (32, 32, 3))
-            params = jax.eval_shape(lambda network=network: network.init(0, [network.depth]))
-            sizes.append(extras.quantized_bytes(params, bits_of(network, params, row.config.bits)))
-            assert network.macs(params, network.depth)[1] <= 20e6
+        rows = TRAINED["few_products"]().rows
+        sizes, products = zip(*map(self.stored, rows), strict=True)
         assert sizes[0] == min(sizes) and max(sizes) <= 23_400  # nobody has fewer than the puppet
+        assert max(products) <= 20e6
         assert len({(row.config.data, row.config.optim.epochs, row.config.optim.batch_size) for row in rows}) == 1
+
+    def test_few_bytes_is_fair(self):
+        """As many bytes within 3 %; the same images, as often, in the same batches and bits."""
+        rows = TRAINED["few_bytes"]().rows
+        sizes, products = zip(*map(self.stored, rows), strict=True)
+        assert 0.97 * 7_010 < min(sizes) <= max(sizes) <= 7_010
+        assert max(products) <= 25e6
+        alike = {
+            (row.config.data, row.config.optim.epochs, row.config.optim.batch_size, row.config.bits) for row in rows
+        }
+        assert len(alike) == 1
 
     @pytest.mark.parametrize("size", SIZES)
     def test_equal_bytes_compares_every_kind(self, size):
