@@ -154,22 +154,25 @@ def equal_bytes() -> Table:
 
 
 def few_products() -> Table:
-    """Preset light beside ordinary weights of as many bytes and at most as many multiply-accumulates, in few bits."""
+    """Preset light beside ordinary weights of as many bytes and at most as many multiply-accumulates, in few bits.
+
+    The networks of today see images shifted and mirrored; without, they overfit. Preset light gains nothing from it.
+    """
     configs = {
         "Puppet-CNN, preset light, 8 bits": LIGHT,
         "ordinary weights, slim, mirrored, 8 bits": replace(_slim(BEST, (16, 30, 30)), epochs=56, bits=8),
         "ordinary weights, slim, mirrored, 4 bits": replace(_slim(BEST, (22, 42, 42)), epochs=56, bits=4),
     }
     others: dict[str, Tiniest | ResNet8] = {
-        "cifar10-tiniest of width 40, 4 bits": Tiniest(width=40),
-        "ResNet-8 of width 44, 4 bits": ResNet8(width=44),
+        "cifar10-tiniest of width 40, 4 bits, augmented": Tiniest(width=40),
+        "ResNet-8 of width 44, 4 bits, augmented": ResNet8(width=44),
     }
     optim = replace(LIGHT.optim, **ORDINARY_OPTIM)
     rows = []
     for label, network in others.items():
-        config = Config(network=network, data=LIGHT.data, optim=optim, bits=4)
+        config = Config(network=network, data=generators.AUGMENTED, optim=optim, bits=4)
         rows.append(Row(label, "cifar10", config, rates=generators.ADAM_RATES))
-    title = "Accuracy in 23.4 kB and 20 million multiply-accumulates: 8,000 images, no augmentation"
+    title = "Accuracy in 23.4 kB and 20 million multiply-accumulates: 8,000 images"
     columns = ("trainable_mb", "generator_gmacs", "network_gmacs")
     return Table(title, _rows(configs) + tuple(rows), smoke=0.02, seeds=3, columns=columns)
 

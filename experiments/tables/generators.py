@@ -31,7 +31,7 @@ ADAM_RATES = (4e-3, 1.2e-2, 4e-2)
 TRANSFORMER_RATES = (1e-3, 3e-3, 1e-2)
 TRANSFORMER_OPTIM = Optim(epochs=10, optimizer="adam", learning_rate=3e-3, weight_decay=0.05, label_smoothing=0.1)
 PARTIAL = Data(num_images=8_000, num_validation=2_000)
-SHIFTED = dataclasses.replace(PARTIAL, augment="crop_flip")
+AUGMENTED = dataclasses.replace(PARTIAL, augment="crop_flip")
 C = 48
 """Of the puppeteers of transformers, which then store less than 30 kB with biases and norms."""
 
@@ -81,7 +81,7 @@ def few_bytes() -> Table:
     for label, network in networks.items():
         generated = label.endswith("puppeteer")
         optim = LIGHT.optim if generated else replace(LIGHT.optim, optimizer="adam", weight_decay=0.05)
-        config = Config(network=network, data=SHIFTED, optim=replace(optim, epochs=28), bits=4)
+        config = Config(network=network, data=AUGMENTED, optim=replace(optim, epochs=28), bits=4)
         rows.append(Row(label, "cifar10", config, rates=MUON_RATES if generated else ADAM_RATES))
     title = "Accuracy in 7.0 kB: 8,000 images, shifted and mirrored"
     columns = ("trainable_mb", "generator_gmacs", "network_gmacs")
