@@ -12,7 +12,6 @@ from pathlib import Path
 import jax
 import pytest
 
-from experiments import devices
 from experiments.baselines import BASELINES
 from experiments.cifar10 import PRESETS
 from experiments.cli import AT_ONCE, run_command, run_experiment
@@ -511,17 +510,6 @@ main(run)
         assert done.returncode == 1
         assert done.stderr.count("\n") == 1, done.stderr
         assert "JAX finds no device of JAX_PLATFORMS=cuda" in done.stderr
-
-
-def test_no_home_directory(monkeypatch):
-    """As in a container that runs under a user without one."""
-
-    def no_home():
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
-    monkeypatch.setattr(Path, "home", no_home)
-    devices.start_jax()
 
 
 def test_paths_are_recorded_whole(tmp_path, monkeypatch):
