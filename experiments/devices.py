@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import importlib.metadata
 import os
 import sys
 from pathlib import Path
@@ -62,9 +63,12 @@ def keep_freed_memory() -> None:
     """Lets glibc keep memory that is freed, which a program of JAX on a CPU asks for again at its next call.
 
     Otherwise that memory goes back to the system, and to have it mapped anew takes up to a third of a training step.
-    Works before JAX starts its threads. Does nothing without glibc, or where the environment sets up its allocator.
+    Works before JAX starts its threads. Does nothing without glibc, where the environment sets up its allocator, or where
+    JAX has plugins for other devices.
     """
-    if sys.platform != "linux" or any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
+    chosen = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
+    others = importlib.metadata.entry_points(group="jax_plugins") and os.environ.get("JAX_PLATFORMS") != "cpu"
+    if sys.platform != "linux" or chosen or others:
         return
     with contextlib.suppress(OSError, AttributeError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
