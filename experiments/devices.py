@@ -63,8 +63,8 @@ def keep_freed_memory() -> None:
     """Lets glibc keep memory that is freed, which a program of JAX on a CPU asks for again at its next call.
 
     Otherwise that memory goes back to the system, and to have it mapped anew takes up to a third of a training step.
-    Works before JAX starts its threads. Does nothing without glibc, where the environment sets up its allocator, or where
-    JAX has plugins for other devices.
+    Works before JAX starts its threads. Does nothing without glibc, where the environment sets up its allocator, or
+    where JAX has plugins for other devices.
     """
     chosen = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
     others = importlib.metadata.entry_points(group="jax_plugins") and os.environ.get("JAX_PLATFORMS") != "cpu"
