@@ -9,6 +9,7 @@ import jax
 import puppet_jax as pj
 from experiments.errors import RunError
 from experiments.networks import Network, Predictor, describe_network, read_network
+from experiments.networks.controls import generator_matrices
 from puppet_jax import extras
 from puppet_jax.extras.generators.frozen_basis import FrozenKernels
 from puppet_jax.extras.generators.pieces import pattern_hash as frozen_hash
@@ -51,9 +52,9 @@ class Model:
         generator, params = self.network.generator(self.params), self.params
         if self.bits == 32:
             return pj.num_bytes(generator), pj.num_bytes(params)
-        matrices = jax.tree.map(lambda leaf: leaf.ndim > 1, generator)
+        bits = extras.choose_bits(generator, generator_matrices(generator), self.bits)
         return (
-            extras.quantized_bytes(generator, extras.choose_bits(generator, matrices, self.bits)),
+            extras.quantized_bytes(generator, bits),
             extras.quantized_bytes(params, bits_of(self.network, params, self.bits)),
         )
 

@@ -19,6 +19,7 @@ MACS = ("macs", "generator_macs")
 COLUMNS = {
     "bits": "bits",
     "bytes": "bytes",
+    "trainable_bytes": "all trainable (bytes)",
     "coded_bytes": "all needed, coded (bytes)",
     "macs": "M multiply-accumulates",
     "validation": "validation (%)",

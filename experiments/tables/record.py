@@ -69,6 +69,8 @@ def _row(table: str, result: Mapping[str, Any]) -> dict[str, Any]:
     means = {name: spread["mean"] for name, spread in result["ours"].items()}
     if "full_hours" in means:
         row["full_hours"] = round(means["full_hours"], 1)
+    if means["trainable_mb"] != means["mb"]:
+        row["trainable_bytes"] = round(1e6 * means["trainable_mb"])
     return row | {
         "bytes": round(1e6 * means["mb"]),
         "macs": round(1e9 * means["network_gmacs"]),

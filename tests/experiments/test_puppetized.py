@@ -1,5 +1,6 @@
 """Networks of matrices, and networks all of whose weights are generated."""
 
+import dataclasses
 import json
 
 import jax
@@ -93,6 +94,9 @@ class TestPuppetized:
         found = load_model(tmp_path / "model")
         assert found.network == network
         jax.tree.map(np.testing.assert_array_equal, found.params, params)
+        generator, everything = dataclasses.replace(model, bits=4).stored_bytes()
+        assert generator < everything
+        assert generator < 0.75 * pj.num_floats(network.generator(params))  # half a byte each, and scales
 
 
 class TestTransformer:

@@ -494,7 +494,7 @@ class TestRuns:
         )
         assert two["top1"] == [round(100 * top1, 2) for top1 in described[0]["ours"]["top1"]["seeds"]]
         assert two["top1_mean"] == pytest.approx(100 * described[0]["ours"]["top1"]["mean"])
-        assert one["bytes"] == 1_000_000
+        assert (one["bytes"], one["trainable_bytes"]) == (1_000_000, 3_000_000)
         assert (two["hours"], two["full_hours"]) == (4, 4)  # two hours each phase, at the whole budget
         assert found["runs"].keys() == {path.name for path in (tmp_path / "runs").iterdir()}
         assert str(tmp_path) not in "".join(path.read_text() for path in (study / "runs").glob("*/*"))
