@@ -66,9 +66,9 @@ def keep_freed_memory() -> None:
     Works before JAX starts its threads. Does nothing without glibc, where the environment sets up its allocator, or
     where JAX has plugins for other devices.
     """
-    chosen = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
-    others = importlib.metadata.entry_points(group="jax_plugins") and os.environ.get("JAX_PLATFORMS") != "cpu"
-    if sys.platform != "linux" or chosen or others:
+    if sys.platform != "linux" or any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
+        return
+    if os.environ.get("JAX_PLATFORMS") != "cpu" and importlib.metadata.entry_points(group="jax_plugins"):
         return
     with contextlib.suppress(OSError, AttributeError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt

@@ -23,7 +23,7 @@ from experiments.tables.rows import Row, Table
 NAMES = {"alexnet": "AlexNet", "vgg": "VGG", "resnet": "ResNet", "puppet": "Puppet-CNN"}
 FULL_TRAINING_SET: dict[str, Any] = {"num_images": 45_000, "num_validation": 5_000}
 CIFAR100: dict[str, Any] = {"num_images": 40_000, "num_validation": 10_000}
-ORDINARY_OPTIM: dict[str, Any] = {"optimizer": "adam", "learning_rate": 4e-2, "weight_decay": 0.05}
+ORDINARY_OPTIM: dict[str, Any] = generators.ADAM | {"learning_rate": 4e-2}
 """The optimiser that was found for weights that are not generated."""
 MINI_IMAGENET: dict[str, Any] = {"num_images": 48_000, "num_validation": 6_000}
 
@@ -149,8 +149,7 @@ def equal_bytes() -> Table:
         "residual network of 20 layers, 1.1 MB": _residual(c512, num_layers=20, width=65),
     }
     title = "Accuracy at equal stored bytes: 8,000 images, no augmentation"
-    columns = ("trainable_mb", "generator_gmacs", "network_gmacs")
-    return Table(title, _rows(configs), smoke=0.02, seeds=3, columns=columns)
+    return Table(title, _rows(configs), smoke=0.02, seeds=3, columns=generators.COLUMNS)
 
 
 def few_products() -> Table:
@@ -173,8 +172,7 @@ def few_products() -> Table:
         config = Config(network=network, data=generators.AUGMENTED, optim=optim, bits=4)
         rows.append(Row(label, "cifar10", config, rates=generators.ADAM_RATES))
     title = "Accuracy in 23.4 kB and 20 million multiply-accumulates: 8,000 images"
-    columns = ("trainable_mb", "generator_gmacs", "network_gmacs")
-    return Table(title, _rows(configs) + tuple(rows), smoke=0.02, seeds=3, columns=columns)
+    return Table(title, _rows(configs) + tuple(rows), smoke=0.02, seeds=3, columns=generators.COLUMNS)
 
 
 def _not_generated(config: Config, kernels: Ordinary | FrozenBasis, **changes: Any) -> Config:

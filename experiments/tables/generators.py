@@ -26,29 +26,30 @@ OTHERS: dict[str, FrozenBasis] = {
     "hypernetwork in chunks": OtherGenerator(generator="hypernetwork"),
     "shared floats": OtherGenerator(generator="shared"),
 }
+ADAM: dict[str, Any] = {"optimizer": "adam", "weight_decay": 0.05}
+"""Of all generators but the puppeteer, and of ordinary weights."""
 MUON_RATES = (2.5e-3, 5e-3, 1e-2)
 ADAM_RATES = (4e-3, 1.2e-2, 4e-2)
 TRANSFORMER_RATES = (1e-3, 3e-3, 1e-2)
 TRANSFORMER_OPTIM = Optim(epochs=10, optimizer="adam", learning_rate=3e-3, weight_decay=0.05, label_smoothing=0.1)
 PARTIAL = Data(num_images=8_000, num_validation=2_000)
 AUGMENTED = dataclasses.replace(PARTIAL, augment="crop_flip")
+COLUMNS = ("trainable_mb", "generator_gmacs", "network_gmacs")
 C = 48
 """Of the puppeteers of transformers, which then store less than 30 kB with biases and norms."""
 
 
 def generators() -> Table:
     """Preset `best` with kernels of other generators, each of as many floats as its puppeteer."""
-    adam: dict[str, Any] = {"optimizer": "adam", "weight_decay": 0.05}
     rows = (
         Row("Puppet-CNN", "cifar10", BEST, rates=MUON_RATES),
         *(
-            Row(label, "cifar10", replace(BEST, kernels=kernels, **adam), rates=ADAM_RATES)
+            Row(label, "cifar10", replace(BEST, kernels=kernels, **ADAM), rates=ADAM_RATES)
             for label, kernels in OTHERS.items()
         ),
     )
     title = "Generators of as many floats, in the network of preset best: 8,000 images, no augmentation"
-    columns = ("trainable_mb", "generator_gmacs", "network_gmacs")
-    return Table(title, rows, smoke=0.02, seeds=3, columns=columns)
+    return Table(title, rows, smoke=0.02, seeds=3, columns=COLUMNS)
 
 
 def transformers() -> Table:
@@ -58,8 +59,7 @@ def transformers() -> Table:
         *_transformers("mixer", width=12, num_blocks=3, patch=8),
     )
     title = "Weights that are matrices: a vision transformer and an MLP-Mixer, 8,000 images, no augmentation"
-    columns = ("trainable_mb", "generator_gmacs", "network_gmacs")
-    return Table(title, rows, smoke=0.05, seeds=3, columns=columns)
+    return Table(title, rows, smoke=0.05, seeds=3, columns=COLUMNS)
 
 
 def few_bytes() -> Table:
@@ -79,16 +79,15 @@ def few_bytes() -> Table:
     }
     rows = []
     for label, network in networks.items():
-        generated = label.endswith("puppeteer")
-        optim = LIGHT.optim if generated else replace(LIGHT.optim, optimizer="adam", weight_decay=0.05)
+        by_puppeteer = isinstance(getattr(network, "kernels", None), Generated)
+        optim = LIGHT.optim if by_puppeteer else replace(LIGHT.optim, **ADAM)
         config = Config(network=network, data=AUGMENTED, optim=replace(optim, epochs=28), bits=4)
-        rows.append(Row(label, "cifar10", config, rates=MUON_RATES if generated else ADAM_RATES))
+        rows.append(Row(label, "cifar10", config, rates=MUON_RATES if by_puppeteer else ADAM_RATES))
     title = "Accuracy in 7.0 kB: 8,000 images, shifted and mirrored"
-    columns = ("trainable_mb", "generator_gmacs", "network_gmacs")
-    return Table(title, tuple(rows), smoke=0.02, seeds=3, columns=columns)
+    return Table(title, tuple(rows), smoke=0.02, seeds=3, columns=COLUMNS)
 
 
-def _puppetized(plain: Tiniest | ResNet8, kind: str, channels: int) -> Puppetized:
+def _puppetized(plain: Tiniest | ResNet8 | Transformer, kind: str, channels: int) -> Puppetized:
     """The network from a generator of as many floats as a puppeteer of so many channels."""
     kernels: Any = {
         "puppeteer": Generated(max_channels=channels, kernels_from="velocity", scale=0.03),
@@ -108,14 +107,13 @@ def _transformers(name: Literal["vit", "mixer"], **ordinary: int) -> tuple[Row, 
         return Row(label, "cifar10", Config(network=network, data=PARTIAL, optim=optim), rates=TRANSFORMER_RATES)
 
     states = Generated(max_channels=C)
-    best = Generated(max_channels=C, kernels_from="velocity", scale=0.03)
-    shared = OtherGenerator(generator="shared", max_channels=C)
+    best = _puppetized(plain, "puppeteer", C)
     return (
-        row("puppeteer (velocity, taps)", Puppetized(plain=plain, kernels=best)),
-        row("puppeteer (velocity, taps, Muon)", Puppetized(plain=plain, kernels=best), "muon"),
+        row("puppeteer (velocity, taps)", best),
+        row("puppeteer (velocity, taps, Muon)", best, "muon"),
         row("puppeteer (states, taps)", Puppetized(plain=plain, kernels=states)),
         row("puppeteer (states, mean)", Puppetized(plain=plain, kernels=states, matrices="mean")),
-        row("frozen random basis (PRANC)", Puppetized(plain=plain, kernels=FrozenBasis(max_channels=C))),
-        row("shared floats", Puppetized(plain=plain, kernels=shared)),
+        row("frozen random basis (PRANC)", _puppetized(plain, "frozen_basis", C)),
+        row("shared floats", _puppetized(plain, "shared", C)),
         row("slim, ordinary weights", Transformer(name=name, **ordinary)),
     )
