@@ -16,7 +16,7 @@
 | ablation | initial state, scale, depth rule, adaptation | none |
 | equal_bytes | puppets and networks of as many stored bytes, at three sizes | none |
 | few_products | preset light and networks of as many stored bytes and no more arithmetic | none |
-| few_bytes | networks in 7.0 kB, and wider ones of as many bytes, all of whose weights are generated | none |
+| few_bytes | networks in 7.0 kB, and wider ones of as many bytes whose weights are generated | none |
 | generators | preset best with kernels of other generators of as many floats | none |
 | transformers | a ViT and an MLP-Mixer, all of whose weights are generated | none |
 

@@ -10,6 +10,7 @@ from experiments.config import (
     FrozenBasis,
     Generated,
     Optim,
+    Ordinary,
     OtherGenerator,
     Puppetized,
     ResNet8,
@@ -63,8 +64,8 @@ def transformers() -> Table:
 
 
 def few_bytes() -> Table:
-    """Ordinary networks in 7.0 kB, and wider ones of as many bytes, all of whose weights are generated; in 4 bits."""
-    stages = replace(LIGHT.network, channels=(46, 92, 92, 92))
+    """Ordinary networks in 7.0 kB, and wider ones of as many bytes, whose weights are generated; in 4 bits."""
+    stages = replace(LIGHT.network, channels=(46, 92, 92, 92), dropout=0.0)
     tiniest, resnet8 = Tiniest(width=40), ResNet8(width=44)
     networks: dict[str, Any] = {
         "cifar10-tiniest of width 20": Tiniest(width=20),
@@ -75,7 +76,14 @@ def few_bytes() -> Table:
         "ResNet-8 of width 44, shared floats": _puppetized(resnet8, "shared", 105),
         "ResNet-8 of width 44, frozen random basis (PRANC)": _puppetized(resnet8, "frozen_basis", 94),
         "ResNet-8 of width 44, puppeteer": _puppetized(resnet8, "puppeteer", 95),
-        "stages of preset light, puppeteer": replace(stages, dropout=0.0),
+        "stages of preset light, slim, ordinary weights": replace(
+            stages, channels=(16, 22, 22, 22), kernels=Ordinary()
+        ),
+        "stages of preset light, shared floats": replace(
+            stages, kernels=OtherGenerator(generator="shared", max_channels=100)
+        ),
+        "stages of preset light, frozen random basis (PRANC)": replace(stages, kernels=FrozenBasis(max_channels=98)),
+        "stages of preset light, puppeteer": stages,
     }
     rows = []
     for label, network in networks.items():
