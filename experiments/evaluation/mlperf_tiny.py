@@ -7,12 +7,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 import puppet_jax as pj
 from experiments.evaluation.accuracy import accuracy
 from experiments.evaluation.activations import peak_activations
 from experiments.markdown import markdown
 from experiments.model import Model
+from experiments.networks import Network
+from experiments.networks.module import ModuleNetwork
 
 SEED, PER_CLASS = 8108, 20
 """Of the subset, as `get_perf_samples_idxs.py` of mlcommons/tiny draws it."""
@@ -65,10 +68,15 @@ def measure(name: str, model: Model, images: np.ndarray, labels: np.ndarray) -> 
         "activation_bytes": peak_activations(lambda x: network.apply(model.params, stats, x, h, depth)[0], one),
     }
     if isinstance(puppeteer := network.generator(model.params), pj.Puppeteer):
-        shapes = network.puppet.kernel_shapes(depth)  # type: ignore[attr-defined]
-        row["kernel_bytes"] = sum(map(math.prod, shapes))
+        row["kernel_bytes"] = sum(map(math.prod, _generated_shapes(network, depth)))
         row["state_bytes"] = math.prod(puppeteer.state_shape) * puppeteer.state_dtype.itemsize
     return row
+
+
+def _generated_shapes(network: Network, depth: int) -> Sequence[tuple[int, ...]]:
+    if isinstance(network, ModuleNetwork):
+        return [one.shape for one in nnx.merge(*network.abstract).kernels]
+    return network.puppet.kernel_shapes(depth)  # type: ignore[attr-defined]
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

@@ -97,9 +97,15 @@ class BackboneNetwork(ModuleNetwork):
             model.eval()
             return model(image)
 
+        return self._generator_macs(params), count_macs(run, state, image)
+
+    def _generator_macs(self, params: Any) -> int:
+        """Of a kernel that is wider than the state several steps."""
         puppeteer = self.generator(params)
-        generator = 0 if puppeteer is None else pj.generator_macs(puppeteer, self.depth)
-        return generator, count_macs(run, state, image)
+        if puppeteer is None:
+            return 0
+        shapes = [one.hwio for one in nnx.merge(*self.abstract).kernels]
+        return pj.generator_macs(puppeteer, pj.num_steps(shapes, puppeteer.max_channels, puppeteer.kernel_size))
 
     def generator(self, params):
         return None if self.puppeteer is None else self.model(params, None).puppeteer.get_value()

@@ -4,7 +4,9 @@ import signal
 
 from experiments.training import parallel
 
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+HANGUP = getattr(signal, "SIGHUP", None)
+"""A closed terminal; Windows has none."""
+SIGNALS = [signal.SIGINT, signal.SIGTERM, *([HANGUP] if HANGUP else [])]
 """Ctrl-C, a polite kill, a closed terminal."""
 ASK_EVERY = 20
 """Steps between two questions of several processes to each other."""
@@ -12,6 +14,8 @@ ASK_EVERY = 20
 
 class Interrupts:
     """Turns the first of `SIGNALS` into a note that the loop reads; a second one acts at once.
+
+    A closed terminal that the process ignores, as under `nohup`, stays ignored.
 
     Attributes:
         received: the signal, or 0.
@@ -37,6 +41,8 @@ class Interrupts:
     def __enter__(self):
         """Takes the signals over."""
         self.before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+        if self.before.get(HANGUP) is signal.SIG_IGN:
+            del self.before[HANGUP]
         for signum in self.before:
             signal.signal(signum, self._note)
         return self

@@ -17,6 +17,7 @@ from experiments.runs import folder as run_folder
 from experiments.runs.files import write_json
 from experiments.runs.lock import LOCK, locked
 from experiments.training.checkpoint import Checkpoints
+from experiments.training.interrupts import Interrupts
 
 
 @pytest.fixture
@@ -168,6 +169,18 @@ class TestStopped:
         assert command_line(folder) == 128 + signal.SIGHUP
         assert signal.getsignal(signal.SIGHUP) == before
         assert json.loads((folder / "unfinished.json").read_text())["step"] == 2
+
+    @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no such signal")
+    def test_what_is_ignored_stays_ignored(self):
+        """As SIGHUP is under nohup."""
+        before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        try:
+            with Interrupts() as interrupts:
+                os.kill(os.getpid(), signal.SIGHUP)
+                assert not interrupts.received
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        finally:
+            signal.signal(signal.SIGHUP, before)
 
 
 class TestFolder:

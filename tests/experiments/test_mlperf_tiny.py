@@ -12,12 +12,12 @@ from made_up import graded_images, make_model
 
 import puppet_jax as pj
 from experiments import data
-from experiments.config.baselines import ResNet8
+from experiments.config import Generated, Puppetized, ResNet8
 from experiments.data import load_dataset
 from experiments.data.dataset import Dataset
 from experiments.errors import RunError
 from experiments.evaluation.activations import peak_activations
-from experiments.evaluation.mlperf_tiny import subset
+from experiments.evaluation.mlperf_tiny import measure, subset
 from experiments.mlperf_tiny import Command, compare
 from experiments.model import load_model, save_model
 from puppet_jax.convolution import convolve_same
@@ -114,6 +114,17 @@ class TestCommand:
         assert row["kernel_bytes"] == 9 * (1 * 4 + 4 * 4 + 4 * 8 + 8 * 8)
         assert row["state_bytes"] == 4 * 9 * 8**2
         assert model_file in capsys.readouterr().out
+
+    def test_a_network_of_layers(self, model_file):
+        """The first convolution, three blocks of 1, 2 and 4 channels, their shortcuts and the classifier."""
+        puppet = load_model(Path(model_file))
+        network = Puppetized(plain=ResNet8(width=4), kernels=Generated(max_channels=4)).make(10, (8, 8, 1))
+        model = dataclasses.replace(
+            puppet, network=network, params=network.init(0, (1,)), batch_stats={1: network.init_stats(1)}
+        )
+        row = measure("layers", model, graded_images(100)[np.arange(10_000) % 100], np.arange(10_000) % 10)
+        assert row["kernel_bytes"] == 9 * (1 + 2 + (2 + 4) + (8 + 16)) + (2 + 8) + 4 * 10
+        assert row["state_bytes"] == 4 * 9 * 4**2
 
     def test_other_classes_are_refused(self, model_file, dataset, monkeypatch):
         other = dataclasses.replace(dataset, class_names=tuple("abcdefghij"))

@@ -251,6 +251,11 @@ class TestParts:
             run = lambda kernels, image: network.apply_with(params, {}, kernels, image)  # noqa: E731
             assert count_macs(run, kernels, random_images(1)) == own
 
+    def test_macs_of_kernels_wider_than_the_state(self):
+        """Of 6 channels that a state of 4 is read for, in two steps each: 1, 1, 2, 2 and 1 steps."""
+        network = network_of("alexnet", kernels=Generated(max_channels=4), width=8)
+        assert network.macs(abstract(network), network.depth)[0] == 7 * (4**2 + 11 * 4) * 4 * 9
+
     def test_depth_is_the_number_of_convolutions(self):
         assert [network_of(name).depth for name in ("alexnet", "vgg", "resnet")] == [5, 8, 21]
         images = np.stack([np.zeros(SHAPE, np.uint8), random_images(1)[0]])
