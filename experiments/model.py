@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import numpy as np
 
 import puppet_jax as pj
 from experiments.errors import RunError
 from experiments.networks import Network, Predictor, describe_network, read_network
-from experiments.networks.controls import generator_matrices
 from puppet_jax import extras
 from puppet_jax.extras.generators.frozen_basis import FrozenKernels
 from puppet_jax.extras.generators.pieces import pattern_hash as frozen_hash
@@ -52,11 +52,9 @@ class Model:
         generator, params = self.network.generator(self.params), self.params
         if self.bits == 32:
             return pj.num_bytes(generator), pj.num_bytes(params)
-        bits = extras.choose_bits(generator, generator_matrices(generator), self.bits)
-        return (
-            extras.quantized_bytes(generator, bits),
-            extras.quantized_bytes(params, bits_of(self.network, params, self.bits)),
-        )
+        bits = bits_of(self.network, params, self.bits)
+        own = jax.tree.map(int, self.network.generator(jax.tree.map(np.asarray, bits)))
+        return extras.quantized_bytes(generator, own), extras.quantized_bytes(params, bits)
 
     def predictor(self, **overrides: Any) -> Predictor:
         """A predictor as the model was trained, save for `overrides`."""

@@ -163,15 +163,19 @@ def init_puppeteer(
 
 
 def idle_leaves(tree: Any) -> Any:
-    """Which leaves of a pytree no kernel depends on, the same tree of booleans: `IDLE_BIASES` of puppeteers."""
+    """Which leaves of a pytree no kernel depends on, the same tree of booleans: `IDLE_BIASES` of puppeteers.
 
-    def of_node(node: Any) -> Any:
-        if not isinstance(node, Puppeteer):
-            return False
-        flags: Any = jax.tree.map(lambda _: False, node)
-        return dataclasses.replace(flags, **dict.fromkeys(IDLE_BIASES, True))
+    A puppeteer is a node, or, as in the state of an NNX model and in a dictionary by path, what is named `puppeteer`.
+    """
 
-    return jax.tree.map(of_node, tree, is_leaf=lambda node: isinstance(node, Puppeteer))
+    def of_node(path: Any, node: Any) -> Any:
+        if isinstance(node, Puppeteer):
+            flags: Any = jax.tree.map(lambda _: False, node)
+            return dataclasses.replace(flags, **dict.fromkeys(IDLE_BIASES, True))
+        names = jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value").split(".")
+        return names[-2:-1] == ["puppeteer"] and names[-1] in IDLE_BIASES
+
+    return jax.tree.map_with_path(of_node, tree, is_leaf=lambda node: isinstance(node, Puppeteer))
 
 
 def check_puppeteer(puppeteer: Puppeteer) -> None:

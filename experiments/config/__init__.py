@@ -69,7 +69,7 @@ class Optim:
     batch_size: int = 64
     """Images a step."""
     optimizer: Literal["adam", "muon"] = "adam"
-    """Adam; or Muon for matrices and ordinary kernels, with updates of Adam's size, and Adam for the rest."""
+    """Adam; or Muon for arrays of two axes and kernels of convolutions, with updates of Adam's size, else Adam."""
     learning_rate: float = 1e-3
     """Peak of the schedule: short warm-up, cosine decay to zero."""
     weight_decay: float = 0.0

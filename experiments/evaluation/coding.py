@@ -46,9 +46,7 @@ def needed(model: Model) -> tuple[Any, dict[int, Any]]:
     An affine norm of one depth needs no statistics besides, and of a puppeteer the biases that change nothing are zero.
     """
     network, params, stats = model.network, model.params, model.batch_stats
-    if not isinstance(network, PuppetLike):
-        return params, stats
-    if network.depth is not None and network.puppet.affine:
+    if isinstance(network, PuppetLike) and network.depth is not None and network.puppet.affine:
         params, stats = merge_statistics(network.puppet, params, stats[network.depth], network.depth), {}
     params = jax.tree.map(lambda leaf, idle: jnp.zeros_like(leaf) if idle else leaf, params, idle_leaves(params))
     return params, stats

@@ -87,6 +87,10 @@ class ModuleNetwork(Network):
         """Number of convolutions."""
         return num_convolutions(nnx.merge(*self.abstract), self.convolutions)
 
+    def matrices(self, params):
+        """A bias may have several axes too, as in attention: the heads, and the floats of a head."""
+        return {name: leaf.ndim > 1 and not name.endswith("bias") for name, leaf in params.items()}
+
     def predictor(self, params, stats, **settings) -> Predictor:
         """Settings are for kernels that follow complexity; none matters."""
         return ModulePredictor(self, params, *stats.values())

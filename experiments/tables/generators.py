@@ -71,11 +71,11 @@ def few_bytes() -> Table:
         "cifar10-tiniest of width 20": Tiniest(width=20),
         "tiniest of width 40, shared floats": _puppetized(tiniest, "shared", 96),
         "tiniest of width 40, frozen random basis (PRANC)": _puppetized(tiniest, "frozen_basis", 78),
-        "tiniest of width 40, puppeteer": _puppetized(tiniest, "puppeteer", 86),
+        "tiniest of width 40, puppeteer": _puppetized(tiniest, "puppeteer", 88),
         "ResNet-8 of width 23": ResNet8(width=23),
         "ResNet-8 of width 44, shared floats": _puppetized(resnet8, "shared", 105),
         "ResNet-8 of width 44, frozen random basis (PRANC)": _puppetized(resnet8, "frozen_basis", 94),
-        "ResNet-8 of width 44, puppeteer": _puppetized(resnet8, "puppeteer", 95),
+        "ResNet-8 of width 44, puppeteer": _puppetized(resnet8, "puppeteer", 98),
         "stages of preset light, slim, ordinary weights": replace(
             stages, channels=(16, 22, 22, 22), kernels=Ordinary()
         ),

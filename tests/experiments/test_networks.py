@@ -22,12 +22,14 @@ from experiments.config import (
     Config,
     FrozenBasis,
     Generated,
+    HyperWRN,
     OneDepth,
     Ordinary,
     OtherGenerator,
     PuppetCNN,
     Puppetized,
     ResNet8,
+    Transformer,
 )
 from experiments.errors import RunError
 from experiments.model import Model, load_model, pattern_hash, save_model
@@ -201,6 +203,17 @@ class TestParts:
         heads = {name.split(".", 1)[1] for name in params if name.endswith("kernel") and "head" in name}
         assert len(heads) == 3
         assert decaying == {"depthwise_kernel", "pointwise_kernel"} | heads
+
+    @pytest.mark.parametrize("config", [Transformer(name="vit"), HyperWRN()], ids=["vit", "hyper-wrn"])
+    def test_biases_are_no_matrices(self, config):
+        """Those of attention have two axes, (heads, floats of a head), those of a hypernetwork (groups, floats)."""
+        network = config.make(10, (32, 32, 3))
+        params = jax.eval_shape(lambda: network.init(0, (network.depth,)))
+        matrices = network.matrices(params)
+        biases = [name for name in params if name.endswith("bias")]
+        assert any(params[name].ndim > 1 for name in biases)
+        assert not any(matrices[name] for name in biases)
+        assert all(matrices[name] for name, leaf in params.items() if leaf.ndim > 1 and name not in biases)
 
     def test_matrices_of_a_puppet(self):
         network = PuppetCNN(channels=(4, 8), affine=True).make(10, SHAPE)
@@ -401,6 +414,35 @@ class TestModelFile:
         puppeteer = model.network.generator(model.params)
         assert meta["pattern_sha256"] == pattern_hash(puppeteer)
         assert (puppeteer is None) == (regime == "fixed")
+
+    @pytest.mark.parametrize("bits", [32, 8, 4])
+    @pytest.mark.parametrize("kind", ["puppet", "layers", "backbone"])
+    def test_reported_bytes_are_those_of_the_file(self, tmp_path, kind, bits):
+        """Of the generator and of all trainable floats; in few bits without biases that no kernel depends on."""
+        kernels = Generated(max_channels=16)
+        config = {
+            "puppet": PuppetCNN(channels=(64,), depth=OneDepth(layers=(2,)), kernels=kernels),
+            "layers": Puppetized(plain=ResNet8(width=32), kernels=kernels),
+            "backbone": RECORDS["vgg"](name="vgg", num_layers=8, width=8, kernels=kernels),
+        }[kind]
+        network = config.make(100, SHAPE)  # a classifier larger than the matrix of the puppeteer
+        params, depth = network.init(0, (network.depth,)), network.depth
+        model = dataclasses.replace(
+            make_model("fixed"),
+            network=network,
+            params=params,
+            batch_stats={depth: network.init_stats(depth)},
+            class_names=tuple(map(str, range(100))),
+            bits=bits,
+        )
+        save_model(tmp_path / "model", model)
+        with safe_open(tmp_path / "model", framework="numpy") as file:
+            sizes = {name: file.get_tensor(name).nbytes for name in file.keys()}
+        parameters = {name: size for name, size in sizes.items() if not name.endswith(("mean", "var", "variance"))}
+        own = sum(size for name, size in parameters.items() if name.startswith("puppeteer."))
+        assert model.stored_bytes() == (own, sum(parameters.values()))
+        idle = any(name.startswith("puppeteer.norm1_bias") for name in parameters)
+        assert idle == (bits == 32)
 
     def test_another_pattern(self, tmp_path):
         path = tmp_path / "model.safetensors"
