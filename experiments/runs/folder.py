@@ -38,7 +38,15 @@ def versions() -> dict[str, str]:
 
 
 def open_run(folder: Path, experiment: str, config: Config, data: dict[str, Any], resume: bool) -> None:
-    """Makes the folder of a new run, or checks that the run in it is the one to be resumed.
+    """Makes the folder of a new run, or checks that the run in it is the one to be resumed, as `check_run` does."""
+    if check_run(folder, experiment, config, data, resume):
+        folder.mkdir(parents=True, exist_ok=True)
+        wanted = {"layout": LAYOUT, "experiment": experiment, "config": as_json(config), "data": data}
+        write_json(folder / CONFIG, with_checksum(wanted | {"versions": versions()}))
+
+
+def check_run(folder: Path, experiment: str, config: Config, data: dict[str, Any], resume: bool) -> bool:
+    """Whether a run begins in a folder; if not, it is the one to be resumed. Writes nothing.
 
     Args:
         folder: of the run.
@@ -51,13 +59,12 @@ def open_run(folder: Path, experiment: str, config: Config, data: dict[str, Any]
         RunError: if the folder holds something else, holds a run and `resume` is false, or holds a run of another
             configuration: which field differs.
     """
-    wanted = {"layout": LAYOUT, "experiment": experiment, "config": as_json(config), "data": data}
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is no folder; name another --workdir.")
     if not folder.exists() or not any(_counts(path) for path in folder.iterdir()):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / CONFIG, with_checksum(wanted | {"versions": versions()}))
-        return
+        return True
+    if not resume and not (folder / CONFIG).exists():
+        raise RunError(f"{folder} is not empty and holds no run; name another --workdir.")
     found = read_config(folder)
     if not resume:
         raise RunError(f"{folder} holds a run already; go on with --resume, or name another --workdir.")
@@ -67,6 +74,7 @@ def open_run(folder: Path, experiment: str, config: Config, data: dict[str, Any]
         raise RunError(
             f"{folder} holds a run of another configuration ({differing}); give the same flags, or another --workdir."
         )
+    return False
 
 
 def differences(there: dict[str, Any], now: dict[str, Any]) -> str:
@@ -196,12 +204,13 @@ def _write_metrics(folder: Path, rows: list[dict[str, Any]]) -> None:
     write_bytes(folder / METRICS, "".join(json.dumps(with_checksum(row)) + "\n" for row in rows).encode())
 
 
-def write_unfinished(folder: Path, step: int, losses: list[float], correct: list[float]) -> None:
-    """Writes loss and accuracy of the steps of an epoch that was stopped at `step`, for its row later."""
-    write_json(folder / UNFINISHED, with_checksum({"step": step, "losses": losses, "correct": correct}))
+def write_unfinished(folder: Path, step: int, losses: list[float], correct: list[float], seconds: float) -> None:
+    """Writes loss and accuracy of the steps of an epoch that was stopped at `step`, and its time, for its row later."""
+    found = {"step": step, "losses": losses, "correct": correct, "seconds": seconds}
+    write_json(folder / UNFINISHED, with_checksum(found))
 
 
-def read_unfinished(folder: Path, step: int) -> tuple[list[float], list[float]]:
+def read_unfinished(folder: Path, step: int) -> tuple[list[float], list[float], float]:
     """What `write_unfinished` wrote at `step`.
 
     Raises:
@@ -212,7 +221,8 @@ def read_unfinished(folder: Path, step: int) -> tuple[list[float], list[float]]:
         found = without_checksum(json.loads(path.read_text()))
         if found["step"] != step:
             raise ValueError(f"it is of step {found['step']}")
-        return list(map(float, found["losses"])), list(map(float, found["correct"]))
+        seconds = float(found.get("seconds", 0))  # which older files lack
+        return list(map(float, found["losses"])), list(map(float, found["correct"])), seconds
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
             f"{path} must hold the losses of the epoch that was stopped at step {step}, but it is missing or damaged "

@@ -13,11 +13,12 @@ LOCK = "lock"
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds the lock of a run's folder.
+    """Holds the lock of a run's folder, which is made if it is missing.
 
     Raises:
         RunError: if another process holds it.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         import fcntl
     except ImportError:  # Windows has no such lock

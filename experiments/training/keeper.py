@@ -17,10 +17,12 @@ class Resumed(NamedTuple):
     Attributes:
         rows: of the epochs before.
         before: losses and fractions of correct answers of the steps of the epoch that a signal cut.
+        seconds: that those steps took.
     """
 
     rows: list[dict[str, Any]]
     before: tuple[list[float], list[float]]
+    seconds: float
 
 
 class Keeper:
@@ -52,14 +54,14 @@ class Keeper:
         run_folder.drop_metrics_after(self.folder, step)
         rows = run_folder.read_metrics(self.folder)
         finished, begun = divmod(step, per_epoch)
-        before = run_folder.read_unfinished(self.folder, step) if begun else ([], [])
+        *before, seconds = run_folder.read_unfinished(self.folder, step) if begun else ([], [], 0.0)
         if [row["epoch"] for row in rows] != list(range(1, finished + 1)):
             raise RunError(
                 f"{self.folder / run_folder.METRICS} must have one row for each of the {finished} epochs before the "
                 f"checkpoint of step {step}, got epochs {[row['epoch'] for row in rows]}; restore it, or train anew in "
                 "another --workdir."
             )
-        return Resumed(rows, before)
+        return Resumed(rows, (before[0], before[1]), seconds)
 
     def epoch(self, step: int, state: TrainState, row: dict[str, Any], model: Model | None) -> None:
         """Books an epoch: its model if that is the one to keep, its row, its checkpoint."""
@@ -72,10 +74,10 @@ class Keeper:
             save_model(self.folder / run_folder.MODEL, model)
         run_folder.append_metrics(self.folder, row)
 
-    def stop(self, step: int, state: TrainState, losses: tuple[list[float], list[float]] | None) -> None:
-        """Saves the state, and the losses of an epoch that is not finished."""
-        if losses is not None:
-            by_first(lambda: run_folder.write_unfinished(self.folder, step, *losses))
+    def stop(self, step: int, state: TrainState, unfinished: tuple[list[float], list[float], float] | None) -> None:
+        """Saves the state, and of an epoch that is not finished its losses, fractions of correct answers and time."""
+        if unfinished is not None:
+            by_first(lambda: run_folder.write_unfinished(self.folder, step, *unfinished))
         self.checkpoints.save(step, state)
 
     def kept(self) -> str:

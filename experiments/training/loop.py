@@ -84,10 +84,10 @@ def train_loop(
         RunError: if a loss or a parameter is not finite.
         Interrupted: after SIGINT or SIGTERM, once the state is saved.
     """
-    step, rows, before = int(state.step), list(resumed.rows), resumed.before
+    step, rows, before, took = int(state.step), list(resumed.rows), resumed.before, resumed.seconds
 
-    def stop(signum: int, losses: Losses | None = None) -> None:
-        keeper.stop(step, state, None if losses is None else losses.fetched())
+    def stop(signum: int, unfinished: tuple[list[float], list[float], float] | None = None) -> None:
+        keeper.stop(step, state, unfinished)
         raise Interrupted(
             signum,
             f"stopped after step {step} of {schedule.steps}; the state is saved. To go on, give the same command with "
@@ -106,7 +106,7 @@ def train_loop(
                 bar.update()
                 if step < last and (signum := interrupts.agreed(step)):  # else once the epoch is booked
                     losses.check(state.params)
-                    stop(signum, losses)
+                    stop(signum, (*losses.fetched(), took + time.perf_counter() - started))
             train_loss, train_top1 = losses.check(state.params)
             seconds = time.perf_counter() - started
             try:
@@ -120,8 +120,9 @@ def train_loop(
                 "train_top1": train_top1,
                 **{f"validation_{name}": value for name, value in validation.items()},
                 "images_per_s": (step - first) * schedule.batch_size / seconds,
-                "seconds": time.perf_counter() - started,
+                "seconds": took + time.perf_counter() - started,
             }
+            took = 0.0
             if not np.isfinite(row["validation_loss"]):
                 raise RunError(f"the validation loss became {row['validation_loss']} after step {step}. {ADVICE}")
             rows.append(row)

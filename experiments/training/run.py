@@ -87,8 +87,10 @@ def train(experiment: str, config: Config, options: Options, dataset: Dataset | 
     with contextlib.ExitStack() as stack:
 
         def open_folder() -> None:
-            run_folder.open_run(folder, experiment, config, identity, options.resume)
+            described = folder, experiment, config, identity, options.resume
+            run_folder.check_run(*described)
             stack.enter_context(locked(folder))
+            run_folder.open_run(*described)  # which another process may have begun or changed meanwhile
             run_folder.write_split(folder, chosen, held_out)
             print(f"data: {dataset.source}\nrun: {folder}\n{_describe_buckets(buckets)}", flush=True)
             plots.plot_depths(images, complexities.h, complexities.depths).savefig(folder / "depths.png")

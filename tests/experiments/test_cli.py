@@ -374,9 +374,9 @@ class TestMissingThings:
     def test_a_folder_of_something_else_is_left_alone(self, tmp_path, capsys):
         (tmp_path / "thesis.tex").write_text("precious")
         flags = ["--num-images", 64, "--num-validation", 32, "--workdir", tmp_path]
-        for resume in ([], ["--resume"]):
+        for resume, message in (([], "is not empty and holds no run"), (["--resume"], "so it is no folder of a run")):
             assert self.run("digits", *flags, *resume) == 1
-            assert "so it is no folder of a run" in self.one_line(capsys)
+            assert message in self.one_line(capsys)
         assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
     def test_a_file_as_the_folder(self, tmp_path, capsys):

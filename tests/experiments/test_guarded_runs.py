@@ -146,9 +146,13 @@ class TestStopped:
         folder = tmp_path / "run"
         recorder.reset({2: signal.SIGTERM})
         assert command_line(folder) == 143
+        losses, correct, seconds = run_folder.read_unfinished(folder, 2)
+        assert len(losses) == len(correct) == 2 and seconds > 0
+        run_folder.write_unfinished(folder, 2, losses, correct, 1000.0)
         assert command_line(folder, "--resume") == 0
         ours, theirs = rows(folder)[0], rows(straight.folder)[0]
         assert without_times(ours) == without_times(theirs)
+        assert ours["seconds"] > 1000 > rows(folder)[1]["seconds"]
 
     def test_its_losses_are_missing(self, recorder, tmp_path, capsys):
         """They are not made up from the steps that are left; without that checkpoint the epoch is taken anew."""
@@ -199,6 +203,15 @@ class TestFolder:
         assert (finished / LOCK).exists()
         with locked(finished):
             assert (finished / LOCK).read_text() == f"{os.getpid()}\n"
+
+    @pytest.mark.usefixtures("quick", "recorder")
+    def test_two_processes_begin(self, tmp_path, capsys):
+        """The one that comes second to the lock has written nothing."""
+        folder = tmp_path / "run"
+        with locked(folder):
+            assert command_line(folder) == 1
+        assert f"in use by process {os.getpid()};" in capsys.readouterr().err
+        assert [path.name for path in folder.iterdir()] == [LOCK]
 
     @pytest.mark.usefixtures("quick")
     def test_killed_while_it_was_begun(self, straight, recorder, tmp_path):
