@@ -52,7 +52,8 @@ def check_run(folder: Path, experiment: str, config: Config, data: dict[str, Any
         folder: of the run.
         experiment: name of the data set.
         config: what the run computes.
-        data: what identifies the data: JSON values; `data["source"]` is not compared.
+        data: what identifies the data: JSON values. `data["sha256"]` is compared, and `data["teachers"]`, the SHA-256 of
+            each teacher's model by its folder, where the run there has it.
         resume: whether a run may be there already.
 
     Raises:
@@ -73,6 +74,12 @@ def check_run(folder: Path, experiment: str, config: Config, data: dict[str, Any
     if differing := differences(there, now):
         raise RunError(
             f"{folder} holds a run of another configuration ({differing}); give the same flags, or another --workdir."
+        )
+    teachers = data.get("teachers", {})
+    if changed := [name for name, sha256 in found["data"].get("teachers", {}).items() if teachers.get(name) != sha256]:
+        raise RunError(
+            f"the model of the teacher {', '.join(changed)} is another than the one that {folder} began with; restore it, "
+            "or train anew in another --workdir."
         )
     return False
 

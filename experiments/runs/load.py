@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,10 @@ class Run:
         """Images and labels that it is validated on."""
         chosen = self.validation_indices
         return self.dataset.train_images[chosen], self.dataset.train_labels[chosen]
+
+    def sha256(self) -> str:
+        """Of the file of its model."""
+        return hashlib.sha256((self.folder / run_folder.MODEL).read_bytes()).hexdigest()
 
     @property
     def test(self) -> tuple[np.ndarray, np.ndarray]:

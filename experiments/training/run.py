@@ -74,7 +74,10 @@ def train(experiment: str, config: Config, options: Options, dataset: Dataset | 
     identity = _identity(dataset, options)
     saved = told(by_first(lambda: options.resume and run_folder.check_resumable(folder)))
     start = None if saved else _start(config, network, depths, identity, held_out)
-    taught = answers_or_teachers(config, load_teachers(config, identity, chosen, held_out), images)
+    teachers = load_teachers(config, identity, chosen, held_out)
+    if teachers:
+        identity["teachers"] = {str(run.folder): run.sha256() for run in teachers}
+    taught = answers_or_teachers(config, teachers, images)
     schedule = Schedule(
         buckets=buckets,
         h=complexities.h,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -165,6 +166,21 @@ class TestRun:
         train("digits", config, Options(workdir=tmp_path / "cut", resume=True))
         one, other = ((tmp_path / name / run_folder.MODEL).read_bytes() for name in ("cut", "straight"))
         assert one == other
+
+    def test_another_model_of_a_teacher(self, folder, tmp_path, monkeypatch):
+        """Does not go on with what another has begun to teach."""
+        config = taught(shutil.copytree(folder / "narrow", tmp_path / "teacher"), epochs=2)
+
+        def stop(*_):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr("experiments.training.progress.Progress.report", stop)
+            train("digits", config, Options(workdir=tmp_path / "run"))
+        shutil.copy(folder / "wide" / run_folder.CONFIG, tmp_path / "teacher")
+        shutil.copy(folder / "wide" / run_folder.MODEL, tmp_path / "teacher")
+        with pytest.raises(RunError, match="the model of the teacher .*teacher is another than the one that .*run began"):
+            train("digits", config, Options(workdir=tmp_path / "run", resume=True))
 
     def test_path_of_a_teacher_is_absolute(self, folder, tmp_path, monkeypatch):
         monkeypatch.chdir(folder)
