@@ -6,7 +6,8 @@
     python -m experiments.evaluate MODEL [--data-dir DIR]
 
 RUN is the folder of a run, MODEL a model file or the name of a model that comes with the package, such as cifar10-full.
-Prints the figures; writes those of a run to RUN/summary.json. With --sweep, of a run with early exits: accuracy against
+Prints the figures; writes those of a run to RUN/summary.json, but for those of another --adaptation or --num-levels
+than it was trained with. With --sweep, of a run with early exits: accuracy against
 cost for several thresholds, in RUN/sweep.json and RUN/sweep.png. With --shifted-views or --with, of a finished run:
 accuracy if an ensemble answers the images that its model is least confident of, and what that costs; added to the
 summary.
@@ -50,6 +51,8 @@ class Command:
             raise ValueError(f"--agreement must be at least 0, got {self.agreement}.")
         if self.num_levels is not None and self.num_levels < 1:
             raise ValueError(f"--num-levels must be at least 1, got {self.num_levels}.")
+        if self.num_levels is not None and self.adaptation == "sample":
+            raise ValueError(f"--adaptation sample has no levels; leave out --num-levels {self.num_levels}.")
         if not 0 < self.fraction <= 1:
             raise ValueError(f"--fraction must be in (0, 1], got {self.fraction}.")
         if self.fraction != 1 and not (self.shifted_views or self.others):
@@ -67,7 +70,8 @@ def evaluate(command: Command) -> None:
     from experiments.devices import start_jax
     from experiments.errors import RunError
     from experiments.evaluation.accuracy import agreement
-    from experiments.evaluation.report import summarise, summarise_ensemble
+    from experiments.evaluation.report import measure, summarise, summarise_ensemble
+    from experiments.evaluation.summary import describe
     from experiments.runs import folder as run_folder
     from experiments.runs.load import load_run
     from experiments.runs.puppet import find_model
@@ -95,8 +99,15 @@ def evaluate(command: Command) -> None:
     if given and not isinstance(kernels, Adaptive):
         flags = " and ".join(f"--{name.replace('_', '-')}" for name in given)
         raise RunError(f"the kernels of {command.run} do not follow the image; leave out {flags}.")
+    if command.num_levels and (command.adaptation or run.model.adaptation) == "sample":
+        raise RunError(
+            f"each image of {command.run} has its own kernels; leave out --num-levels, or add --adaptation level."
+        )
     overrides = {name: value for name, value in given.items() if name != "agreement"}
-    summarise(run.folder, run.experiment, run.config, run.model, *run.test, **overrides)
+    if overrides:
+        print(describe(measure(run.model, *run.test, run.folder / run_folder.MODEL, **overrides)))
+    else:
+        summarise(run.folder, run.experiment, run.config, run.model, *run.test)
     if command.agreement:
         images = run.dataset.test_images[: command.agreement]
         same = agreement(run.model, images, **overrides)

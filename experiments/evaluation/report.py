@@ -1,5 +1,6 @@
 """The evaluation of a run on its test images, written, printed and returned."""
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,16 +26,18 @@ def summarise(
     model: Model,
     images: np.ndarray,
     labels: np.ndarray,
-    **overrides: Any,
 ) -> Summary:
-    """Evaluates on test images, writes `summary.json`, prints it, and returns it."""
+    """Evaluates on test images, writes `summary.json`, prints it, and returns it.
+
+    What ensembles of the same model were found to do stays in it.
+    """
     rows = run_folder.read_metrics(folder)
     run_folder.check_metrics(folder, rows, model.step)
     summary = Summary(
         experiment=experiment,
-        **measure(model, images, labels, folder / run_folder.MODEL, **overrides),
-        adaptation=overrides.get("adaptation", model.adaptation),
-        num_levels=overrides.get("num_levels", model.num_levels),
+        **measure(model, images, labels, folder / run_folder.MODEL),
+        adaptation=model.adaptation,
+        num_levels=model.num_levels,
         validation_top1={row["step"]: row["validation_top1"] for row in rows}.get(model.step),
         train_seconds=sum(row["seconds"] for row in rows),
         step=model.step,
@@ -42,10 +45,19 @@ def summarise(
         seed=config.seed,
         config=as_json(config),
         versions=run_folder.versions(),
+        ensembles=_ensembles(folder, model),
     )
     write_summary(folder, summary)
     print(describe(dataclasses.asdict(summary)), flush=True)
     return summary
+
+
+def _ensembles(folder: Path, model: Model) -> tuple[dict[str, Any], ...]:
+    """Those in the summary that lies in a run's folder, if that is of the same model."""
+    with contextlib.suppress(RunError):
+        before = read_summary(folder)
+        return before.ensembles if before.step == model.step else ()
+    return ()
 
 
 def measure(model: Model, images: np.ndarray, labels: np.ndarray, model_file: Path, **overrides: Any) -> dict[str, Any]:

@@ -52,8 +52,8 @@ def check_run(folder: Path, experiment: str, config: Config, data: dict[str, Any
         folder: of the run.
         experiment: name of the data set.
         config: what the run computes.
-        data: what identifies the data: JSON values. `data["sha256"]` is compared, and `data["teachers"]`, the SHA-256 of
-            each teacher's model by its folder, where the run there has it.
+        data: what identifies the data: JSON values. `data["sha256"]` is compared, and, where the run there has it,
+            `data["teachers"]`, the SHA-256 of each teacher's model by its folder.
         resume: whether a run may be there already.
 
     Raises:
@@ -78,8 +78,8 @@ def check_run(folder: Path, experiment: str, config: Config, data: dict[str, Any
     teachers = data.get("teachers", {})
     if changed := [name for name, sha256 in found["data"].get("teachers", {}).items() if teachers.get(name) != sha256]:
         raise RunError(
-            f"the model of the teacher {', '.join(changed)} is another than the one that {folder} began with; restore it, "
-            "or train anew in another --workdir."
+            f"the model of the teacher {', '.join(changed)} is another than the one that {folder} began with; restore "
+            "it, or train anew in another --workdir."
         )
     return False
 

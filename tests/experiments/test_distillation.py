@@ -179,7 +179,9 @@ class TestRun:
             train("digits", config, Options(workdir=tmp_path / "run"))
         shutil.copy(folder / "wide" / run_folder.CONFIG, tmp_path / "teacher")
         shutil.copy(folder / "wide" / run_folder.MODEL, tmp_path / "teacher")
-        with pytest.raises(RunError, match="the model of the teacher .*teacher is another than the one that .*run began"):
+        with pytest.raises(
+            RunError, match="the model of the teacher .*teacher is another than the one that .*run began"
+        ):
             train("digits", config, Options(workdir=tmp_path / "run", resume=True))
 
     def test_path_of_a_teacher_is_absolute(self, folder, tmp_path, monkeypatch):

@@ -49,12 +49,23 @@ class TestEvaluate:
         config = json.loads((folder / "config.json").read_text())
         config["config"]["data"]["num_test"] = 90
         rewrite_json(folder / "config.json", config)
-        assert self.evaluate(folder, "--num-levels", 2, "--agreement", 8) == 0
+        assert self.evaluate(folder, "--agreement", 8) == 0
         assert re.search(r"level = sample \d+\.\d\d% of 8 test images", capsys.readouterr().out)
         summary = json.loads((folder / "summary.json").read_text())
         model, dataset = load_model(folder / "model.safetensors"), load_dataset("digits")
-        correct = model.predictor(num_levels=2)(dataset.test_images[::4]).argmax(1) == dataset.test_labels[::4]
-        assert (summary["test_images"], summary["num_levels"], summary["top1"]) == (90, 2, correct.mean())
+        correct = model.predictor()(dataset.test_images[::4]).argmax(1) == dataset.test_labels[::4]
+        assert (summary["test_images"], summary["num_levels"], summary["top1"]) == (90, 4, correct.mean())
+
+    def test_figures_of_other_levels_are_not_the_run_s(self, straight, tmp_path, capsys):
+        folder = shutil.copytree(straight.folder, tmp_path / "moved")
+        before = (folder / "summary.json").read_bytes()
+        assert self.evaluate(folder, "--num-levels", 2) == 0
+        model, dataset = load_model(folder / "model.safetensors"), load_dataset("digits")
+        correct = model.predictor(num_levels=2)(dataset.test_images).argmax(1) == dataset.test_labels
+        assert f"top-1          {correct.mean():.2%} of 360" in capsys.readouterr().out
+        assert (folder / "summary.json").read_bytes() == before
+        assert self.evaluate(folder, "--adaptation", "sample", "--num-levels", 2) == 2
+        assert "--adaptation sample has no levels" in " ".join(capsys.readouterr().err.split())
 
     def test_adaptation_has_no_meaning_for_kernels_that_do_not_follow_the_image(self, straight, tmp_path, capsys):
         folder = shutil.copytree(straight.folder, tmp_path / "moved")
@@ -160,6 +171,8 @@ class TestEvaluate:
         assert plain["puppet_macs"] == 2 * summary["puppet_macs"]
         assert views["puppet_macs"] == round(summary["puppet_macs"] * (1 + 9 * views["test_fraction"]))
         assert plain["runs"] == ["moved", straight.folder.name]
+        assert self.evaluate(folder) == 0
+        assert json.loads((folder / "summary.json").read_text())["ensembles"] == summary["ensembles"]
 
     def test_other_runs_must_not_have_seen_the_validation_images(self, straight, tmp_path, capsys):
         folders = [shutil.copytree(straight.folder, tmp_path / name) for name in ("one", "two")]
