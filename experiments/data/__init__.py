@@ -120,7 +120,7 @@ def split_indices(
         train = "at least 1" if num_images is None else str(num_images)
         raise DataError(
             f"{train} training and {num_validation} validation images were asked for, but the training set"
-            f" has {num_available}; ask for fewer."
+            f" has {num_available}; ask for fewer, such as --num-images None --num-validation {num_available // 10}."
         )
     order = np.random.Generator(np.random.PCG64(seed)).permutation(num_available)
     stop = None if num_images is None else num_validation + num_images

@@ -253,7 +253,9 @@ class TestCommandLine:
         assert "at least 2 class folders (found: ant)" in one_line(capsys)
         write_classes(tmp_path / "few", count=10)
         assert run("mini_imagenet", tmp_path / "few") == 1
-        assert "32 training and 8 validation images were asked for, but the training set has 18" in one_line(capsys)
+        error = one_line(capsys)
+        assert "32 training and 8 validation images were asked for, but the training set has 18" in error
+        assert "ask for fewer, such as --num-images None --num-validation 1." in error
         write_cifar100(tmp_path / "cifar100", num_train=30)
         assert run("cifar100", tmp_path / "cifar100") == 1
         assert "the training set has 30" in one_line(capsys)
