@@ -57,7 +57,7 @@ class Command:
     batch_sizes: tuple[int, ...] = (1, 256)
     """Images a call."""
     images: int = 2048
-    """Test images a round, at most; at batch 1 a sixteenth of them."""
+    """Test images a round, at most, but a batch at least; at batch 1 a sixteenth of them."""
     rounds: int = 10
     """How often each takes its turn."""
     out: Path | None = None
@@ -70,6 +70,14 @@ class Command:
                 "give at least one RUN, the folder of a finished run, or else --convolutions, --generation, --steps or "
                 "--predictor MODEL."
             )
+        meant = {
+            "batch_sizes": bool(self.runs),
+            "images": bool(self.runs),
+            "data_dir": bool(self.runs or self.predictor),
+        }
+        for field in dataclasses.fields(self):
+            if not meant.get(field.name, True) and getattr(self, field.name) != field.default:
+                raise ValueError(f"--{field.name.replace('_', '-')} has no meaning here; leave it out.")
         if not self.batch_sizes or min(self.batch_sizes) < 1:
             raise ValueError(f"--batch-sizes must be positive, got {self.batch_sizes}.")
         for name in ("images", "rounds"):

@@ -3,10 +3,11 @@
     python -m experiments.frontier RUN... [--out FOLDER]
 
 Runs that differ by their seed alone are one point, at their mean. A network stored in 32, 8 and 4 bits a weight
-(`experiments.quantize`, or trained so) is one line of up to three points. A point is on the frontier if no other is as
-accurate with fewer bytes, or more accurate with as many. Bytes are those of all trainable floats; "coded" are those of
-all that inference needs, statistics of norms too, as Brotli codes them. Accuracy is top-1 on the test set, so that a
-network chosen here has been chosen on it. Writes FOLDER/frontier.md, frontier.json and frontier.png.
+(`experiments.quantize` without --epochs, or trained so) is one line of up to three points. A point is on the frontier
+if no other is as accurate with fewer bytes, or more accurate with as many. Bytes are those of all trainable floats;
+"coded" are those of all that inference needs, statistics of norms too, as Brotli codes them. Accuracy is top-1 on the
+test set, so that a network chosen here has been chosen on it. Writes FOLDER/frontier.md, frontier.json and
+frontier.png.
 """
 
 import dataclasses

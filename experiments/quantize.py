@@ -59,7 +59,8 @@ def quantize(command: Command) -> None:
     from experiments.training.run import train
 
     start_jax()
-    folder = command.workdir or command.run.with_name(f"{command.run.name}-{command.bits}bit")
+    there = command.run.resolve()  # "." has no name
+    folder = command.workdir or there.with_name(f"{there.name}-{command.bits}bit")
     if folder.exists() and not command.resume:
         raise RunError(f"{folder} exists already; name another --workdir.")
     run = load_run(command.run, command.data_dir)

@@ -130,7 +130,7 @@ class Config:
         """Refuses values outside their range."""
         check_at_least(self, seed=0)
         require(self.seed < 2**32, "seed", "less than 2**32", self.seed)
-        if isinstance(kernels := getattr(self.network, "kernels", None), Adaptive):
+        if isinstance(kernels := getattr(self.network, "kernels", None), Adaptive) and kernels.sharing == "level":
             what = f"a divisor of the batch size {self.optim.batch_size}"
             divides = self.optim.batch_size % kernels.levels_per_batch == 0
             require(divides, "levels_per_batch", what, kernels.levels_per_batch)

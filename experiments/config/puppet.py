@@ -56,9 +56,9 @@ class Adaptive(Generated):
     sharing: Literal["level", "sample"] = "level"
     """Images of a narrow level of complexity share kernels, or each image has kernels of its own."""
     num_levels: int = 64
-    """Levels of complexity within a depth, at evaluation."""
+    """Levels of complexity within a depth, at evaluation; none where each image has kernels of its own."""
     levels_per_batch: int = 4
-    """Sets of kernels that a training batch has, neighbours in complexity together."""
+    """Sets of kernels that a training batch has, neighbours in complexity together; with "sample" one an image."""
 
     def __post_init__(self):
         """Refuses values outside their range."""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from experiments.config.baselines import ResNet8, Tiniest
 from experiments.config.puppet import FrozenBasis, Generated, ImageShape, OtherGenerator
-from experiments.fields import check_at_least
+from experiments.fields import check_at_least, require
 
 if TYPE_CHECKING:
     from experiments.networks import Network
@@ -45,6 +45,14 @@ class Puppetized:
     """The generator."""
     matrices: Literal["mean", "taps"] = "taps"
     """Whether a puppeteer's matrix is the average of the taps of a state, or put together from them."""
+
+    def __post_init__(self):
+        """Refuses options that mean nothing here."""
+        if isinstance(self.kernels, Generated):
+            start = self.kernels.initial_state
+            require(start == "seeded", "initial_state", "seeded in a network of layers", start)
+        else:
+            require(self.matrices == "taps", "matrices", "left out without a puppeteer", self.matrices)
 
     def make(self, num_classes: int, image_shape: ImageShape) -> "Network":
         """The network for `num_classes` and images of (height, width, channels)."""

@@ -172,6 +172,8 @@ def _read_train_and_test(data_dir: Path, name: str) -> Dataset:
     (train_paths, train_labels), (test_paths, test_labels) = _flatten(train), _flatten(test)
     train_images, test_images = _read_images(train_paths, train_paths[0]), _read_images(test_paths, train_paths[0])
     left_out = _left_out(data_dir / "train", data_dir / "test")
+    others = [f"{path.name}/" for path in _list(data_dir) if path.is_dir() and path.name not in ("train", "test")]
+    left_out += f"; {', '.join(others)} left out" if others else ""
     source = f"folder {data_dir} (class folders, train and test{left_out})"
     return Dataset(name, train_images, train_labels, test_images, test_labels, tuple(train), source)
 

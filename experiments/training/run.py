@@ -172,6 +172,8 @@ def _start(
         RunError: if it is of another network, or was trained on images that this run validates on.
     """
     if config.start_from is None:
+        if getattr(config.network, "phase", None) == "reinforcement":
+            raise RunError("--phase reinforcement goes on from a supervised run; name its folder by --start-from.")
         return None
     run = run_of_flag("--start-from", config.start_from)
     wanted = jax.eval_shape(lambda: network.init(config.seed, depths))

@@ -17,6 +17,7 @@ from experiments.config import (
     DFN,
     DRNN,
     BranchyNet,
+    Config,
     DenseDDF,
     HyperWRN,
     ODENet,
@@ -25,10 +26,12 @@ from experiments.config import (
     Tiniest,
     WeightNet,
 )
+from experiments.errors import RunError
 from experiments.networks import describe_network, read_network
 from experiments.networks.baselines import branchynet, ddf, hypernetwork, odenet, skipnet, weightnet
 from experiments.networks.baselines.dfn import DFN as DFNModule
 from experiments.networks.module import flat
+from experiments.training.run import _start
 
 RECORDS = {
     "DFN": DFN(),
@@ -250,6 +253,11 @@ class TestSkipNet:
             [[-losses[n] + sum(0.1 / 5 * (1 - actions[n, j]) for j in range(i, 5)) for i in range(5)] for n in range(4)]
         )
         np.testing.assert_allclose(skipnet.returns(jnp.asarray(actions), jnp.asarray(losses), 0.1), expected, rtol=1e-5)
+
+    def test_reinforcement_goes_on_from_a_supervised_run(self):
+        config = Config(network=SkipNet(phase="reinforcement"))
+        with pytest.raises(RunError, match="goes on from a supervised run; name its folder by --start-from"):
+            _start(config, network_of("SkipNet"), (1,), {}, np.arange(3))
 
     def test_loss_of_the_reinforcement_phase(self):
         network = dataclasses.replace(network_of("SkipNet"), phase="reinforcement", reward=0.1, reward_weight=0.01)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -231,6 +232,9 @@ class TestCommand:
             ({"batch_sizes": ()}, "--batch-sizes must be positive"),
             ({"rounds": 0}, "--rounds must be at least 1, got 0"),
             ({"images": 0}, "--images must be at least 1, got 0"),
+            ({"runs": (), "steps": True, "images": 7}, "--images has no meaning here"),
+            ({"runs": (), "steps": True, "data_dir": Path("data")}, "--data-dir has no meaning here"),
+            ({"runs": (), "predictor": "cifar10-full", "batch_sizes": (3,)}, "--batch-sizes has no meaning here"),
         ],
     )
     def test_refuses_values_out_of_range(self, run, changes, message):

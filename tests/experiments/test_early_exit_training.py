@@ -190,11 +190,14 @@ class TestRun:
         jax.tree.map(np.testing.assert_array_equal, few.params, params)
 
     @pytest.mark.slow
-    def test_few_bits_keep_the_threshold(self, folder, model, tmp_path):
+    def test_few_bits_have_a_threshold_of_their_own(self, folder, model, validation, tmp_path):
         argv = [str(folder), "--bits", "8", "--workdir", str(tmp_path / "few")]
         assert run_command(QuantizeCommand, quantize, "experiments.quantize", "", argv) == 0
         few = load_model(tmp_path / "few" / run_folder.MODEL)
-        assert (few.threshold, few.bits, sorted(few.batch_stats)) == (model.threshold, 8, [2])
+        assert (few.bits, sorted(few.batch_stats)) == (8, [2])
+        network = CONFIG.network.make(10, (8, 8, 1))  # a file does not hold the fraction
+        again, _ = validated(dataclasses.replace(few, network=network), *validation, np.ones(len(validation[1])))
+        assert few.threshold == pytest.approx(again.threshold, abs=1e-6) != model.threshold
 
     def test_the_network_is_read_as_it_was(self, model):
         assert read_network(json.loads(json.dumps(describe_network(model.network)))) == model.network

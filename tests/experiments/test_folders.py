@@ -143,7 +143,9 @@ class TestClassFolders:
         write_classes(tmp_path / "test", count=1)
         (tmp_path / "train" / ".hidden").mkdir()
         (tmp_path / "train" / "bee" / "notes.txt").touch()
+        write_classes(tmp_path / "val", count=1)
         insects = load_dataset("cifar10", tmp_path)
+        assert "; val/ left out" in insects.source
         assert insects.class_names == ("ant", "bee")
         assert insects.train_images.shape == (6, 5, 6, 3)
         assert insects.train_images.dtype == np.uint8

@@ -18,6 +18,7 @@ from experiments.fields import as_json, replace
 from experiments.model import load_model
 from experiments.quantize import Command, quantize
 from experiments.runs import folder as run_folder
+from experiments.runs.load import load_run
 from experiments.training import run
 from experiments.training.run import train
 from puppet_jax import extras
@@ -172,7 +173,14 @@ class TestTuning:
         assert not (tmp_path / "new").exists()
 
 
-def test_refusals(runs, capsys):
+def test_rounding_keeps_the_accuracy_on_validation_images(runs):
+    folder, summaries = runs
+    opened = load_run(folder / "32-4bit")
+    logits = opened.model.predictor()(opened.validation[0])
+    assert summaries[324].validation_top1 == (logits.argmax(1) == opened.validation[1]).mean()
+
+
+def test_refusals(runs, capsys, monkeypatch):
     folder, _ = runs
 
     def call(*args):
@@ -180,6 +188,10 @@ def test_refusals(runs, capsys):
         return status, capsys.readouterr().err
 
     status, message = call(folder / "32", "--bits", 8)
+    assert (status, "32-8bit exists already" in message) == (1, True)
+    with monkeypatch.context() as patch:
+        patch.chdir(folder / "32")
+        status, message = call(".", "--bits", 8)
     assert (status, "32-8bit exists already" in message) == (1, True)
     status, message = call(folder / "8", "--bits", 8, "--workdir", folder / "new")
     assert (status, "has 8 bits a weight already" in message) == (1, True)
