@@ -23,7 +23,7 @@ from experiments.webpage import Command, webpage
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(170)]
 ROOT = Path(__file__).parents[2]
 MODEL = "cifar10-c64-4bit"
-READY = "5416 bytes became 111456 weights"
+READY = "5222 bytes became 111456 weights"
 ANSWER = """
 const bytes = Uint8Array.from(atob(arguments[0]), (c) => c.charCodeAt(0)), size = 4 * MODEL.size ** 2;
 return Array.from({length: bytes.length / size}, (_, i) => logits(bytes.subarray(i * size, (i + 1) * size)));
