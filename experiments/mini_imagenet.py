@@ -2,8 +2,8 @@
 
     python -m experiments.mini_imagenet --data-dir DIR [--preset NAME] [--workdir RUN] [--resume]
 
-DIR holds DIR/CLASS/*.png. All presets split as the papers do: 48,000 training, 6,000 validation and 6,000 test images. The papers crop images to
-64x64 at random; these are whole.
+DIR holds DIR/CLASS/*.png. All presets split as the papers do: 48,000 training, 6,000 validation and 6,000 test images.
+The papers crop images to 64x64 at random; these are whole.
 
 | preset | what | time, hardware | top-1 (%), test |
 |---|---|---|---|

@@ -49,7 +49,7 @@ class Derivative(nnx.Module):
 
 
 class ODENet(nnx.Module):
-    """Three convolutions, of which two halve the image to about a quarter of its side, the ODE from t = 0 to 1, and a linear layer.
+    """Three convolutions to about a quarter of the image's side, the ODE from t = 0 to 1, and a linear layer.
 
     Stored for 10 classes and 3 channels: 209,418 floats, 0.838 MB.
 
