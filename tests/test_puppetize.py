@@ -18,7 +18,7 @@ from puppets import X, by_hand, equal_trees, find, noise, one_layer, recorded_or
 
 import puppet_jax as pj
 from puppet_jax.puppeteer import IDLE_BIASES
-from puppet_jax.puppetized.model import Kernel
+from puppet_jax.puppetized.order import Kernel
 
 NETWORKS = {  # class, input, C, K, number of kernels
     "MobileNet-v2": (models.MobileNetV2, (4, 8, 8, 3), 12, 3, 12),

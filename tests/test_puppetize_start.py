@@ -13,7 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import puppet_jax as pj
 from puppet_jax.gains import response
-from puppet_jax.puppetized.model import Kernel
+from puppet_jax.puppetized.order import Kernel
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(8, 8, 8, 3)), jnp.float32)
 

@@ -17,7 +17,8 @@ from puppet_jax.checks import as_complexity
 from puppet_jax.convolution import convolve
 from puppet_jax.gains import response
 from puppet_jax.generator import GeneratorModule
-from puppet_jax.puppetized.order import Kernel, call, find_order, put_kernels
+from puppet_jax.puppetized.bring_back import bring_back, pair_up
+from puppet_jax.puppetized.order import call, find_order, put_kernels
 from puppet_jax.puppetized.plan import Generated, Plan
 from puppet_jax.puppetized.summary import PuppetSummary, summarise, unmoved
 from puppet_jax.puppetized.weights import at
@@ -134,8 +135,9 @@ class PuppetModel(nnx.Module, Generic[M]):
             )
         find_order(self.model, self._plan, call, *args, **kwargs)
         model = self.instantiate(h)
+        pairs = pair_up(model, self.model)
         result = model(*args, **kwargs)
-        _bring_back(model, self.model)
+        bring_back(pairs)
         return result
 
     def __getattr__(self, name: str) -> Any:
@@ -281,25 +283,3 @@ class PuppetModel(nnx.Module, Generic[M]):
         if any(getattr(conv, "conv_general_dilated", None) is not convolve for conv in convolutions):
             return False
         return place not in self._plan.altered or all(conv.mask is not None for conv in convolutions)
-
-
-def _bring_back(made: Any, kept: Any) -> None:
-    """Gives the modules of `kept` what a call has made in those of its copy `made`: variables and plain attributes."""
-    originals = dict(nnx.iter_graph(kept))
-    for path, node in nnx.iter_graph(made):
-        original = originals.get(path)
-        if not isinstance(node, nnx.Module) or original is None:
-            continue
-        for name, value in vars(node).items():
-            if name.startswith("_pytree__") or isinstance(value, Kernel):
-                continue
-            if name not in vars(original) or _is_changed(value, vars(original)[name]):
-                setattr(original, name, value)
-
-
-def _is_changed(value: Any, before: Any) -> bool:
-    if value is before or isinstance(value, nnx.Variable | nnx.Pytree):
-        return False  # variables are shared; modules have their own turn
-    if isinstance(value, jax.Array | np.ndarray) or isinstance(before, jax.Array | np.ndarray):
-        return True
-    return bool(value != before)
