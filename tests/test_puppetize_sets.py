@@ -88,3 +88,40 @@ def test_masks_apply_to_every_set():
     np.testing.assert_allclose(puppet(X, h=h), expected, rtol=1e-4, atol=1e-5)
     pixel = puppet(jnp.zeros((1, 6, 6, 3)).at[0, 2, 2].set(1.0))  # reaches right and down only
     assert np.any(pixel) and not np.any(np.asarray(pixel)[:, :2]) and not np.any(np.asarray(pixel)[:, :, :2])
+
+
+class Layers(nnx.Module):
+    """Convolutions in a stack, one after the other."""
+
+    def __init__(self, rngs, count):
+        @nnx.split_rngs(splits=count)
+        @nnx.vmap(in_axes=(0,), out_axes=0)
+        def create(rngs):
+            return nnx.Conv(3, 3, (3, 3), rngs=rngs)
+
+        self.convs = create(rngs)
+
+    def __call__(self, x):
+        @nnx.scan(in_axes=(0, nnx.Carry), out_axes=nnx.Carry)
+        def run(conv, x):
+            return nnx.relu(conv(x))
+
+        return run(self.convs, x)
+
+
+@pytest.mark.parametrize("layers, sets", [(1, 1), (2, 2), (4, 2)])
+def test_a_stack_takes_one_set_only(layers, sets):
+    """Its first axis is that of the layers, also where there are as many sets."""
+    puppet = pj.puppetize(Layers(nnx.Rngs(0), layers), X)
+    h = jnp.linspace(2.0, 5.0, sets)
+    with pytest.raises(ValueError, match=r"no stack of such.*Give one h, leave alone convs"):
+        puppet(X, h=h)
+    assert puppet(X, h=3.0).shape == X.shape
+
+
+def test_a_mask_does_not_excuse_a_kernel_that_is_changed():
+    layer = Standardised(3, 4, (3, 3), mask=jnp.ones((3, 3, 3, 4)), rngs=nnx.Rngs(0))
+    with jax.numpy_rank_promotion("allow"):
+        puppet = pj.puppetize(nnx.Sequential(layer), X)
+        with pytest.raises(ValueError, match=r"Give one h, leave alone layers\.0"):
+            puppet(X, h=jnp.array([3.0, 4.0]))

@@ -185,9 +185,10 @@ class PuppetModel(nnx.Module, Generic[M]):
         without = [str(one) for place, one in enumerate(self.kernels) if sets and not self._takes_sets(place)]
         if without:
             raise ValueError(
-                f"h has shape {h.shape}, but kernels that differ within a batch need an nnx.Conv that hands them "
-                f"unchanged to its own conv_general_dilated. Give one h, leave alone {', '.join(without)}, or map one "
-                "image a time: jax.vmap(lambda h, x: puppet.instantiate(h)(x[None])[0])(h, x)."
+                f"h has shape {h.shape}, but kernels that differ within a batch need an nnx.Conv, no stack of such, "
+                "that hands them unchanged to its own conv_general_dilated. Give one h, leave alone "
+                f"{', '.join(without)}, or map one image a time: "
+                "jax.vmap(lambda h, x: puppet.instantiate(h)(x[None])[0])(h, x)."
             )
         own = self._settings
         others = [name for name, one in self.settings.items() if isinstance(one, Settings) and name != own]
@@ -279,7 +280,12 @@ class PuppetModel(nnx.Module, Generic[M]):
         return self._plan.order
 
     def _takes_sets(self, place: int) -> bool:
-        convolutions = [at(self.model, path[:-1]) for path in self.kernels[place].paths]
+        one = self.kernels[place]
+        convolutions = [at(self.model, path[:-1]) for path in one.paths]
         if any(getattr(conv, "conv_general_dilated", None) is not convolve for conv in convolutions):
             return False
-        return place not in self._plan.altered or all(conv.mask is not None for conv in convolutions)
+        if any(one.shape != tuple(conv.kernel_shape) for conv in convolutions):  # a stack: its first axis is no set
+            return False
+        # The layer of Flax multiplies its kernel by a mask, which is the same for all sets.
+        masked = all(type(conv) is nnx.Conv and conv.mask is not None for conv in convolutions)
+        return masked or place not in self._plan.altered
