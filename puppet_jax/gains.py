@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from puppet_jax.checks import is_concrete
 from puppet_jax.puppeteer import Puppeteer
 from puppet_jax.trajectory import generate_kernels
 
@@ -26,6 +27,7 @@ def response(kernel: Float[Array, "*stack kh kw c_in c_out"], lookup: bool = Fal
     2 for He's initialisation (He et al. 2015), 1 for LeCun's. Weights of mean 0, as generated ones nearly are, answer
     less than their variance says, since they do not see the mean.
     """
+    kernel = kernel.astype(jnp.float32)  # float16 does not hold the squares of small weights
     if lookup:
         return jnp.square(kernel).mean()
     weights = kernel.reshape(-1, math.prod(kernel.shape[-4:-1]), kernel.shape[-1])
@@ -52,7 +54,7 @@ def start_gains(
         (kernels,) float32, positive.
 
     Raises:
-        ValueError: if there are as many responses as kernels neither once nor each.
+        ValueError: if there are as many responses as kernels neither once nor each, or a kernel is zero.
 
     Example:
         >>> import jax, puppet_jax as pj
@@ -65,4 +67,10 @@ def start_gains(
     if wanted.shape not in ((), (len(kernels),)):
         raise ValueError(f"responses must be one number or {len(kernels)}, one a kernel, got shape {wanted.shape}.")
     found = jnp.stack([response(kernel) for kernel in kernels])
+    if is_concrete(found) and not found.all():
+        place = int(jnp.argmin(found))
+        raise ValueError(
+            f"kernel {place} of shape {kernels[place].shape} is zero, and no factor gives that a scale; start from "
+            "another puppeteer, such as one of more channels."
+        )
     return jax.lax.stop_gradient(jnp.sqrt(wanted / found))

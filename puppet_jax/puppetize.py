@@ -85,7 +85,8 @@ def puppetize(
             the last layer of a residual branch, starts at zero, by a factor that is trained. Needs an example, and a
             model that holds numbers. False: the kernels are those of the papers.
         difference: whether the weights of the model are kept, constant, and the generated ones are added to them, with
-            factors that are trained and start at 0: a trained model starts as it is, and changes with the condition.
+            factors that are trained and start at 0 (at 1 where the generated weight is itself zero): a trained model
+            starts as it is, and changes with the condition.
             Stores the weights too. Needs what `keep_scale` needs.
 
     Returns:

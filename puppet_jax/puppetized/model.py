@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, ArrayLike, Float
 
 from puppet_jax.accounting import num_floats
-from puppet_jax.checks import as_complexity
+from puppet_jax.checks import as_complexity, is_concrete
 from puppet_jax.convolution import convolve
 from puppet_jax.gains import response
 from puppet_jax.generator import GeneratorModule
@@ -52,11 +52,13 @@ class PuppetModel(nnx.Module, Generic[M]):
             weights left alone, statistics) is trained and updated as usual.
         h: the condition of calls that give none: the complexity in nats, or a vector.
         gains: constant factors of the kernels, one each, with `keep_scale`; else None.
-        zero_gains: trained factors of the kernels that were zero before, with `keep_scale`; else None.
+        zero_gains: trained factors of the kernels that were zero before, with `keep_scale`, or of all, with
+            `difference`; else None.
         kept: the weights to which generated ones are added, with `difference`; else None.
         settings: one variable that holds nothing. Its name spells the static fields of the generator, such as
-            "seeded, K 3, seed 0, scale 0p1, state", and whether scales are kept. A saved state of others has arrays
-            that fit and would make other kernels: this name does not fit, and the state is refused.
+            "seeded, K 3, seed 0, scale 0p1, state", whether scales or weights are kept, and the places of the kernels
+            that have trained factors. A saved state of others has arrays that fit and would make other kernels: this
+            name does not fit, and the state is refused.
     """
 
     def __init__(self, model: M, puppeteer: GeneratorModule, plan: Plan, h: float | tuple[float, ...]):
@@ -66,6 +68,7 @@ class PuppetModel(nnx.Module, Generic[M]):
         self.gains: Gain | None = nnx.data(None)
         self.zero_gains: nnx.Param | None = nnx.data(None)
         self.kept: nnx.List[Kept] | None = nnx.data(None)
+        self._zero: tuple[int, ...] = ()  # places in `kernels` whose factors are `zero_gains`
         self._plan = plan
         self._name_settings()
 
@@ -74,21 +77,33 @@ class PuppetModel(nnx.Module, Generic[M]):
 
         Args:
             weights: the others. Where one is zero, the generated one gets a factor that starts at 0 and is trained.
-            difference: keep these weights, and add generated ones to them, all with factors that start at 0.
+            difference: keep these weights, and add generated ones to them, all with factors that start at 0; at 1
+                where the generated one is zero itself.
+
+        Raises:
+            ValueError: if a generated kernel is zero, which no factor gives a scale, and `difference` is false.
         """
-        wanted = np.asarray(jax.jit(self._responses)(list(weights)))
-        zero = (wanted == 0) | difference
-        self.gains, self.zero_gains, self.kept = nnx.data(None), nnx.data(None), nnx.data(None)
-        self._name_settings()
-        graphdef, state = nnx.split(self)
+        bare = PuppetModel(self.model, self.puppeteer, self._plan, self.h)
+        graphdef, state = nnx.split(bare)
         found = jax.jit(lambda state: self._responses(nnx.merge(graphdef, state).generate()))(state)
-        self.gains = Gain(jnp.sqrt(jnp.where(wanted == 0, 1, wanted) / found))
-        if difference:
-            self.kept = nnx.List([Kept(jnp.asarray(weight)) for weight in weights])
-        if zero.any():
-            self.zero_gains = nnx.Param(jnp.zeros(int(zero.sum())))
-        self._plan.zero = tuple(np.flatnonzero(zero).tolist())
+        if not difference:
+            self._check_scales(found)
+        wanted = np.asarray(jax.jit(self._responses)(list(weights)))
+        zero = np.flatnonzero((wanted == 0) | difference)
+        ratios = jnp.where(wanted == 0, 1, wanted) / jnp.where(found == 0, 1, found)
+        self.gains = Gain(jnp.where(found == 0, 1, jnp.sqrt(ratios)))
+        self.kept = nnx.List([Kept(jnp.asarray(weight)) for weight in weights]) if difference else nnx.data(None)
+        self.zero_gains = nnx.Param((found == 0).astype(jnp.float32)[zero]) if zero.size else nnx.data(None)
+        self._zero = tuple(zero.tolist())
         self._name_settings()
+
+    def _check_scales(self, found: Array) -> None:
+        places = np.flatnonzero(np.asarray(found) == 0) if is_concrete(found) else ()
+        if zero := [str(self.kernels[place]) for place in places]:
+            raise ValueError(
+                f"the generator makes {', '.join(zero)} zero under the condition {self.h}, and no factor gives that a "
+                "scale; give a generator that does not start at zero, or puppetize without keep_scale."
+            )
 
     def _responses(self, weights: Sequence[ArrayLike]) -> Array:
         pairs = zip(self.kernels, weights, strict=True)
@@ -99,14 +114,19 @@ class PuppetModel(nnx.Module, Generic[M]):
 
     @property
     def _settings(self) -> str:
-        return self.puppeteer.settings + (", kept scale" if isinstance(self.gains, Gain) else "")
+        if not isinstance(self.gains, Gain):
+            return self.puppeteer.settings
+        if self.kept is not None:
+            return self.puppeteer.settings + ", difference"
+        trained = f", trained factors of {' '.join(map(str, self._zero))}" if self._zero else ""
+        return f"{self.puppeteer.settings}, kept scale{trained}"
 
     def _gains(self) -> Array | None:
         if self.gains is None:
             return None
         gains = self.gains.get_value()
         if self.zero_gains is not None:
-            gains = gains * jnp.ones_like(gains).at[np.array(self._plan.zero)].set(self.zero_gains.get_value())
+            gains = gains * jnp.ones_like(gains).at[np.array(self._zero)].set(self.zero_gains.get_value())
         return gains
 
     def __call__(self, *args: Any, h: Condition | None = None, **kwargs: Any) -> Any:

@@ -46,7 +46,6 @@ class Plan:
     def __init__(self, kernels: tuple[Generated, ...]):
         self.kernels = kernels
         self.order: tuple[int, ...] | None = None
-        self.zero: tuple[int, ...] = ()  # whose factors are `zero_gains`
         self.altered: set[int] = set()  # used by something other than a convolution
         self.seen: set[Any] = set()
 
