@@ -116,3 +116,17 @@ def test_a_call_that_sets_nothing_sets_nothing():
     puppet = puppet_of(model)
     mapped = jax.vmap(lambda x: puppet(x[None])[0])(X)
     np.testing.assert_allclose(mapped, puppet(X), rtol=1e-4, atol=1e-5)
+
+
+class Named(nnx.Module):
+    def __init__(self):
+        self.conv = conv()
+
+    def __call__(self, x, function=1.0, model=1.0, plan=1.0):
+        return self.conv(x) * function * model * plan
+
+
+def test_any_name_of_an_argument():
+    puppet = puppet_of(Named())
+    np.testing.assert_allclose(puppet(X, function=2.0, model=3.0, plan=4.0), 24 * puppet(X), rtol=1e-5)
+    assert not puppet.summary(X, function=2.0).notes[1:]

@@ -129,7 +129,7 @@ class PuppetModel(nnx.Module, Generic[M]):
             gains = gains * jnp.ones_like(gains).at[np.array(self._zero)].set(self.zero_gains.get_value())
         return gains
 
-    def __call__(self, *args: Any, h: Condition | None = None, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, h: Condition | None = None, **kwargs: Any) -> Any:
         """What the model returns with the kernels of complexity `h`.
 
         Args:
@@ -246,7 +246,7 @@ class PuppetModel(nnx.Module, Generic[M]):
             raise ValueError(f"h must be {what}, or have one axis more, one a set of kernels, got shape {h.shape}.")
         return h, h.ndim > own
 
-    def summary(self, *args: Any, **kwargs: Any) -> PuppetSummary:
+    def summary(self, /, *args: Any, **kwargs: Any) -> PuppetSummary:
         """What the puppet stores, what it takes to run, and what may be wrong with it; `print` it.
 
         Args:
@@ -270,8 +270,8 @@ class PuppetModel(nnx.Module, Generic[M]):
             notes.append(f"the output does not depend on {', '.join(idle)}: its gradient is zero")
         return dataclasses.replace(found, notes=tuple(notes))
 
-    def _idle(self, *args: Any, **kwargs: Any) -> list[str]:
-        """Names of the kernels by which the mean square of the outputs has no slope."""
+    def _idle(self, /, *args: Any, **kwargs: Any) -> list[str]:
+        """A note on the kernels by which the mean square of the outputs has no slope."""
 
         def mean_square(kernels: tuple[Array, ...]) -> Array:
             outputs = jax.tree.leaves(nnx.clone(self.with_kernels(kernels))(*args, **kwargs))

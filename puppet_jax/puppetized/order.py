@@ -20,12 +20,12 @@ class Kernel(nnx.Param):
     """
 
 
-def call(model: Any, *args: Any, **kwargs: Any) -> Any:
+def call(model: Any, /, *args: Any, **kwargs: Any) -> Any:
     """What a model returns."""
     return model(*args, **kwargs)
 
 
-def find_order(model: nnx.Module, plan: Plan, function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+def find_order(model: nnx.Module, plan: Plan, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
     """Traces `function(model, *args, **kwargs)`, unless it is `call` and was traced on such inputs before.
 
     Fills the order of `plan`, or compares it. Another function is not remembered: it may hold arrays.
