@@ -33,9 +33,12 @@ def fit(
     much is lost depends on how many floats are: compare both on data that neither saw, and train on with labels where
     there are any.
 
+    The puppet then has scales: its state loads into `puppetize(model, ..., keep_scale=True)`, of a model of which the
+    same weights are zero. It is left in the modes, of training or evaluation, in which it was found.
+
     Args:
         puppet: of `puppetize(model, ...)`, with any generator. Its default condition `puppet.h` is fitted.
-        model: the trained model; not changed.
+        model: the trained model, with a `__call__`; not changed.
         inputs: examples, an array (examples, ...) or a tuple of such, one a positional argument of the model.
         num_steps: batches that are seen.
         batch_size: examples a batch, drawn at random.
@@ -46,8 +49,10 @@ def fit(
         (num_steps,) the loss: the mean squared difference of the outputs over the variance of the model's.
 
     Raises:
-        TypeError: if `puppet` is none.
-        ValueError: if the weights of the model are not those that the puppet replaces.
+        TypeError: if `puppet` is none, or the model has no `__call__`.
+        ValueError: if the model has not the weights that the puppet replaces, or others of other shapes; the puppet
+            keeps the weights of a model, a generated one is zero, `inputs` are not as many each, or no output is
+            floating.
 
     Example:
         >>> import jax, jax.numpy as jnp, puppet_jax as pj
@@ -62,14 +67,33 @@ def fit(
     """
     if not isinstance(puppet, PuppetModel):
         raise TypeError(f"puppet must be a PuppetModel, which puppetize makes, got {type(puppet).__name__}.")
+    if puppet.kept is not None:
+        raise ValueError(
+            "the puppet keeps the weights of its model and already answers as it does; fit one that was puppetized "
+            "without difference=True."
+        )
+    for one in (puppet.model, model):
+        if not callable(one):
+            raise TypeError(
+                f"fit calls puppet and model with inputs, and {type(one).__name__} has no __call__; give its class one "
+                "that returns what is to be followed, and puppetize it anew."
+            )
     inputs = tuple(map(jnp.asarray, inputs)) if isinstance(inputs, tuple) else (jnp.asarray(inputs),)
+    if len({x.shape[:1] for x in inputs}) != 1 or inputs[0].shape[:1] in ((), (0,)):
+        raise ValueError(
+            "inputs must be an array of examples, or a tuple of such of one length, got shapes "
+            f"{', '.join(str(x.shape) for x in inputs)}."
+        )
     num_steps, batch_size = as_integer("num_steps", num_steps), as_integer("batch_size", batch_size)
     trained = [_weight_of(model, one) for one in puppet.kernels]
-    nnx.eval_shape(lambda puppet: puppet(*(x[:1] for x in inputs)), puppet)  # finds the order, if it is not known
     teacher = nnx.merge(*nnx.split(model), copy=True)
     teacher.eval()
-    _copy_rest(teacher, puppet)
+    rest = _rest(teacher, puppet)
+    first = tuple(x[:1] for x in inputs)  # traced, finds the order of the weights, if it is not known
+    nnx.eval_shape(lambda puppet, teacher: _difference(puppet(*first), teacher(*first)), puppet, teacher)
     puppet.keep_scale(trained)
+    for variable, value in rest:
+        variable.set_value(value)
     schedule = optax.cosine_decay_schedule(learning_rate, num_steps)
     optimizer = nnx.Optimizer(puppet, optax.adam(schedule), wrt=nnx.Param)
 
@@ -84,12 +108,14 @@ def fit(
         optimizer.update(puppet, grads)
         return value
 
+    modes = _modes(puppet)
     puppet.train()
     losses = []
     for one in jax.random.split(jax.random.key(0) if key is None else key, num_steps):
         places = jax.random.randint(one, (min(batch_size, len(inputs[0])),), 0, len(inputs[0]))
         losses.append(step(puppet, optimizer, teacher, tuple(x[places] for x in inputs)))
-    puppet.eval()
+    for module, name, mode in modes:
+        setattr(module, name, mode)
     return jnp.stack(losses)
 
 
@@ -108,16 +134,36 @@ def _weight_of(model: nnx.Module, one: Generated) -> Array:
     return found
 
 
-def _copy_rest(teacher: nnx.Module, puppet: PuppetModel) -> None:
-    """Gives the puppet's model all that is not generated."""
-    trained = dict(nnx.to_flat_state(nnx.state(teacher)))
-    for path, _ in nnx.to_flat_state(nnx.state(puppet.model)):
-        if path in trained:
-            at(puppet.model, path).set_value(jnp.array(trained[path].get_value()))
+def _rest(teacher: nnx.Module, puppet: PuppetModel) -> list[tuple[nnx.Variable, Array]]:
+    """Variables of the puppet's model that are not generated, and what the teacher has there."""
+    trained, found = dict(nnx.to_flat_state(nnx.state(teacher))), []
+    for path, own in nnx.to_flat_state(nnx.state(puppet.model)):
+        if path not in trained:
+            continue
+        value = jnp.array(trained[path].get_value())
+        if value.shape != own.shape:
+            raise ValueError(
+                f"{name_of(path)} of the model has shape {value.shape}, that of the puppet {own.shape}; fit the puppet "
+                "of this model."
+            )
+        found.append((at(puppet.model, path), value))
+    return found
+
+
+def _modes(puppet: PuppetModel) -> list[tuple[nnx.Module, str, bool]]:
+    """What `train` and `eval` change: modules, names and values."""
+    names = ("deterministic", "use_running_average")
+    modules = [node for _, node in nnx.iter_graph(puppet) if isinstance(node, nnx.Module)]
+    return [(module, name, vars(module)[name]) for module in modules for name in names if name in vars(module)]
 
 
 def _difference(found: Any, wanted: Any) -> Array:
     """Mean squared difference over the variance of what is wanted, mean over the arrays of two pytrees."""
     pairs = zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True)
-    errors = [jnp.square(a - b).mean() / (b.var() + 1e-6) for a, b in pairs if jnp.issubdtype(b.dtype, jnp.floating)]
+    floats = [(a, b) for a, b in pairs if isinstance(b, jax.Array) and jnp.issubdtype(b.dtype, jnp.inexact)]
+    if not floats:
+        raise ValueError(
+            "no output of the model is a floating array; fit one that returns such, as logits for classes."
+        )
+    errors = [jnp.square(jnp.abs(a - b)).mean() / (b.var() + 1e-6) for a, b in floats]
     return jnp.stack(errors).mean()

@@ -74,6 +74,72 @@ class TestFit:
             pj.fit(puppet, nnx.Linear(2, 2, rngs=nnx.Rngs(0)), X)
         with pytest.raises(ValueError, match="num_steps must be at least 1"):
             pj.fit(puppet, trained, X, num_steps=0)
+        with pytest.raises(ValueError, match="already answers as it does; fit one .*without difference=True"):
+            pj.fit(pj.puppetize(trained, X[:1], difference=True), trained, X)
+        for inputs in ((X, X[:2]), jnp.ones(()), X[:0]):
+            with pytest.raises(ValueError, match="inputs must be an array of examples, or a tuple of such of one len"):
+                pj.fit(puppet, trained, inputs)
+
+    def test_what_is_not_generated_has_to_fit(self, trained):
+        puppet = pj.puppetize(trained, X[:1])
+        other = nnx.clone(trained)
+        other.linear = nnx.Linear(4, 7, rngs=nnx.Rngs(0))
+        before = jax.tree.map(np.array, nnx.state(puppet))
+        with pytest.raises(ValueError, match=r"linear.bias of the model has shape \(7,\), that of the puppet \(2,\)"):
+            pj.fit(puppet, other, X)
+        jax.tree.map(np.testing.assert_array_equal, nnx.state(puppet), before)
+
+    @pytest.mark.parametrize("average", [True, False])
+    def test_modes_stay(self, trained, average):
+        puppet = pj.puppetize(trained, X[:1])
+        puppet.train()
+        puppet.model.norm.use_running_average = average
+        pj.fit(puppet, trained, X, num_steps=1)
+        assert puppet.model.norm.use_running_average is average
+
+    def test_a_model_that_cannot_be_called(self):
+        class Encoder(nnx.Module):
+            def __init__(self):
+                self.conv = nnx.Conv(3, 4, (1, 1), rngs=nnx.Rngs(0))
+
+            def encode(self, x):
+                return self.conv(x)
+
+        puppet = pj.puppetize(Encoder(), lambda model: model.encode(X), generator=LowRank(num_floats=10))
+        with pytest.raises(TypeError, match="fit calls puppet and model with inputs, and Encoder has no __call__"):
+            pj.fit(puppet, Encoder(), X)
+
+
+class Outputs(nnx.Module):
+    """Returns what `function` makes of the outputs of a convolution."""
+
+    def __init__(self, function):
+        self.conv, self.function = nnx.Conv(3, 4, (1, 1), rngs=nnx.Rngs(0)), function
+
+    def __call__(self, x):
+        return self.function(self.conv(x))
+
+
+class TestOutputs:
+    """Of other kinds than one array of floats."""
+
+    @pytest.mark.parametrize(
+        "function", [lambda y: (y, 0.0, y.argmax(-1)), lambda y: y + 1j * y], ids=["aux", "complex"]
+    )
+    def test_are_followed(self, function):
+        plain, model = Outputs(lambda y: y), Outputs(function)
+        puppets = [pj.puppetize(one, X[:1], generator=LowRank(num_floats=10)) for one in (plain, model)]
+        assert puppets[1].summary(X).notes == puppets[0].summary(X).notes
+        wanted, found = (pj.fit(*pair, X, num_steps=1) for pair in zip(puppets, (plain, model), strict=True))
+        np.testing.assert_allclose(found, wanted, rtol=1e-3)
+
+    def test_no_floats(self):
+        model = Outputs(lambda y: (y.argmax(-1), 0.0))
+        puppet = pj.puppetize(model, X[:1], generator=LowRank(num_floats=10))
+        assert puppet.summary(X).notes[-1].startswith("no output is a floating array: which kernels it depends on")
+        with pytest.raises(ValueError, match="no output of the model is a floating array; fit one that returns such"):
+            pj.fit(puppet, model, X)
+        assert puppet.gains is None  # a refused call changes nothing
 
 
 class TestDifference:

@@ -263,23 +263,26 @@ class PuppetModel(nnx.Module, Generic[M]):
         kept = num_floats(nnx.state(self, nnx.Param)) - num_floats(nnx.state(self.puppeteer, nnx.Param))
         found = summarise(type(self.model).__name__, in_order, self.puppeteer, kept)
         notes = [*found.notes, *unmoved(in_order, self.puppeteer, self.h)]
-        idle = self._idle(*args, **kwargs) if args or kwargs else []
         if self.kept is not None:
             notes.append(f"{found.replaced:,} floats of weights are kept, to which the generated ones are added")
-        if idle:
-            notes.append(f"the output does not depend on {', '.join(idle)}: its gradient is zero")
+        if args or kwargs:
+            notes += self._idle(*args, **kwargs)
         return dataclasses.replace(found, notes=tuple(notes))
 
     def _idle(self, /, *args: Any, **kwargs: Any) -> list[str]:
         """A note on the kernels by which the mean square of the outputs has no slope."""
 
-        def mean_square(kernels: tuple[Array, ...]) -> Array:
+        def mean_square(kernels: tuple[Array, ...]) -> tuple[Array, int]:
             outputs = jax.tree.leaves(nnx.clone(self.with_kernels(kernels))(*args, **kwargs))
-            floats = [one for one in outputs if jnp.issubdtype(one.dtype, jnp.inexact)]
-            return jnp.stack([jnp.square(one).mean() for one in floats]).sum()
+            arrays = [one for one in outputs if isinstance(one, jax.Array)]
+            floats = [one for one in arrays if jnp.issubdtype(one.dtype, jnp.inexact)]
+            return sum((jnp.square(jnp.abs(one)).mean() for one in floats), jnp.zeros(())), len(floats)
 
-        slopes = jax.jit(jax.grad(mean_square))(self.generate())
-        return [one.name for one, slope in zip(self._plan.kernels, slopes, strict=True) if not jnp.any(slope)]
+        slopes, count = jax.jit(jax.grad(mean_square, has_aux=True))(self.generate())
+        if not count:
+            return ["no output is a floating array: which kernels it depends on cannot be seen"]
+        idle = [one.name for one, slope in zip(self._plan.kernels, slopes, strict=True) if not jnp.any(slope)]
+        return [f"the output does not depend on {', '.join(idle)}: its gradient is zero"] if idle else []
 
     @property
     def kernels(self) -> tuple[Generated, ...]:
