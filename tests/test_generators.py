@@ -45,6 +45,18 @@ class TestAll:
         assert tuple(kernel.shape for kernel in kernels) == SHAPES
         assert all(kernel.dtype == jnp.float32 for kernel in kernels)
 
+    def test_floats_take_four_bytes_in_any_program(self, generator):
+        with jax.enable_x64(True):
+            params = generator.init(jax.random.key(0), SHAPES)
+            assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.float32)}
+            assert pj.num_bytes(params) == 4 * pj.num_floats(params)
+
+    @pytest.mark.parametrize("kind", [FrozenBasis, Shared])
+    @pytest.mark.parametrize("seed", [-1, 2**32])
+    def test_a_seed_is_a_word(self, kind, seed):
+        with pytest.raises(ValueError, match=f"seed must be at (least 0|most 4294967295), got {seed}"):
+            kind(num_floats=600, seed=seed)
+
     def test_kernels_start_with_about_the_variance_of_he(self, generator):
         shapes = [(3, 3, 32, 32)] * 3
         make = jax.jit(lambda key: jnp.stack(generator.generate(generator.init(key, shapes), 4.5, shapes)))

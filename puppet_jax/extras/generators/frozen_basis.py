@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from puppet_jax.extras.generators.pieces import INITIAL, check_floats, he_gain, random_signs, shares
+from puppet_jax.extras.generators.pieces import INITIAL, check_floats, check_seed, he_gain, normal, random_signs, shares
 from puppet_jax.generator import Shapes
 
 PER_BLOCK = 16
@@ -59,6 +59,10 @@ class FrozenBasis:
     num_floats: int
     seed: int = 0
 
+    def __post_init__(self):
+        """Refuses a seed out of range."""
+        check_seed(self.seed)
+
     def init(self, key: PRNGKeyArray, shapes: Shapes) -> FrozenKernels:
         """Coefficients.
 
@@ -68,9 +72,7 @@ class FrozenBasis:
         check_floats(self.num_floats, PER_BLOCK * len(shapes), len(shapes))
         blocks = shares(self.num_floats // PER_BLOCK, [math.prod(shape) for shape in shapes])
         keys = jax.random.split(key, len(shapes))
-        coefficients = (
-            INITIAL * jax.random.normal(one, (count, PER_BLOCK)) for one, count in zip(keys, blocks, strict=True)
-        )
+        coefficients = (normal(one, (count, PER_BLOCK)) for one, count in zip(keys, blocks, strict=True))
         return FrozenKernels(coefficients=tuple(coefficients), seed=self.seed)
 
     def generate(self, params: FrozenKernels, condition: Any, shapes: Shapes) -> tuple[Array, ...]:

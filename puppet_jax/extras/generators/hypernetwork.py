@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from puppet_jax.checks import as_integer
-from puppet_jax.extras.generators.pieces import INITIAL, check_floats, he_gain
+from puppet_jax.extras.generators.pieces import INITIAL, check_floats, he_gain, normal
 from puppet_jax.generator import Shapes
 
 
@@ -84,11 +84,11 @@ class Hypernetwork:
         inputs, hidden = embedding + condition, widest(embedding)
         keys = jax.random.split(key, 3)
         return HypernetworkParams(
-            embeddings=jax.random.normal(keys[0], (chunks, embedding)),
-            hidden_kernel=jax.random.normal(keys[1], (inputs, hidden)) / math.sqrt(inputs),
-            hidden_bias=jnp.zeros(hidden),
-            out_kernel=INITIAL * jax.random.normal(keys[2], (hidden, chunk)),
-            out_bias=jnp.zeros(chunk),
+            embeddings=jax.random.normal(keys[0], (chunks, embedding), jnp.float32),
+            hidden_kernel=jax.random.normal(keys[1], (inputs, hidden), jnp.float32) / math.sqrt(inputs),
+            hidden_bias=jnp.zeros(hidden, jnp.float32),
+            out_kernel=normal(keys[2], (hidden, chunk)),
+            out_bias=jnp.zeros(chunk, jnp.float32),
         )
 
     def generate(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from puppet_jax.extras.generators.pieces import INITIAL, check_floats, he_gain, shares
+from puppet_jax.extras.generators.pieces import INITIAL, check_floats, he_gain, normal, shares
 from puppet_jax.generator import Shapes
 
 
@@ -45,10 +45,7 @@ class InverseDCT:
         sizes = [math.prod(shape) for shape in shapes]
         counts = shares(min(self.num_floats, sum(sizes)), sizes)
         keys = jax.random.split(key, len(shapes))
-        return tuple(
-            INITIAL * jax.random.normal(one, (min(count, size),))
-            for one, count, size in zip(keys, counts, sizes, strict=True)
-        )
+        return tuple(normal(one, (min(count, size),)) for one, count, size in zip(keys, counts, sizes, strict=True))
 
     def generate(self, params: tuple[Array, ...], condition: Any, shapes: Shapes) -> tuple[Array, ...]:
         """The inverse transforms, with He's scale at the start."""

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from puppet_jax.extras.generators.pieces import INITIAL, check_floats, check_kernels, he_gain
+from puppet_jax.extras.generators.pieces import INITIAL, check_floats, check_kernels, he_gain, normal
 from puppet_jax.generator import Shapes
 
 Factors = tuple[Float[Array, "_ _"], Float[Array, "_ _"], Float[Array, "_ _"]]
@@ -71,9 +71,7 @@ class LowRank:
 
 
 def _init(keys: Array, rank: int, shape: tuple[int, ...]) -> Factors:
-    taps, ins, outs = (
-        INITIAL * jax.random.normal(key, (rank, length)) for key, length in zip(keys, _lengths(shape), strict=True)
-    )
+    taps, ins, outs = (normal(key, (rank, length)) for key, length in zip(keys, _lengths(shape), strict=True))
     return taps, ins, outs
 
 

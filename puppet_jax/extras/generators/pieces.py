@@ -4,10 +4,11 @@ import hashlib
 import math
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.random import threefry_2x32
-from jaxtyping import Array, Float, UInt32
+from jaxtyping import Array, Float, PRNGKeyArray, UInt32
 
 from puppet_jax.checks import as_integer
 
@@ -41,6 +42,16 @@ def check_floats(num_floats: int, least: int, kernels: int) -> None:
             f"num_floats must be at least {least} for {kernels} kernels, got {num_floats}; give more, or generate "
             "fewer kernels."
         )
+
+
+def check_seed(seed: int) -> None:
+    """Raises unless it is an integer that a word of 32 bits holds."""
+    as_integer("seed", seed, 0, 2**32 - 1)
+
+
+def normal(key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "..."]:
+    """Normal floats of `INITIAL` deviation; float32 in a program of float64 too, so that as much is stored."""
+    return INITIAL * jax.random.normal(key, shape, jnp.float32)
 
 
 def check_kernels(found: Sequence[Sequence[int]], shapes: Sequence[Sequence[int]]) -> None:

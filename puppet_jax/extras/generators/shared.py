@@ -7,7 +7,15 @@ from typing import Any, ClassVar, no_type_check
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from puppet_jax.extras.generators.pieces import INITIAL, check_floats, he_gain, random_signs, random_words
+from puppet_jax.extras.generators.pieces import (
+    INITIAL,
+    check_floats,
+    check_seed,
+    he_gain,
+    normal,
+    random_signs,
+    random_words,
+)
 from puppet_jax.generator import Shapes
 
 
@@ -50,10 +58,14 @@ class Shared:
     num_floats: int
     seed: int = 0
 
+    def __post_init__(self):
+        """Refuses a seed out of range."""
+        check_seed(self.seed)
+
     def init(self, key: PRNGKeyArray, shapes: Shapes) -> SharedFloats:
         """The floats, normal."""
         check_floats(self.num_floats, 1, len(shapes))
-        return SharedFloats(values=INITIAL * jax.random.normal(key, (self.num_floats,)), seed=self.seed)
+        return SharedFloats(values=normal(key, (self.num_floats,)), seed=self.seed)
 
     def generate(self, params: SharedFloats, condition: Any, shapes: Shapes) -> tuple[Array, ...]:
         """The chosen floats, with He's scale at the start."""
