@@ -152,14 +152,34 @@ class GeneratorModule(nnx.Module):
 
     Attributes:
         generator: its settings.
+
+    Raises:
+        ValueError: if two parameters, or one and an attribute of the module, would have one name.
     """
 
     def __init__(self, generator: Generator, params: Any):
         self.generator = generator
         leaves, self._treedef = jax.tree_util.tree_flatten_with_path(params)
         self._names = tuple(jax.tree_util.keystr(path, simple=True, separator="_") or "value" for path, _ in leaves)
+        self._check_names([jax.tree_util.keystr(path) for path, _ in leaves])
         for name, (_, leaf) in zip(self._names, leaves, strict=True):
             setattr(self, name, nnx.Param(leaf))
+
+    def _check_names(self, paths: Sequence[str]) -> None:
+        """Names are those of attributes, and of a state: one each."""
+        first: dict[str, str] = {}
+        for name, path in zip(self._names, paths, strict=True):
+            if name in first:
+                raise ValueError(
+                    f"parameters {first[name]} and {path} of {self.generator!r:.80} would both be called {name!r} in a "
+                    "state; rename one."
+                )
+            if name in vars(self) or hasattr(type(self), name):
+                raise ValueError(
+                    f"parameter {path} of {self.generator!r:.80} would be called {name!r}, which a module has an "
+                    "attribute of; rename it."
+                )
+            first[name] = path
 
     def get_value(self) -> Any:
         """The parameters, as `Generator.generate` takes them; of a puppeteer a `Puppeteer`."""
@@ -183,6 +203,8 @@ class GeneratorModule(nnx.Module):
 
 def check_generator(generator: Any) -> None:
     """Raises a TypeError if it is none."""
+    if isinstance(generator, type):
+        raise TypeError(f"generator must be an instance, got the class {generator.__name__}; give one with settings.")
     if not isinstance(generator, Generator):
         raise TypeError(
             "generator must have condition_size, init and generate, such as those of puppet_jax.extras.generators, got "

@@ -1,5 +1,6 @@
 """Any network can be a puppet: the weights of a Flax NNX model from a puppeteer (v1 Sec. 4.3)."""
 
+import dataclasses
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -69,7 +70,7 @@ def puppetize(
             (photographs of CIFAR-10 have 4 to 5.5). For a generator that takes a vector, the vector; else zeros.
         generator: what makes the weights, see `Generator`; or `other.puppeteer` of another puppet, with which this one
             then shares its parameters. A puppeteer if not given.
-        puppeteer: a trained one; a new one if not given, from the arguments that follow.
+        puppeteer: a trained one, with settings of its own; a new one if not given, from the arguments that follow.
         key: a JAX random key; `jax.random.key(0)` if not given.
         max_channels: C of a new puppeteer; if not given, the largest number of channels of any generated kernel, but
             at most 512, the papers'. A smaller one stores less; wider kernels take several steps, see
@@ -95,8 +96,8 @@ def puppetize(
     Raises:
         TypeError: if `model` is no `nnx.Module`, or a weight is no array of its layer's shape.
         ValueError: if the model has no such weight, `where` matches none, the example does not use every one,
-            `keep_scale` or `difference` has no example or no numbers, or arguments of a puppeteer come with another
-            generator.
+            `keep_scale` or `difference` has no example or no numbers, `keep_scale` a generator that starts at zero, or
+            arguments of a puppeteer come with another generator or a trained one.
 
     Warns:
         UserWarning: if the puppeteer holds more floats than it replaces, or a gradient would keep more than 1 GiB of
@@ -125,8 +126,13 @@ def puppetize(
         scale=scale,
         kernels_from=kernels_from,
     )
-    if generator is not None and (puppeteer is not None or settings != PuppeteerGenerator()):
+    given = [field.name for field in dataclasses.fields(settings) if getattr(settings, field.name) != field.default]
+    if generator is not None and (puppeteer is not None or given):
         raise ValueError("give a generator, or a puppeteer or the arguments of one, not both.")
+    if puppeteer is not None and given:
+        raise ValueError(
+            f"a trained puppeteer has settings of its own; give it, or {', '.join(given)} of a new one, not both."
+        )
     scaled = keep_scale or difference
     if scaled and example is None:
         raise ValueError(
@@ -135,7 +141,7 @@ def puppetize(
     model = nnx.merge(*nnx.split(model), copy=True)
     kernels, replaced = take_weights(model, weights, where)
     if scaled:
-        _check_concrete(kernels, replaced)
+        _check_concrete(kernels, replaced, "difference" if difference else "keep_scale")
     plan = Plan(kernels)
     if callable(example):
         find_order(model, plan, example)
@@ -155,11 +161,11 @@ def puppetize(
     return puppet
 
 
-def _check_concrete(kernels: Sequence[Generated], replaced: Sequence[Any]) -> None:
+def _check_concrete(kernels: Sequence[Generated], replaced: Sequence[Any], option: str) -> None:
     for one, kernel in zip(kernels, replaced, strict=True):
         if not isinstance(kernel, jax.Array | np.ndarray) or isinstance(kernel, jax.core.Tracer):
             raise ValueError(
-                f"keep_scale needs the numbers of {one}, which are abstract: puppetize outside of jit and eval_shape."
+                f"{option} needs the numbers of {one}, which are abstract: puppetize outside of jit and eval_shape."
             )
 
 

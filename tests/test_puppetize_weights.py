@@ -11,7 +11,7 @@ from helpers import quick, sign_descent
 
 import puppet_jax as pj
 from puppet_jax.extras import generators
-from puppet_jax.generator import check_generator
+from puppet_jax.generator import GeneratorModule, check_generator
 from puppet_jax.puppetized.order import Kernel
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(4, 8, 8, 3)), jnp.float32)
@@ -227,12 +227,40 @@ class TestRefusals:
             with pytest.raises(ValueError, match="give a generator, or a puppeteer or the arguments of one, not both"):
                 pj.puppetize(net, x, weights="all", generator=shared, **options)
 
+    def test_a_puppeteer_and_the_arguments_of_another(self):
+        puppeteer = pj.init_puppeteer(jax.random.key(0), 8)
+        for name, value in {"max_channels": 8, "kernel_size": 3, "seed": 3, "scale": 1.0}.items():
+            with pytest.raises(ValueError, match=f"a trained puppeteer has settings of its own; give it, or {name} of"):
+                pj.puppetize(models.build(models.Small), puppeteer=puppeteer, **{name: value})
+        with pytest.raises(ValueError, match="or initial_state, kernels_from of a new one"):
+            options = {"initial_state": "learned", "kernels_from": "velocity"}
+            pj.puppetize(models.build(models.Small), puppeteer=puppeteer, **options)
+
+    def test_a_difference_of_no_numbers(self):
+        with pytest.raises(ValueError, match="difference needs the numbers of"):
+            nnx.eval_shape(lambda: pj.puppetize(models.Small(nnx.Rngs(0)), X, difference=True))
+
+    @pytest.mark.parametrize(
+        "params, message",
+        [
+            ({"a_b": jnp.ones(1), "a": {"b": jnp.ones(1)}}, r"\['a'\]\['b'\] and \['a_b'\] .*both be called 'a_b'"),
+            ({"generator": jnp.ones(1)}, r"\['generator'\] .*would be called 'generator', which a module has"),
+            ({"settings": jnp.ones(1)}, "would be called 'settings'"),
+            ({"train": jnp.ones(1)}, "would be called 'train'"),
+        ],
+    )
+    def test_parameters_without_a_name_of_their_own(self, params, message):
+        with pytest.raises(ValueError, match=message):
+            GeneratorModule(generators.Shared(num_floats=2), params)
+
     def test_no_generator(self):
         net, x = perceptron()
         with pytest.raises(TypeError, match="generator"):
             pj.puppetize(net, x, weights="all", generator="low rank")
         with pytest.raises(TypeError, match="generator must have condition_size, init and generate.*got 'low rank'"):
             check_generator("low rank")
+        with pytest.raises(TypeError, match="generator must be an instance, got the class LowRank"):
+            check_generator(generators.LowRank)
 
     def test_the_order_must_be_known(self):
         with pytest.raises(ValueError, match="a generator needs an example"):
