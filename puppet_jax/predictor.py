@@ -209,7 +209,7 @@ class Predictor:
         So the host reads, measures and sends the next images while the device computes.
 
         Args:
-            batches: images each, as above; best all of one size.
+            batches: images each, as above; best all of one size. An array may be filled anew once the next is asked for.
             depth: as above.
 
         Yields:
@@ -224,7 +224,7 @@ class Predictor:
         """
         waiting: Callable[[], np.ndarray] | None = None
         for images in batches:
-            finish, _ = self._start(images, None, depth)
+            finish, _ = self._start(images, None, depth, refilled=True)
             if waiting is not None:
                 yield waiting()
             waiting = finish
@@ -232,9 +232,9 @@ class Predictor:
             yield waiting()
 
     def _start(
-        self, images: ArrayLike, h: ArrayLike | None, depth: int | None
+        self, images: ArrayLike, h: ArrayLike | None, depth: int | None, refilled: bool = False
     ) -> tuple[Callable[[], np.ndarray], Sequence[Group]]:
-        """What awaits the logits of a batch that is on its way, and its groups."""
+        """What awaits the logits of a batch that is on its way, and its groups; `refilled`: others take its place."""
         if depth is not None and depth not in self.batch_stats:
             raise ValueError(
                 f"depth must be one of {self.depths}, the depths with statistics, got {depth!r:.80}. "
@@ -253,6 +253,7 @@ class Predictor:
             h = one_an_image(h, len(images))
             groups = make_groups(h, depths, self.num_levels, *self._cut)
         if len(groups) == 1:  # it holds all images in their order
+            images = images.copy() if refilled else images  # a CPU reads an array of NumPy where it lies, and later
             output, count = self._run(groups[0], images, h), len(images)
             return lambda: np.asarray(output)[:count].copy(), groups
         return start_groups(groups, lambda group: self._run(group, images, h)), groups

@@ -73,6 +73,27 @@ def test_a_stream_gives_each_batch_in_order_and_dispatches_the_next_before_the_l
         list(predictor.stream([IMAGES, IMAGES[0]]))
 
 
+@pytest.mark.parametrize("count", [16, 60, 70], ids=["whole", "padded", "cut"])
+def test_a_stream_takes_an_array_that_is_filled_anew(count):
+    """The program of a batch may still be reading when the next batch is asked for."""
+    puppet = pj.Puppet(channels=(16, 16), layers=(2, 2))
+    params = pj.init_puppet(jax.random.key(1), puppet, pj.init_puppeteer(jax.random.key(0), max_channels=16))
+    constant = pj.CalibratedComplexity(scale=0.0, offset=4.5)
+    predictor = pj.Predictor(puppet, params, {4: pj.init_batch_stats(puppet, 4)}, complexity=constant)
+    batches = np.random.default_rng(0).integers(0, 256, (4, count, 32, 32, 3), np.uint8)
+    batches[::2] //= 8
+    expected = [predictor(batch) for batch in batches]
+    array = np.empty_like(batches[0])
+
+    def reading():
+        for batch in batches:
+            array[...] = batch
+            yield array
+        array[...] = 0
+
+    np.testing.assert_array_equal(list(predictor.stream(reading())), expected)
+
+
 def test_kernels_of_an_images_own_are_those_of_the_nearest_complexity(stats):
     own = pj.Predictor(PUPPET, PARAMS, stats, adaptation="sample")
     nearest = float(np.clip(H[0], *depth_interval(3)))
