@@ -7,7 +7,7 @@ an image and its mirror image the same.
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, DTypeLike, Float
 
 
 def with_mirrored(
@@ -30,16 +30,16 @@ def mean_of_pairs(values: Float[Array, "*rest channels"], mirror: bool = True) -
     if not mirror:
         return values
     # A product with a constant: split or joined vectors, fused into a loop over pixels, slow it by a fifth on a CPU.
-    return jnp.dot(values, 0.5 * _pairs(values.shape[-1]).T, precision=lax.Precision.HIGHEST)
+    return jnp.dot(values, 0.5 * _pairs(values.shape[-1], values.dtype).T, precision=lax.Precision.HIGHEST)
 
 
 def for_both_of_pairs(values: Float[Array, " free"], mirror: bool = True) -> Float[Array, " channels"]:
     """A value for each channel, the same for both of a pair; without `mirror` the values."""
     if not mirror:
         return values
-    return jnp.dot(values, _pairs(2 * len(values)), precision=lax.Precision.HIGHEST)
+    return jnp.dot(values, _pairs(2 * len(values), values.dtype), precision=lax.Precision.HIGHEST)
 
 
-def _pairs(channels: int) -> Float[Array, "free channels"]:
+def _pairs(channels: int, dtype: DTypeLike) -> Float[Array, "free channels"]:
     """1 where a channel is one of the pair of that number, else 0."""
-    return jnp.tile(jnp.eye(channels // 2), 2)
+    return jnp.tile(jnp.eye(channels // 2, dtype=dtype), 2)

@@ -16,6 +16,7 @@ import pytest
 import puppet_jax as pj
 from puppet_jax import extras
 from puppet_jax.adaptation import initial_level
+from puppet_jax.folded import fold
 from puppet_jax.predictor import KernelBank
 from puppet_jax.projection import adaptive_average_pool
 from puppet_jax.routing import make_groups, nearest_depths, run_groups
@@ -277,6 +278,18 @@ class TestPuppetize:
         assert len(puppet._plan.seen) == 1
 
 
+def dtypes_of_puppet(puppet):
+    """Of logits, of statistics that a batch gives and of what a predictor keeps."""
+
+    def results():
+        params = pj.init_puppet(jax.random.key(0), puppet, pj.init_puppeteer(jax.random.key(0), max_channels=8))
+        kernels = pj.generate_kernels(params.puppeteer, 4.5, puppet.kernel_shapes(2))
+        logits, stats = pj.apply_puppet(puppet, params, None, kernels, IMAGES, 2)
+        return jax.tree.leaves((logits, stats, fold(puppet, params, stats, kernels, 2)))
+
+    return {leaf.dtype.name for leaf in jax.eval_shape(results)}
+
+
 def everything():
     """Kernels, logits, gradients and few bits of small models, as sums, from one seed."""
     key, puppet = jax.random.key(0), pj.Puppet(channels=(4, 8), layers=(1, 1), affine=True)
@@ -291,6 +304,8 @@ def everything():
 
     grads = jax.jit(jax.grad(loss))(params)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(grads)} == {"float32"}
+    for mirror in (False, True):
+        assert dtypes_of_puppet(dataclasses.replace(puppet, mirror=mirror)) == {"float32"}
     h = pj.complexities(np.concatenate([IMAGES, np.zeros_like(IMAGES)]))
     assert h[3:].tolist() == [0] * 3
     few = extras.dequantize_tree(extras.quantize_tree(params, chosen), params, chosen)
