@@ -209,7 +209,7 @@ class Predictor:
         So the host reads, measures and sends the next images while the device computes.
 
         Args:
-            batches: images each, as above; best all of one size. An array may be filled anew once the next is asked for.
+            batches: images each, as above; best all of one size. An array may be filled anew for the next.
             depth: as above.
 
         Yields:

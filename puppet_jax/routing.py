@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import jax
@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 from puppet_jax.adaptation import depth as depth_of, depth_interval
 from puppet_jax.checks import as_floats, as_integer, check_complexity, check_images, check_number
 from puppet_jax.complexity import CalibratedComplexity, complexity as entropy_complexity
+from puppet_jax.measures import compiled_measure
 
 Adaptation = Literal["level", "sample"]
 GROUP_SIZES = (1, 4, 16, 64, 256)
@@ -58,8 +59,9 @@ def complexities(
 
     Args:
         images: (batch, height, width, channels), uint8 or floating in [0, 1].
-        measure: any function of images to (batch,) values at least 0 (v2 Sec. 3.2). One that JAX cannot trace, such
-            as one in NumPy, is called as it is.
+        measure: any function of images to (batch,) values at least 0 (v2 Sec. 3.2). It is traced once a size, and
+            must be pure: what it reads beside the images is read then. One that JAX cannot trace, such as one in NumPy
+            or Pillow, is called with an array of all images in each call.
         sizes: that pieces of the batch are padded to; those of groups if not given, on a CPU at most 16 images, whose
             spectra fit into its cache.
 
@@ -67,21 +69,19 @@ def complexities(
         (batch,) float32.
 
     Raises:
-        ValueError: if the images are not as above, `measure` refuses them, or a value is negative, infinite or NaN:
-            which image.
+        ValueError: if the images are not as above, `measure` gives another shape, or a value is negative, infinite or
+            NaN: which image. What `measure` itself raises passes.
     """
     images = np.asarray(check_images(images))
     if isinstance(measure, CalibratedComplexity) and measure.constant is not None:
         return np.full(len(images), measure.constant, np.float32)
     sizes = group_sizes(CPU_MEASURED) if sizes is None else sizes
     try:
-        compiled = _compiled(measure) if isinstance(measure, Hashable) else jax.jit(measure)
-        parts = [(len(indices), compiled(images[padded])) for indices, padded in pieces(len(images), sizes)]
-    except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError):
-        parts = [(len(images), measure(images))]
-    h = np.concatenate([np.asarray(values, np.float32)[:n] for n, values in parts])
-    if h.shape != (len(images),):
-        raise ValueError(f"measure must give one value per image, shape ({len(images)},), got shape {h.shape}.")
+        run, cut = compiled_measure(measure), pieces(len(images), sizes)
+        parts = [(len(indices), len(padded), run(images[padded])) for indices, padded in cut]
+    except Exception:  # of any kind: what cannot be traced says so in its own way, and an error comes again below
+        parts = [(len(images), len(images), measure(images.copy()))]
+    h = np.concatenate([_one_value_each(values, size)[:n] for n, size, values in parts])
     bad = np.flatnonzero(~(np.isfinite(h) & (h >= 0)))
     if len(bad):
         raise ValueError(
@@ -91,10 +91,13 @@ def complexities(
     return h
 
 
-@functools.lru_cache
-def _compiled(measure: Callable[[ArrayLike], ArrayLike]) -> Callable[..., Any]:
-    """One compiled function a measure: to make another in each call takes longer than to run it."""
-    return jax.jit(measure)
+def _one_value_each(values: Any, count: int) -> np.ndarray:
+    found = np.asarray(values, np.float32)
+    if found.shape != (count,):
+        raise ValueError(
+            f"measure must give one value per image, shape ({count},) for {count} images, got shape {found.shape}."
+        )
+    return found
 
 
 def one_an_image(h: ArrayLike, count: int) -> np.ndarray:

@@ -202,7 +202,7 @@ class TestNumbers:
             return np.array([np.asarray(image, np.float64).std() for image in images])
 
         np.testing.assert_allclose(pj.complexities(IMAGES, measure), measure(IMAGES), rtol=1e-6)
-        with pytest.raises(ValueError, match=r"one value per image, shape \(3,\), got shape \(1,\)"):
+        with pytest.raises(ValueError, match=r"one value per image, shape \(4,\) for 4 images, got shape \(1,\)"):
             pj.complexities(IMAGES, lambda images: np.ones(1))
 
 

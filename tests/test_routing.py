@@ -1,9 +1,15 @@
+import dataclasses
+import gc
+import weakref
+import zlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import apply_puppet, quick
 from hypothesis import given, settings, strategies as st
+from PIL import Image
 
 import puppet_jax as pj
 from puppet_jax.predictor import KernelBank
@@ -193,6 +199,85 @@ def test_any_complexity_measure_serves(model):
     predictor = pj.Predictor(PUPPET, *model, complexity=brightness)
     expected = pj.Predictor(PUPPET, *model)(x, np.asarray(brightness(x)))
     np.testing.assert_array_equal(predictor(x), expected)
+
+
+def in_place(images):
+    images[:, 0] = 0
+    return images.mean((1, 2, 3))
+
+
+def by_image(images):
+    values = np.zeros(len(images))
+    for n, image in enumerate(images):
+        values[n] = image.std()
+    return values
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        in_place,
+        by_image,
+        lambda images: [len(zlib.compress(image)) for image in images],
+        lambda images: [len(zlib.compress(image.tobytes())) for image in images],
+        lambda images: [Image.fromarray(image).entropy() for image in images],
+        lambda images: [float(image[image > 8].sum()) for image in images],
+    ],
+    ids=["in_place", "by_image", "buffers", "bytes", "pillow", "mask"],
+)
+def test_measures_that_jax_cannot_trace(measure):
+    x = pictures(5)
+    kept = x.copy()
+    np.testing.assert_allclose(pj.complexities(x, measure), np.float32(measure(x.copy())))
+    np.testing.assert_array_equal(x, kept)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_measures_without_a_hash(frozen):
+    """A dataclass that may be changed has none, and an array in one that may not has none either."""
+    x, weights, traced = pictures(5), np.float32([[[[0, 1, 2]]]]), []
+
+    @dataclasses.dataclass(frozen=frozen)
+    class Weighted:
+        weights: np.ndarray
+
+        def __call__(self, images):
+            traced.append(images.shape)
+            return (images.astype(np.float32) * self.weights).mean((1, 2, 3))
+
+    measure, other = Weighted(weights), Weighted(3 * weights)
+    expected = (x * weights).mean((1, 2, 3))
+    for _ in range(3):
+        np.testing.assert_allclose(pj.complexities(x, measure), expected, rtol=1e-5)
+        np.testing.assert_allclose(pj.complexities(x, other), 3 * expected, rtol=1e-5)
+    assert sorted(traced) == [(1, 8, 8, 3)] * 2 + [(4, 8, 8, 3)] * 2  # once a size
+    alive = weakref.ref(measure)
+    del measure
+    gc.collect()
+    assert alive() is None
+
+
+@pytest.mark.parametrize(
+    ("measure", "shape"),
+    [
+        (lambda images: images.astype(np.float32).mean((1, 2)).ravel(), r"\(12,\)"),
+        (lambda images: images.astype(np.float32).mean(), r"\(\)"),
+        (lambda images: images.astype(np.float32).mean((1, 2, 3))[:, None], r"\(4, 1\)"),
+        (lambda images: float(images.mean()), r"\(\)"),
+    ],
+    ids=["three_each", "scalar", "two_axes", "not_traced"],
+)
+def test_refuses_measures_of_other_shapes(measure, shape):
+    with pytest.raises(ValueError, match=rf"one value per image, shape \(4,\) for 4 images, got shape {shape}"):
+        pj.complexities(pictures(4), measure)
+
+
+def test_an_error_of_a_measure_is_its_own():
+    def measure(images):
+        raise KeyError("no such table")
+
+    with pytest.raises(KeyError, match="no such table"):
+        pj.complexities(pictures(4), measure)
 
 
 def test_names_the_image_whose_complexity_is_bad():
