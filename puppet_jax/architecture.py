@@ -176,17 +176,6 @@ class Puppet:
             )
         self.check_image_size(images[1], images[2])
 
-    def check_norms(self, layers: Sequence[int] | None, depth: int) -> None:
-        """Raises a ValueError if a stage has affine norms for fewer layers than `depth` has (JAX takes the last)."""
-        if layers is None:
-            return
-        for stage, (there, wanted) in enumerate(zip(layers, self.layers_per_stage(depth), strict=True)):
-            if there < wanted:
-                raise ValueError(
-                    f"params have affine norms for {there} layers of stage {stage}, depth {depth} has {wanted}; take a "
-                    "depth that they were made for (init_puppet, max_depth)."
-                )
-
     def check_image_size(self, height: int, width: int) -> None:
         """Raises a ValueError if images become smaller than one pixel before the last stage."""
         pools = len(self.channels) - 1

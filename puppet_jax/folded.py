@@ -12,10 +12,11 @@ from jax import lax
 from jaxtyping import Array, DTypeLike, Float
 
 from puppet_jax.architecture import Puppet
+from puppet_jax.consistency import check_params
 from puppet_jax.convolution import convolve_same
 from puppet_jax.mirror import for_both_of_pairs, with_mirrored
 from puppet_jax.mirrored_convolution import Halves, convolve_halves, from_halves, halves_of, is_wide, takes_halves
-from puppet_jax.puppet import BatchStats, PuppetParams, check_params, init_batch_stats, max_pool, norm_terms
+from puppet_jax.puppet import BatchStats, PuppetParams, init_batch_stats, max_pool, norm_terms
 
 
 @jax.tree_util.register_dataclass
@@ -65,9 +66,9 @@ def fold(
         in_halves: kernels of wide mirrored layers are taken apart, for half of the multiply-accumulates on a CPU.
 
     Raises:
-        ValueError: if the floats do not fit the architecture.
+        ValueError: if floats or statistics do not fit the architecture.
     """
-    check_params(puppet, params, depth)
+    check_params(puppet, params, depth, stats)
     found: list[Any] = []
     biases = []
     layers = puppet.convolutions(depth)
@@ -105,7 +106,7 @@ def merge_statistics(puppet: Puppet, params: PuppetParams, stats: Sequence[Batch
         stats: running statistics of `depth`, the only one that the result is for.
         depth: the depth bucket.
     """
-    check_params(puppet, params, depth)
+    check_params(puppet, params, depth, stats)
     assert params.norm_scale is not None and params.norm_bias is not None
     scale, bias = (list(map(jnp.asarray, by_stage)) for by_stage in (params.norm_scale, params.norm_bias))
     plain = dataclasses.replace(params, norm_scale=None, norm_bias=None)

@@ -16,6 +16,7 @@ from puppet_jax.adaptation import depth_interval
 from puppet_jax.architecture import Puppet
 from puppet_jax.checks import are_finite, as_integer, as_native, check_floating, check_image_size, check_images
 from puppet_jax.complexity import CalibratedComplexity, complexity as entropy_complexity
+from puppet_jax.consistency import check_params
 from puppet_jax.cpu.fast_convolution import is_of_cpu
 from puppet_jax.folded import FoldedPuppet, apply_folded, fold
 from puppet_jax.puppet import BatchStats, PuppetParams, apply_puppet, centred
@@ -134,7 +135,7 @@ class Predictor:
             any size.
 
     Raises:
-        TypeError, ValueError: if an argument is not as above.
+        TypeError, ValueError: if an argument is not as above, or floats or statistics do not fit the architecture.
     """
 
     def __init__(
@@ -155,7 +156,11 @@ class Predictor:
         check_floating("dtype", dtype)
         self.puppet = puppet
         self.params = params
-        self.batch_stats = {int(depth): tuple(stats) for depth, stats in batch_stats.items()}
+        self.batch_stats = {
+            as_integer("a depth of batch_stats", depth): tuple(stats) for depth, stats in batch_stats.items()
+        }
+        for depth, stats in self.batch_stats.items():
+            check_params(puppet, params, depth, stats)
         self.num_levels = as_integer("num_levels", num_levels) if adaptation == "level" else None
         self.complexity = complexity
         self.dtype = dtype

@@ -10,7 +10,8 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, DTypeLike, Float, PRNGKeyArray
 
 from puppet_jax.architecture import Layer, Puppet
-from puppet_jax.checks import check_images
+from puppet_jax.checks import check_floating, check_images
+from puppet_jax.consistency import check_params
 from puppet_jax.convolution import convolve_same
 from puppet_jax.mirror import for_both_of_pairs, mean_of_pairs
 from puppet_jax.mirrored_convolution import convolve_mirrored
@@ -132,9 +133,10 @@ def apply_puppet(
         `(logits, stats)`: (batch, num_classes) float32, and the statistics used, one `BatchStats` a layer.
 
     Raises:
-        ValueError: if images, floats or kernels do not fit the architecture.
+        TypeError: if `dtype` is not floating.
+        ValueError: if images, floats, statistics or kernels do not fit the architecture.
     """
-    x = check_inputs(puppet, params, kernels, images, depth).astype(dtype)
+    x = check_inputs(puppet, params, batch_stats, kernels, images, depth, dtype)
     x, stats = run_layers(puppet, params, batch_stats, kernels, x, depth, key=key)
     return classify(puppet, params, kernels, x), stats
 
@@ -197,24 +199,19 @@ def centred(images: ArrayLike) -> Float[Array, "batch height width channels"]:
 
 
 def check_inputs(
-    puppet: Puppet, params: PuppetParams, kernels: Sequence[Array], images: ArrayLike, depth: int
+    puppet: Puppet,
+    params: PuppetParams,
+    batch_stats: Sequence[BatchStats] | None,
+    kernels: Sequence[Array],
+    images: ArrayLike,
+    depth: int,
+    dtype: DTypeLike,
 ) -> Float[Array, "batch height width channels"]:
-    """The images as the first layer takes them; raises a ValueError if they, the floats or the kernels do not fit."""
-    check_params(puppet, params, depth)
+    """The images as the first layer takes them; raises an error if they, the floats or the kernels do not fit."""
+    check_floating("dtype", dtype)
+    check_params(puppet, params, depth, batch_stats)
     puppet.check_shapes(jnp.shape(images), [kernel.shape for kernel in kernels], depth)
-    return centred(images)
-
-
-def check_params(puppet: Puppet, params: PuppetParams, depth: int) -> None:
-    """Raises a ValueError unless the floats are those of the puppet of `depth`."""
-    for name, wanted, part in (
-        ("affine norms", puppet.affine, params.norm_scale),
-        ("weights of a classifier", puppet.classifier == "linear", params.classifier_kernel),
-    ):
-        if wanted != (part is not None):
-            must = "must" if wanted else "must not"
-            raise ValueError(f"params {must} have {name}; make them for this puppet (init_puppet).")
-    puppet.check_norms(None if params.norm_scale is None else [len(scale) for scale in params.norm_scale], depth)
+    return centred(images).astype(dtype)
 
 
 def _statistics(x: Float[Array, "batch height width channels"], mirror: bool) -> BatchStats:

@@ -52,6 +52,17 @@ class TestImages:
             with pytest.raises(ValueError, match=r"images must be uint8, or floating .* images.astype\(np.uint8\)"):
                 call()
 
+    @pytest.mark.parametrize("dtype", [bool, jnp.int32, "uint8", jnp.complex64])
+    def test_other_dtypes_of_activations(self, kernels, dtype):
+        head = extras.init_exit(jax.random.key(2), PUPPET, 1)
+        for call in (
+            lambda: pj.apply_puppet(PUPPET, PARAMS, STATS, kernels, IMAGES, 2, dtype=dtype),
+            lambda: extras.apply_with_exit(PUPPET, PARAMS, head, STATS, kernels, IMAGES, 1, dtype=dtype),
+            lambda: pj.Predictor(PUPPET, PARAMS, {2: STATS}, dtype=dtype),
+        ):
+            with pytest.raises(TypeError, match="dtype must be floating, such as jnp.bfloat16, got"):
+                call()
+
     def test_floats_that_are_no_image(self, kernels):
         for images in (IMAGES.astype(np.float32), np.full(IMAGES.shape, np.nan, np.float32)):
             with pytest.raises(ValueError, match=r"must lie in \[0, 1\] and hold no NaN"):
@@ -276,6 +287,55 @@ class TestPuppetize:
         for factor in (0.5, 0.25, 0.125):
             puppet(x, factor)
         assert len(puppet._plan.seen) == 1
+
+
+class TestFloatsOfAnotherPuppet:
+    """Each would give logits of the right shape."""
+
+    SHALLOW = pj.init_batch_stats(pj.Puppet(channels=(4,), layers=(1,)), 1)
+    NORMED = dataclasses.replace(PUPPET, affine=True)
+
+    @pytest.mark.parametrize(
+        ("puppet", "changed", "stats", "message"),
+        [
+            (PUPPET, {}, STATS + STATS, "batch_stats must be of the 2 layers of the puppet, got 4. Those of depth 2"),
+            (PUPPET, {}, SHALLOW, "batch_stats must be of the 2 layers of the puppet, got 1"),
+            (PUPPET, {}, tuple(pj.BatchStats(s.mean[:1], s.variance[:1]) for s in STATS), r"layer 0 .* shape \(4,\)"),
+            (PUPPET, {"classifier_kernel": jnp.ones((4, 5))}, STATS, r"kernel of shape \(4, 3\) .* got \(4, 5\)"),
+            (PUPPET, {"classifier_bias": jnp.ones(1)}, STATS, r"bias of shape \(3,\), got \(4, 3\) and \(1,\)"),
+            (NORMED, {"norm_scale": (jnp.ones((2, 1)),)}, STATS, r"norm_scale must .* of \[4\] channels, got"),
+            (NORMED, {"norm_bias": (jnp.ones((1, 4)),)}, STATS, "norms for 1 layers of stage 0, depth 2 has 2"),
+        ],
+    )
+    def test_refused_by_all(self, kernels, puppet, changed, stats, message):
+        params = pj.init_puppet(jax.random.key(1), puppet, PUPPETEER)
+        head = extras.init_exit(jax.random.key(2), PUPPET, 1)
+        params = dataclasses.replace(params, **changed)
+        for call in (
+            lambda: pj.apply_puppet(puppet, params, stats, kernels, IMAGES, 2),
+            lambda: jax.eval_shape(lambda: pj.apply_puppet(puppet, params, stats, kernels, IMAGES, 2)),
+            lambda: fold(puppet, params, stats, kernels, 2),
+            lambda: pj.Predictor(puppet, params, {2: stats}),
+            lambda: extras.apply_with_exit(puppet, params, head, stats, kernels, IMAGES, 1),
+            lambda: extras.EarlyExitPredictor(puppet, params, head, stats, exit_layer=1, h=4.5),
+        ):
+            with pytest.raises(ValueError, match=message):
+                call()
+
+    def test_an_exit_of_other_classes(self, kernels):
+        head = extras.init_exit(jax.random.key(2), dataclasses.replace(PUPPET, num_classes=5), 1)
+        for call in (
+            lambda: extras.apply_with_exit(PUPPET, PARAMS, head, STATS, kernels, IMAGES, 1),
+            lambda: extras.EarlyExitPredictor(PUPPET, PARAMS, head, STATS, exit_layer=1, h=4.5),
+        ):
+            with pytest.raises(ValueError, match=r"classifier in the exit head must have a kernel of shape \(4, 3\)"):
+                call()
+
+    @pytest.mark.usefixtures("without_type_checks")
+    def test_depths_are_integers(self):
+        with pytest.raises(TypeError, match=r"a depth of batch_stats must be an integer, got 2\.7"):
+            pj.Predictor(PUPPET, PARAMS, {2.7: STATS})
+        assert pj.Predictor(PUPPET, PARAMS, {np.int64(2): STATS}).depths == (2,)
 
 
 def dtypes_of_puppet(puppet):

@@ -13,6 +13,7 @@ from jaxtyping import Array, ArrayLike, DTypeLike, Float, PRNGKeyArray
 from puppet_jax.accounting import puppet_macs
 from puppet_jax.architecture import Puppet
 from puppet_jax.checks import as_floats, as_integer, check_number, check_threshold
+from puppet_jax.consistency import check_linear
 from puppet_jax.puppet import (
     BatchStats,
     PuppetParams,
@@ -88,7 +89,7 @@ def apply_with_exit(
         `(exit_logits, logits, stats)`.
 
     Raises:
-        ValueError: as `apply_puppet` and `init_exit` do.
+        TypeError, ValueError: as `apply_puppet` and `init_exit` do.
 
     Example:
         >>> import jax, numpy as np, puppet_jax as pj
@@ -102,9 +103,9 @@ def apply_with_exit(
         >>> exit_logits.shape, logits.shape
         ((2, 10), (2, 10))
     """
-    check_exit(puppet, exit_layer)
+    check_head(puppet, head, exit_layer)
     depth = puppet.only_depth
-    x = check_inputs(puppet, params, kernels, images, depth).astype(dtype)
+    x = check_inputs(puppet, params, batch_stats, kernels, images, depth, dtype)
     trunk, first = run_layers(puppet, params, batch_stats, kernels, x, depth, last=exit_layer, key=key)
     exit_logits = classify_early(puppet, head, lax.stop_gradient(trunk))
     x, rest = run_layers(puppet, params, batch_stats, kernels, trunk, depth, first=exit_layer, key=key)
@@ -191,6 +192,13 @@ def check_exit(puppet: Puppet, exit_layer: int) -> None:
     """Raises a ValueError unless the puppet has one depth, and layers both before and behind the exit."""
     if not 1 <= as_integer("exit_layer", exit_layer, least=-(2**31)) < puppet.only_depth:
         raise ValueError(f"exit_layer must be at least 1 and less than {puppet.only_depth}, got {exit_layer}.")
+
+
+def check_head(puppet: Puppet, head: ExitHead, exit_layer: int) -> None:
+    """Raises a ValueError unless the head is one of an exit that the puppet has."""
+    check_exit(puppet, exit_layer)
+    features = puppet.free_channels(_width(puppet, exit_layer))
+    check_linear("the exit head", head.kernel, head.bias, (features, puppet.num_classes))
 
 
 def _width(puppet: Puppet, exit_layer: int) -> int:

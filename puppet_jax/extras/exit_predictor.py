@@ -12,11 +12,12 @@ from jaxtyping import Array, ArrayLike, DTypeLike
 
 from puppet_jax.architecture import Puppet
 from puppet_jax.checks import check_floating, check_image_size, check_images, check_threshold
+from puppet_jax.consistency import check_params
 from puppet_jax.cpu.fast_convolution import is_of_cpu
 from puppet_jax.extras.early_exit import (
     EarlyExitParams,
     ExitHead,
-    check_exit,
+    check_head,
     classify_early,
     confidence,
     init_exit,
@@ -55,7 +56,7 @@ class EarlyExitPredictor:
             any size.
 
     Raises:
-        ValueError: if the exit or the statistics do not fit the puppet.
+        ValueError: if the exit, the floats or the statistics do not fit the puppet.
 
     Example:
         >>> import jax, numpy as np, puppet_jax as pj
@@ -90,14 +91,11 @@ class EarlyExitPredictor:
         generate: Callable[..., tuple[Array, ...]] = generate_kernels,
         image_size: tuple[int, int] | None = None,
     ):
-        check_exit(puppet, exit_layer)
+        check_head(puppet, head, exit_layer)
         check_adaptation(adaptation)
         check_floating("dtype", dtype)
         check_scalar(h)
-        if len(batch_stats) != puppet.only_depth:
-            raise ValueError(
-                f"batch_stats must be of the {puppet.only_depth} layers of the puppet, got {len(batch_stats)}."
-            )
+        check_params(puppet, params, puppet.only_depth, batch_stats)
         self.puppet = puppet
         self.params = params
         self.head = head
