@@ -9,7 +9,7 @@ from jaxtyping import ArrayLike
 
 from puppet_jax.adaptation import depth_interval
 from puppet_jax.architecture import Puppet
-from puppet_jax.checks import check_images
+from puppet_jax.checks import check_complexity, check_images
 from puppet_jax.puppet import BatchStats, PuppetParams, apply_puppet
 from puppet_jax.routing import complexities, one_an_image
 from puppet_jax.trajectory import generate_kernels
@@ -50,6 +50,7 @@ def estimate_batch_stats(
     """
     images = np.asarray(check_images(images))
     h = complexities(images) if h is None else one_an_image(h, len(images))
+    check_complexity(h)
     middle = np.clip(h, *depth_interval(depth)).mean()
     return _statistics(puppet, params, jnp.float32(middle), images, depth=depth)
 

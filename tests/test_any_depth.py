@@ -43,6 +43,14 @@ def test_own_complexities_where_none_are_given():
     jax.tree.map(np.testing.assert_array_equal, pj.estimate_batch_stats(PUPPET, PARAMS, 3, IMAGES), expected)
 
 
+@pytest.mark.parametrize("value", [np.nan, -1.0, np.inf])
+def test_complexities_that_are_none(value):
+    h = H.copy()
+    h[5] = value
+    with pytest.raises(ValueError, match=rf"h must be finite and at least 0 nats, got {value} \(1 of 16"):
+        pj.estimate_batch_stats(PUPPET, PARAMS, 2, IMAGES, h)
+
+
 def test_all_images_run_at_the_depth_that_is_named(predictor, stats):
     for depth in (2, 3):
         logits, depths = predictor.route(IMAGES, H, depth=depth)
