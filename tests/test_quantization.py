@@ -181,3 +181,30 @@ def test_other_numbers_of_bits_are_refused(bits):
 def test_a_scalar_is_refused():
     with pytest.raises(ValueError, match="at least one axis, got a scalar"):
         extras.quantize(jnp.ones(()), 8)
+
+
+@pytest.mark.usefixtures("without_type_checks")
+def test_integers_are_refused():
+    x = jnp.arange(-8, 8).reshape(8, 2)
+    for call in (
+        lambda: extras.quantize(x, 8),
+        lambda: extras.fake_quantize([x], [4]),
+        lambda: extras.quantize_tree([x], [16]),
+    ):
+        with pytest.raises(TypeError, match="must be floating, such as jnp.bfloat16, got dtype.*int32"):
+            call()
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_half_precision_is_rounded_in_float32(dtype, bits):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(64, 8)), dtype)
+    stored, exact = (extras.quantize(one, bits) for one in (x, x.astype(jnp.float32)))
+    np.testing.assert_array_equal(stored.codes, exact.codes)
+    np.testing.assert_array_equal(stored.scale, exact.scale)
+    faked = extras.fake_quantize([x], [bits])[0]
+    back = extras.dequantize_tree([stored], [x], [bits])[0]
+    assert faked.dtype == back.dtype == dtype
+    np.testing.assert_allclose(faked.astype(np.float32), back.astype(np.float32), rtol=1e-2)
+    with pytest.raises(ValueError, match="must be finite and at most"):
+        extras.quantize(x.at[3, 2].set(jnp.inf), bits)

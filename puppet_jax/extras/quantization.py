@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Float16, Int8
+from jaxtyping import Array, DTypeLike, Float, Float16, Int8
 
-from puppet_jax.checks import as_array, is_concrete
+from puppet_jax.checks import as_array, check_floating, is_concrete
 from puppet_jax.model_file import Quantized as Quantized, dequantize as dequantize, num_scales
 from puppet_jax.puppeteer import idle_leaves
 
@@ -33,13 +33,14 @@ def quantize(x: Float[ArrayLike, "... channels"], bits: Bits) -> Quantized:
     clipped, a channel gets the one whose squared error is least. Scales are float16 before codes are rounded by them.
 
     Args:
-        x: at least one axis, finite.
+        x: floating, at least one axis, finite. Fewer than 32 bits are rounded in float32.
         bits: 8 or 4.
 
     Returns:
         Codes and scales; `dequantize` takes them back.
 
     Raises:
+        TypeError: if `x` is not floating.
         ValueError: if `bits` is neither 8 nor 4, `x` is a scalar, or (outside `jit`) a value is not finite or
             larger than scales in float16 serve: 8.4 million at 8 bits, 524 thousand at 4.
 
@@ -51,6 +52,7 @@ def quantize(x: Float[ArrayLike, "... channels"], bits: Bits) -> Quantized:
         ([-128, 64, -38, 0], (1,))
     """
     x = as_array("x", x)
+    check_floating("dtype of x", x.dtype)
     _check_bits(bits)
     _check_magnitude(x, _MOST * 2 ** (bits - 1))
     codes, scale = _round(x, bits)
@@ -86,7 +88,7 @@ def fake_quantize(params: Any, bits: Any) -> Any:
     """Parameters with the values they will have once stored; the gradient passes as if nothing was rounded.
 
     Args:
-        params: a pytree of float32 arrays.
+        params: a pytree of floating arrays, of any dtype.
         bits: the same tree of 0, 4, 8 and 16, see `choose_bits`.
 
     Returns:
@@ -97,13 +99,15 @@ def fake_quantize(params: Any, bits: Any) -> Any:
 
     def one(leaf: ArrayLike, bits: int) -> Array:
         leaf = jnp.asarray(leaf)
+        check_floating("dtype of params", leaf.dtype)
         if bits == 0:
             return jnp.zeros_like(leaf)
         if bits == 16:
             rounded = leaf.clip(-_MOST, _MOST).astype(jnp.float16).astype(leaf.dtype)
         else:
             codes, scale = _round(jax.lax.stop_gradient(leaf), bits)
-            rounded = codes.astype(leaf.dtype) * jnp.expand_dims(scale.astype(leaf.dtype), tuple(range(leaf.ndim - 1)))
+            wide, axes = _wide(leaf.dtype), tuple(range(leaf.ndim - 1))
+            rounded = (codes.astype(wide) * jnp.expand_dims(scale.astype(wide), axes)).astype(leaf.dtype)
         return leaf + jax.lax.stop_gradient(rounded - leaf)
 
     return jax.tree.map(one, params, bits)
@@ -113,11 +117,11 @@ def quantize_tree(params: Any, bits: Any) -> Any:
     """Parameters as stored: a `Quantized` for each leaf of few bits, float16 for 16, None for 0.
 
     Args:
-        params: a pytree of float32 arrays.
+        params: a pytree of floating arrays.
         bits: the same tree of 0, 4, 8 and 16, see `choose_bits`.
 
     Raises:
-        ValueError: as `quantize` does; float16 holds magnitudes up to 65504.
+        TypeError, ValueError: as `quantize` does; float16 holds magnitudes up to 65504.
 
     Example:
         >>> import jax.numpy as jnp
@@ -134,6 +138,7 @@ def quantize_tree(params: Any, bits: Any) -> Any:
         if bits != 16:
             return quantize(leaf, bits)  # type: ignore[arg-type]
         leaf = jnp.asarray(leaf)
+        check_floating("dtype of params", leaf.dtype)
         _check_magnitude(leaf, _MOST)
         return leaf.astype(jnp.float16)
 
@@ -152,7 +157,8 @@ def dequantize_tree(stored: Any, like: Any, bits: Any) -> Any:
     def one(leaf: Any, bits: int, stored: Any) -> Array:
         if bits == 0:
             return jnp.zeros(leaf.shape, leaf.dtype)
-        return jnp.asarray(stored, leaf.dtype) if bits == 16 else dequantize(stored, leaf.shape, bits)  # type: ignore[arg-type]
+        found = stored if bits == 16 else dequantize(stored, leaf.shape, bits)  # type: ignore[arg-type]
+        return jnp.asarray(found, leaf.dtype)
 
     return jax.tree.map(one, like, bits, stored)
 
@@ -180,7 +186,7 @@ def _round(x: Float[Array, "... channels"], bits: int) -> tuple[Int8[Array, "...
     if num_scales(x.shape) == 1 < x.shape[-1]:
         codes, scale = _round(x.reshape(-1, 1), bits)
         return codes.reshape(x.shape), scale
-    half, axes = 2 ** (bits - 1), tuple(range(x.ndim - 1))
+    half, axes, x = 2 ** (bits - 1), tuple(range(x.ndim - 1)), x.astype(_wide(x.dtype))
 
     def by_channel(scale: Array) -> Array:
         return jnp.expand_dims(scale.astype(x.dtype), axes)
@@ -202,10 +208,15 @@ def _round(x: Float[Array, "... channels"], bits: int) -> tuple[Int8[Array, "...
     return rounded(scale).astype(jnp.int8), scale
 
 
+def _wide(dtype: DTypeLike) -> Any:
+    """The dtype that codes and scales are computed in: half precision is coarser than codes of 8 bits."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
 def _check_magnitude(x: Array, most: float) -> None:
     """Raises a ValueError if a known value is not finite, or larger than `most`."""
     if is_concrete(x):
-        values = np.asarray(x)
+        values = np.asarray(x, _wide(x.dtype))
         bad = ~(np.abs(values) <= most)
         if bad.any():
             raise ValueError(f"what is stored in few bits must be finite and at most {most:g}, got {values[bad][0]}.")
