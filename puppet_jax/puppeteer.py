@@ -220,6 +220,11 @@ def field(puppeteer: Puppeteer, state: Float[Array, "C C taps"]) -> Float[Array,
     check_puppeteer(puppeteer)
     if jnp.shape(state) != puppeteer.state_shape:
         raise ValueError(f"state must have the shape {puppeteer.state_shape} of a state, got {jnp.shape(state)}.")
+    return _field(puppeteer, state)
+
+
+@jax.jit  # so that a gradient outside `jit` compiles once too
+def _field(puppeteer: Puppeteer, state: Float[Array, "C C taps"]) -> Float[Array, "C C taps"]:
     return kernel_field(puppeteer, state.transpose()).transpose()
 
 

@@ -1,5 +1,6 @@
 """What the tests of several files use."""
 
+import contextlib
 import hashlib
 import json
 
@@ -31,6 +32,22 @@ def rewrite_json(path, value):
 def quick(names, *chosen):
     """Values of a parameter, of which all but the chosen are slow."""
     return [name if name in chosen else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@contextlib.contextmanager
+def compilations():
+    """The names of all programs that are compiled meanwhile, counted as JAX counts them."""
+    compiled = []
+
+    def listen(event, duration, **kwargs):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(kwargs.get("fun_name", ""))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield compiled
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def sign_descent(loss, params, rate, steps):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import apply_puppet, quick
+from helpers import apply_puppet, compilations, quick
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
@@ -127,25 +127,16 @@ def test_levels_approach_samples_as_they_narrow(model):
 
 
 def test_compilations_are_bounded_over_many_random_batches(model):
-    """One program per (depth, size): counted as JAX counts them, not as we do."""
-    compiled = []
-
-    def listen(event, duration, **kwargs):
-        if event == "/jax/core/compile/backend_compile_duration":
-            compiled.append(kwargs.get("fun_name", ""))
-
+    """One program per (depth, size)."""
     rng = np.random.default_rng(0)
     predictor = pj.Predictor(PUPPET, *model, num_levels=2)
     predictor(pictures(1))  # small helpers of the host side
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
+    with compilations() as compiled:
         for n in rng.integers(1, 64, size=25):
             predictor(pictures(n, seed=int(n)))
         first = len(compiled)
         for n in rng.integers(1, 64, size=25):
             predictor(pictures(n, seed=100 + int(n)))
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
     sizes = [s for s in GROUP_SIZES if s <= 64]
     forwards = [name for name in compiled if "forward" in name]
     assert 0 < len(forwards) <= len(DEPTHS) * len(sizes)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import quick
+from helpers import compilations, quick
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import puppet_jax as pj
@@ -53,6 +53,16 @@ def solve(puppeteer, h):
         max_steps=5,
         throw=False,
     ).ys
+
+
+def test_a_gradient_of_the_field_outside_jit_is_compiled_once(puppeteer):
+    state = pj.trajectory(puppeteer, H, 1)[1]
+    gradient = jax.grad(lambda puppeteer, state: pj.field(puppeteer, state).sum(), (0, 1))
+    first = gradient(puppeteer, state)
+    with compilations() as compiled:
+        again = gradient(puppeteer, state)
+    assert compiled == []
+    jax.tree.map(np.testing.assert_array_equal, again, first)
 
 
 @pytest.mark.parametrize("h", [0.7, H, 1e4])
