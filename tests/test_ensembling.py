@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from helpers import compilations
 
 import puppet_jax as pj
 from puppet_jax import extras
@@ -79,6 +80,26 @@ def test_known_logits_are_not_asked_for_again():
     logits, _ = extras.ensemble([never, predict], IMAGES, logits=known)
     np.testing.assert_allclose(np.exp(logits), softmax(known), rtol=1e-4)
     np.testing.assert_array_equal(known, predict(IMAGES))  # left as they were
+
+
+@pytest.mark.parametrize("given", [predict(IMAGES[:5]), predict(IMAGES)[0], predict(IMAGES)[None]])
+def test_refuse_logits_of_other_images(given):
+    with pytest.raises(ValueError, match=r"logits must have shape \(6, classes\) for 6 images, got \("):
+        extras.ensemble([predict, predict], IMAGES, logits=given)
+
+
+def test_refuse_an_answer_to_other_images():
+    with pytest.raises(ValueError, match=r"shape \(6, classes\) for 6 images, got \(1, 7\)"):
+        extras.ensemble([predict, lambda images: predict(images[:1])], IMAGES)
+
+
+def test_no_program_is_compiled_for_each_number_of_uncertain_images():
+    confidences = np.sort(np.asarray(extras.confidence(predict(IMAGES))))
+    of_views(IMAGES, threshold=float(confidences[1]))
+    with compilations() as compiled:
+        for threshold in confidences[2:]:
+            of_views(IMAGES, threshold=float(threshold))
+    assert compiled == []
 
 
 def test_confident_of_all():

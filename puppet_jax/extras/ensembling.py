@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Callable, Sequence
 
-import jax
 import numpy as np
 from jax.typing import ArrayLike
 
@@ -38,7 +37,7 @@ def ensemble(
         many predictors saw each image, 1 or all.
 
     Raises:
-        ValueError: if the images are not as above, or there is no predictor.
+        ValueError: if images or logits are not as above, or there is no predictor.
 
     Example:
         >>> import numpy as np
@@ -56,10 +55,11 @@ def ensemble(
     images = np.asarray(check_images(images))
     if threshold is not None:
         check_threshold(threshold)
-    result = _log_softmax(predictors[0](images) if logits is None else logits)
+    result = _log_softmax(predictors[0](images) if logits is None else logits, len(images))
     unsure = np.ones(len(images), bool) if threshold is None else ~(np.asarray(confidence(result)) >= threshold)
     if unsure.any() and len(predictors) > 1:
-        answers = [result[unsure], *(_log_softmax(predict(images[unsure])) for predict in predictors[1:])]
+        chosen = images[unsure]
+        answers = [result[unsure], *(_log_softmax(predict(chosen), len(chosen)) for predict in predictors[1:])]
         result[unsure] = np.logaddexp.reduce(answers) - np.log(len(answers))
     return result, np.where(unsure, len(predictors), 1)
 
@@ -91,5 +91,11 @@ def _predict_shifted(predict: Callable, shift: tuple[int, int], images: np.ndarr
     return predict(padded[:, after[0] : after[0] + height, after[1] : after[1] + width])
 
 
-def _log_softmax(logits: ArrayLike) -> np.ndarray:
-    return np.array(jax.nn.log_softmax(np.asarray(logits, np.float32)))  # a copy, which can be written to
+def _log_softmax(answer: ArrayLike, count: int) -> np.ndarray:
+    """Of logits of `count` images; in NumPy, since JAX compiles a program for every number of images."""
+    logits = np.asarray(answer, np.float32)
+    if logits.ndim != 2 or len(logits) != count:
+        raise ValueError(f"logits must have shape ({count}, classes) for {count} images, got {logits.shape}.")
+    with np.errstate(invalid="ignore", over="ignore"):  # what is infinite or NaN gives NaN
+        shifted = logits - logits.max(axis=-1, keepdims=True)
+        return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
