@@ -66,7 +66,14 @@ class KernelBank:
         self.max_sets = as_integer("max_sets", max_sets)
         self.generate = generate
         self.keep = keep
-        self._kept = functools.lru_cache(self.max_sets)(self._generate)
+
+        @functools.lru_cache(self.max_sets)  # of no method: the bank would hold itself, and wait for the collector
+        def kept(depth: int, h: float) -> Any:
+            kernels = generate(puppeteer, h, puppet.kernel_shapes(depth))
+            _check_finite(kernels, depth, h)
+            return keep(depth, kernels)
+
+        self._kept = kept
 
     def __len__(self) -> int:
         """Number of sets held."""
@@ -80,15 +87,14 @@ class KernelBank:
         """
         return self._kept(depth, float(h))
 
-    def _generate(self, depth: int, h: float) -> Any:
-        kernels = self.generate(self.puppeteer, h, self.puppet.kernel_shapes(depth))
-        finite = np.asarray(are_finite(kernels))
-        if not finite.all():
-            raise FloatingPointError(
-                f"kernel {finite.argmin()} of depth {depth} at complexity {h} is not finite; the puppeteer's "
-                "parameters hold NaN or are far too large. Take them from before the training failed."
-            )
-        return self.keep(depth, kernels)
+
+def _check_finite(kernels: Sequence[Array], depth: int, h: float) -> None:
+    finite = np.asarray(are_finite(kernels))
+    if not finite.all():
+        raise FloatingPointError(
+            f"kernel {finite.argmin()} of depth {depth} at complexity {h} is not finite; the puppeteer's "
+            "parameters hold NaN or are far too large. Take them from before the training failed."
+        )
 
 
 @functools.cache
@@ -168,11 +174,12 @@ class Predictor:
         self.image_size = image_size
         self._sharding, self._cut = batch_sharding(params), (group_sizes(), most_padding())
         self._forward = functools.cache(functools.partial(_forward_shared, puppet, dtype=jnp.dtype(dtype)))
-        self.bank = KernelBank(puppet, params.puppeteer, max_sets, generate, self._fold)
+        kept = self.batch_stats  # not self, which would hold itself
 
-    def _fold(self, depth: int, kernels: tuple[Array, ...]) -> FoldedPuppet:
-        stats = self.batch_stats[depth]
-        return fold(self.puppet, self.params, stats, kernels, depth, self.dtype, in_halves=is_of_cpu(self.dtype))
+        def folded(depth: int, kernels: tuple[Array, ...]) -> FoldedPuppet:
+            return fold(puppet, params, kept[depth], kernels, depth, dtype, in_halves=is_of_cpu(dtype))
+
+        self.bank = KernelBank(puppet, params.puppeteer, max_sets, generate, folded)
 
     @functools.cached_property
     def depths(self) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 import puppet_jax as pj
+from puppet_jax import extras
 from puppet_jax.predictor import KernelBank
 from puppet_jax.routing import GROUP_SIZES, level_centre, make_groups, nearest_depths
 
@@ -164,6 +165,29 @@ def test_bank_generates_each_set_once_and_forgets_the_oldest(model):
     assert calls[-1] == 1.5 and len(calls) == 4
     with pytest.raises(ValueError, match="max_sets"):
         KernelBank(PUPPET, model[0].puppeteer, max_sets=0)
+
+
+@pytest.mark.usefixtures("without_type_checks")  # which keep frames of calls
+@pytest.mark.parametrize("adaptation", ["level", "sample"])
+def test_a_predictor_that_nobody_holds_is_freed_at_once(model, adaptation):
+    """With its kernels and its copy of the floats, before the garbage collector finds them."""
+    puppet = pj.Puppet(channels=(4, 6), layers=(1, 2))
+    params = pj.init_puppet(jax.random.key(1), puppet, pj.init_puppeteer(jax.random.key(0), 6))
+    stats, head = pj.init_batch_stats(puppet, 3), extras.init_exit(jax.random.key(2), puppet, 2)
+    made = [
+        pj.Predictor(puppet, params, {3: stats}, adaptation=adaptation),
+        extras.EarlyExitPredictor(puppet, params, head, stats, exit_layer=2, h=4.5, adaptation=adaptation),
+    ]
+    for predictor in made:
+        predictor(pictures(3))
+    assert len(list(made[0].stream([pictures(2)]))) == 1
+    alive = [weakref.ref(predictor) for predictor in made]
+    gc.disable()
+    try:
+        del made, predictor
+        assert [ref() for ref in alive] == [None, None]
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("adaptation", ["level", "sample"])

@@ -108,16 +108,17 @@ class EarlyExitPredictor:
         self.dtype = dtype
         self.generate = generate
         self.image_size = image_size
-        self._bank = KernelBank(puppet, params.puppeteer, 1, generate, self._fold)
+        stats = self.batch_stats  # not self, which would hold itself
+
+        def folded(depth: int, kernels: tuple[Array, ...]) -> FoldedPuppet:
+            return fold(puppet, params, stats, kernels, depth, dtype, in_halves=is_of_cpu(dtype))
+
+        self._fold, self._bank = folded, KernelBank(puppet, params.puppeteer, 1, generate, folded)
 
     @property
     def depths(self) -> tuple[int, int]:
         """Layers of an image that leaves at the exit, and of one that is sent on."""
         return self.exit_layer, self.puppet.only_depth
-
-    def _fold(self, depth: int, kernels: tuple[Array, ...]) -> FoldedPuppet:
-        halves = is_of_cpu(self.dtype)
-        return fold(self.puppet, self.params, self.batch_stats, kernels, depth, self.dtype, in_halves=halves)
 
     def _folded(self) -> FoldedPuppet:
         """The puppet with its kernels, made anew or kept."""
