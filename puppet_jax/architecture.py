@@ -97,8 +97,10 @@ class Puppet:
         for name in ("stem", "residual", "mirror", "affine"):
             if not isinstance(getattr(self, name), bool | np.bool):
                 raise TypeError(f"{name} must be a bool, got {getattr(self, name)!r:.80}.")
+            object.__setattr__(self, name, bool(getattr(self, name)))
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}.")
+        object.__setattr__(self, "dropout", float(self.dropout))
         if self.depth_rule not in ("per_stage", "total"):
             raise ValueError(f"depth_rule must be 'per_stage' or 'total', got {self.depth_rule!r}.")
         if self.classifier not in ("linear", "generated"):

@@ -70,6 +70,7 @@ class CalibratedComplexity:
         """Refuses values outside their range."""
         for name in ("scale", "offset", "low", "high"):
             check_number(name, getattr(self, name))
+            object.__setattr__(self, name, float(getattr(self, name)))
         if not 0 <= self.scale < math.inf:
             raise ValueError(f"scale must be finite and at least 0, got {self.scale}.")
         if not math.isfinite(self.offset):

@@ -157,7 +157,7 @@ def init_puppeteer(
         initial_state_kind=initial_state,
         kernel_size=kernel_size,
         seed=seed,
-        scale=scale,
+        scale=float(scale),
         kernels_from=kernels_from,
     )
 

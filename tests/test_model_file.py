@@ -1,5 +1,6 @@
 """Model files: what they hold, and what damage does."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -132,6 +133,22 @@ class TestWriting:
         limits = DESCRIPTION["complexity"] | {"high": float("inf")}
         save_model(path, TREE, DESCRIPTION | {"complexity": limits})
         assert pj.load_pretrained(path).complexity.high == float("inf")
+
+    @pytest.mark.usefixtures("without_type_checks")
+    def test_settings_that_are_scalars_of_numpy(self, path):
+        puppet = dataclasses.replace(
+            PUPPET, stem=np.True_, affine=np.bool_(True), mirror=np.False_, dropout=np.float32(0.25)
+        )
+        puppeteer = pj.init_puppeteer(
+            jax.random.key(0), np.int64(6), np.int32(3), seed=np.int64(7), scale=np.float64(0.3)
+        )
+        measure = pj.CalibratedComplexity(*np.float32([0.5, 0.25, 0.5, 2.0]))
+        network = json.loads(json.dumps(describe_puppet(puppet, puppeteer, (8, 5))))
+        assert network["puppet"] == in_json(DESCRIPTION["network"]["puppet"]) | {"dropout": 0.25}
+        assert network["puppeteer"] == DESCRIPTION["network"]["puppeteer"]
+        assert json.loads(json.dumps(dataclasses.asdict(measure))) == DESCRIPTION["complexity"]
+        save_model(path, TREE, DESCRIPTION | {"network": network})
+        assert pj.load_pretrained(path).puppet == puppet
 
 
 class TestReading:
