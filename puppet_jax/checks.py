@@ -84,8 +84,10 @@ def check_complexity(h: ArrayLike) -> None:
 
 
 def as_complexity(h: ArrayLike) -> Array:
-    """The complexity as an array, after `check_complexity`; integers of Python become floats."""
+    """The complexity as an array, after `check_complexity`; integers of Python and NumPy become floats."""
     check_complexity(h)
+    if isinstance(h, np.ndarray | np.integer) and np.issubdtype(h.dtype, np.integer):
+        return jnp.asarray(h.astype(np.float32))  # JAX would cut those of 64 bits
     return jnp.asarray(float(h) if isinstance(h, int) else h)
 
 

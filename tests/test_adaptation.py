@@ -95,3 +95,13 @@ def test_steps_of_the_depth_fill_the_unit_interval():
 def test_refuses(name, h, match):
     with pytest.raises(ValueError, match=match):
         FUNCTIONS[name](jnp.asarray(h))
+
+
+@pytest.mark.usefixtures("without_type_checks")
+@pytest.mark.parametrize("h", [np.int64(2**33), np.uint64(2**63), np.array([2**33, 5]), np.int8(7)])
+def test_integers_of_numpy_are_their_floats(h):
+    for function in FUNCTIONS.values():
+        found, expected = function(h), function(np.asarray(h, np.float32))
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected)
+    assert jnp.all(pj.depth(h) > 4)
