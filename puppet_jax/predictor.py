@@ -227,6 +227,9 @@ class Predictor:
         Yields:
             (batch, num_classes) float32 for each, in order.
 
+        Raises:
+            ValueError: as above, once the batches before that one have been answered.
+
         Example:
             >>> import numpy as np, puppet_jax as pj
             >>> predictor = pj.load_pretrained("cifar10-c64-4bit").predictor()
@@ -236,7 +239,12 @@ class Predictor:
         """
         waiting: Callable[[], np.ndarray] | None = None
         for images in batches:
-            finish, _ = self._start(images, None, depth, refilled=True)
+            try:
+                finish, _ = self._start(images, None, depth, refilled=True)
+            except Exception:  # only once the batch before it has its answer
+                if waiting is not None:
+                    yield waiting()
+                raise
             if waiting is not None:
                 yield waiting()
             waiting = finish
@@ -247,9 +255,10 @@ class Predictor:
         self, images: ArrayLike, h: ArrayLike | None, depth: int | None, refilled: bool = False
     ) -> tuple[Callable[[], np.ndarray], Sequence[Group]]:
         """What awaits the logits of a batch that is on its way, and its groups; `refilled`: others take its place."""
+        depth = None if depth is None else as_integer("depth", depth, least=-(2**31))
         if depth is not None and depth not in self.batch_stats:
             raise ValueError(
-                f"depth must be one of {self.depths}, the depths with statistics, got {depth!r:.80}. "
+                f"depth must be one of {self.depths}, the depths with statistics, got {depth}. "
                 "`estimate_batch_stats` and `PretrainedPuppet.at_depth` make statistics of others."
             )
         depths = self.depths if depth is None else (depth,)

@@ -102,6 +102,26 @@ def test_a_stream_takes_an_array_that_is_filled_anew(count):
     np.testing.assert_array_equal(list(predictor.stream(reading())), expected)
 
 
+def test_a_batch_that_is_refused_leaves_those_before_it_their_answers(predictor):
+    found = []
+    with pytest.raises(ValueError, match="images must have 4 axes"):
+        for logits in predictor.stream([IMAGES, IMAGES[:4], IMAGES[0], IMAGES]):
+            found.append(logits)
+    assert [len(logits) for logits in found] == [16, 4]
+    np.testing.assert_array_equal(found[1], predictor(IMAGES[:4]))
+    stream = predictor.stream([IMAGES[:1], IMAGES[0]])
+    next(stream)
+    stream.close()
+
+
+@pytest.mark.usefixtures("without_type_checks")
+@pytest.mark.parametrize("kind", [np.int64, jnp.int32])
+def test_a_depth_of_another_library(predictor, kind):
+    np.testing.assert_array_equal(predictor(IMAGES, H, depth=kind(3)), predictor(IMAGES, H, depth=3))
+    with pytest.raises(TypeError, match=r"depth must be an integer, got 2\.5"):
+        predictor(IMAGES, H, depth=2.5)
+
+
 def test_kernels_of_an_images_own_are_those_of_the_nearest_complexity(stats):
     own = pj.Predictor(PUPPET, PARAMS, stats, adaptation="sample")
     nearest = float(np.clip(H[0], *depth_interval(3)))
