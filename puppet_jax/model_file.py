@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -95,9 +96,13 @@ def save_model(path: str | Path, tree: Any, description: Mapping[str, Any]) -> N
     check_description(json.loads(text), len(arrays))
     for name, array in arrays.items():
         _check_values(name, array)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(save(arrays, metadata={_KEY: text}))  # `save_file` lets nobody else read it
-    os.replace(partial, path)
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")  # another writer has a file of its own
+    try:
+        with partial.open("xb") as file:  # `save_file` lets nobody else read it
+            file.write(save(arrays, metadata={_KEY: text}))
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def load_model(path: str | Path, like: Callable[[dict[str, Any]], Any]) -> tuple[Any, dict[str, Any]]:

@@ -123,6 +123,30 @@ class TestWriting:
         with pytest.raises(OSError, match="no space"):
             save_model(path, TREE, DESCRIPTION)
         assert path.read_bytes() == before
+        assert list(path.parent.iterdir()) == [path]
+
+    def test_two_writers_do_not_meet(self, path, monkeypatch):
+        replace, others = os.replace, [{"step": 2}, {"step": 3}]
+
+        def late(old, new):
+            if others:
+                save_model(path, TREE, DESCRIPTION | others.pop())
+            replace(old, new)
+
+        monkeypatch.setattr(os, "replace", late)
+        save_model(path, TREE, DESCRIPTION)
+        assert load_model(path, like_puppet)[1]["step"] == 1
+        assert list(path.parent.iterdir()) == [path]
+
+    def test_links_are_not_written_through(self, path, tmp_path):
+        victim = tmp_path / "victim"
+        victim.write_text("mine")
+        for name in ("linked", "other.partial"):
+            (tmp_path / name).symlink_to(victim)
+        for name in ("linked", "other"):
+            save_model(tmp_path / name, TREE, DESCRIPTION)
+            assert load_model(tmp_path / name, like_puppet)[1]["step"] == 1
+        assert victim.read_text() == "mine"
 
     def test_a_bad_description_is_not_written(self, tmp_path):
         with pytest.raises(ValueError, match="step must be an integer of at least 0, got -1"):
@@ -199,6 +223,7 @@ class TestEarlyExit:
     @pytest.fixture
     def made(self):
         description = described(LAYERS, (3,), "early_exit", exit_layer=2)
+        description["complexity"] |= {"scale": 0.0}
         params, stats = random_floats(like_puppet(in_json(description)))
         head = random_floats(jax.eval_shape(lambda: extras.init_exit(jax.random.key(0), LAYERS, 2)))
         return (extras.EarlyExitParams(params, head), stats), description
@@ -210,10 +235,21 @@ class TestEarlyExit:
             tmp_path / "file"
         )[0].keys()
         predictor = extras.load_early_exit(tmp_path / "file")
-        assert (predictor.depths, predictor.threshold, predictor.h) == ((2, 3), 0.5, 0.25)
+        assert (predictor.depths, predictor.threshold, predictor.h) == (
+            (2, 3),
+            0.5,
+            0.5,
+        )  # of the offset 0.25 and the limit 0.5
         assert_same((extras.EarlyExitParams(predictor.params, predictor.head), {3: predictor.batch_stats}), tree)
         assert predictor(np.zeros((2, 8, 5, 1), np.uint8)).shape == (2, 3)
         assert extras.load_early_exit(tmp_path / "file", threshold=2.0).threshold == 2.0
+
+    def test_a_complexity_that_is_not_of_all_images(self, made, tmp_path):
+        tree, description = made
+        save_model(tmp_path / "file", tree, description | {"complexity": DESCRIPTION["complexity"]})
+        with pytest.raises(ValueError, match=r"file: complexity\.scale must be 0, .* got 0\.5; give h="):
+            extras.load_early_exit(tmp_path / "file")
+        assert extras.load_early_exit(tmp_path / "file", h=1.5).h == 1.5
 
     def test_each_reader_names_the_other(self, made, path, tmp_path):
         save_model(tmp_path / "file", *made)

@@ -12,6 +12,7 @@ from jaxtyping import Array, ArrayLike, DTypeLike
 
 from puppet_jax.architecture import Puppet
 from puppet_jax.checks import check_floating, check_image_size, check_images, check_threshold
+from puppet_jax.complexity import CalibratedComplexity
 from puppet_jax.consistency import check_params
 from puppet_jax.cpu.fast_convolution import is_of_cpu
 from puppet_jax.extras.early_exit import (
@@ -176,9 +177,15 @@ def load_early_exit(path: str | Path, **settings: Any) -> EarlyExitPredictor:
     """
     (params, batch_stats), description = load_model(path, _expected)
     network, puppet = description["network"], read_puppet(description["network"])
+    measure = CalibratedComplexity(**description["complexity"])
+    if measure.constant is None and "h" not in settings:
+        raise ValueError(
+            f"{path}: complexity.scale must be 0, since all images share the kernels of one complexity, got "
+            f"{measure.scale}; give h=, the complexity of these kernels."
+        )
     trained: dict[str, Any] = {
         "exit_layer": network["exit_layer"],
-        "h": description["complexity"]["offset"],
+        "h": measure.constant,
         "threshold": description["threshold"],
         "adaptation": description["adaptation"],
         "image_size": tuple(network["image_size"]),
