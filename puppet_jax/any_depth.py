@@ -48,7 +48,7 @@ def estimate_batch_stats(
         >>> pj.Predictor(puppet, params, stats)(images, depth=3).shape
         (64, 10)
     """
-    images = np.asarray(check_images(images))
+    images = np.array(check_images(images))  # a copy: a CPU reads an array of NumPy where it lies, and later
     h = complexities(images) if h is None else one_an_image(h, len(images))
     check_complexity(h)
     middle = np.clip(h, *depth_interval(depth)).mean()

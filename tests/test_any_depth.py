@@ -43,6 +43,19 @@ def test_own_complexities_where_none_are_given():
     jax.tree.map(np.testing.assert_array_equal, pj.estimate_batch_stats(PUPPET, PARAMS, 3, IMAGES), expected)
 
 
+def test_statistics_of_an_array_that_is_filled_anew():
+    """The program may still be reading when the statistics are returned."""
+    puppet = pj.Puppet(channels=(16, 16), layers=(2, 2))
+    params = pj.init_puppet(jax.random.key(1), puppet, pj.init_puppeteer(jax.random.key(0), max_channels=16))
+    images, h = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), np.uint8), np.full(64, 4.5)
+    expected = jax.block_until_ready(pj.estimate_batch_stats(puppet, params, 4, images, h))
+    for _ in range(8):
+        array = images.copy()
+        found = pj.estimate_batch_stats(puppet, params, 4, array, h)
+        array[...] = 0
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
 @pytest.mark.parametrize("value", [np.nan, -1.0, np.inf])
 def test_complexities_that_are_none(value):
     h = H.copy()
