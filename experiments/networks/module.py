@@ -89,7 +89,11 @@ class ModuleNetwork(Network):
 
     def matrices(self, params):
         """A bias may have several axes too, as in attention: the heads, and the floats of a head."""
-        return {name: leaf.ndim > 1 and not name.endswith("bias") for name, leaf in params.items()}
+
+        def of(name: str, leaf: Any) -> Any:  # an optimiser masks some leaves
+            return jax.tree.map(lambda array: array.ndim > 1 and not name.endswith("bias"), leaf)
+
+        return {name: of(name, leaf) for name, leaf in params.items()}
 
     def predictor(self, params, stats, **settings) -> Predictor:
         """Settings are for kernels that follow complexity; none matters."""

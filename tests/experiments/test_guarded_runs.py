@@ -168,10 +168,13 @@ class TestStopped:
     @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no such signal")
     def test_a_closed_terminal_saves(self, recorder, tmp_path):
         folder = tmp_path / "run"
-        before = signal.getsignal(signal.SIGHUP)
-        recorder.reset({2: signal.SIGHUP})
-        assert command_line(folder) == 128 + signal.SIGHUP
-        assert signal.getsignal(signal.SIGHUP) == before
+        before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests may run under nohup
+        try:
+            recorder.reset({2: signal.SIGHUP})
+            assert command_line(folder) == 128 + signal.SIGHUP
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+        finally:
+            signal.signal(signal.SIGHUP, before)
         assert json.loads((folder / "unfinished.json").read_text())["step"] == 2
 
     @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no such signal")
