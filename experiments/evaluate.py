@@ -7,10 +7,9 @@
 
 RUN is the folder of a run, MODEL a model file or the name of a model that comes with the package, such as cifar10-full.
 Prints the figures; writes those of a run to RUN/summary.json, but for those of another --adaptation or --num-levels
-than it was trained with. With --sweep, of a run with early exits: accuracy against
-cost for several thresholds, in RUN/sweep.json and RUN/sweep.png. With --shifted-views or --with, of a finished run:
-accuracy if an ensemble answers the images that its model is least confident of, and what that costs; added to the
-summary.
+than it was trained with. With --sweep, of a run with early exits: accuracy against cost for several thresholds, in
+RUN/sweep.json and RUN/sweep.png. With --shifted-views or --with, of a finished run: accuracy if an ensemble answers the
+images that its model is least confident of, and what that costs; added to the summary.
 """
 
 import dataclasses

@@ -88,6 +88,20 @@ class KernelBank:
         return self._kept(depth, float(h))
 
 
+def folding(
+    puppet: Puppet, params: PuppetParams, batch_stats: Mapping[int, Sequence[BatchStats]], dtype: DTypeLike
+) -> Callable[[int, tuple[Array, ...]], FoldedPuppet]:
+    """What a bank keeps in place of the kernels of a depth: the puppet with them and the statistics folded in.
+
+    A function that does not hold its predictor, which holds the bank.
+    """
+
+    def folded(depth: int, kernels: tuple[Array, ...]) -> FoldedPuppet:
+        return fold(puppet, params, batch_stats[depth], kernels, depth, dtype, in_halves=is_of_cpu(dtype))
+
+    return folded
+
+
 def _check_finite(kernels: Sequence[Array], depth: int, h: float) -> None:
     finite = np.asarray(are_finite(kernels))
     if not finite.all():
@@ -174,11 +188,7 @@ class Predictor:
         self.image_size = image_size
         self._sharding, self._cut = batch_sharding(params), (group_sizes(), most_padding())
         self._forward = functools.cache(functools.partial(_forward_shared, puppet, dtype=jnp.dtype(dtype)))
-        kept = self.batch_stats  # not self, which would hold itself
-
-        def folded(depth: int, kernels: tuple[Array, ...]) -> FoldedPuppet:
-            return fold(puppet, params, kept[depth], kernels, depth, dtype, in_halves=is_of_cpu(dtype))
-
+        folded = folding(puppet, params, self.batch_stats, dtype)
         self.bank = KernelBank(puppet, params.puppeteer, max_sets, generate, folded)
 
     @functools.cached_property

@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 import puppet_jax as pj
 from experiments.evaluation.accuracy import accuracy
@@ -75,7 +74,7 @@ def measure(name: str, model: Model, images: np.ndarray, labels: np.ndarray) -> 
 
 def _generated_shapes(network: Network, depth: int) -> Sequence[tuple[int, ...]]:
     if isinstance(network, ModuleNetwork):
-        return [one.shape for one in nnx.merge(*network.abstract).kernels]
+        return [one.shape for one in network.generated]
     return network.puppet.kernel_shapes(depth)  # type: ignore[attr-defined]
 
 

@@ -104,7 +104,7 @@ class BackboneNetwork(ModuleNetwork):
         puppeteer = self.generator(params)
         if puppeteer is None:
             return 0
-        shapes = [one.hwio for one in nnx.merge(*self.abstract).kernels]
+        shapes = [one.hwio for one in self.generated]
         return pj.generator_macs(puppeteer, pj.num_steps(shapes, puppeteer.max_channels, puppeteer.kernel_size))
 
     def generator(self, params):

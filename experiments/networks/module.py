@@ -18,6 +18,7 @@ from experiments.networks.convolution import use_fast_layers
 from experiments.networks.macs import count_macs
 from puppet_jax.checks import check_images
 from puppet_jax.puppet import centred
+from puppet_jax.puppetized.plan import Generated
 from puppet_jax.routing import batch_sharding, run_pieces, spread
 
 
@@ -86,6 +87,11 @@ class ModuleNetwork(Network):
     def depth(self) -> int:  # type: ignore[override]
         """Number of convolutions."""
         return num_convolutions(nnx.merge(*self.abstract), self.convolutions)
+
+    @functools.cached_property
+    def generated(self) -> tuple[Generated, ...]:
+        """The weights that are generated, of a module that is a `pj.PuppetModel`."""
+        return nnx.merge(*self.abstract).kernels
 
     def matrices(self, params):
         """A bias may have several axes too, as in attention: the heads, and the floats of a head."""

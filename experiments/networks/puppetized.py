@@ -95,7 +95,7 @@ class PuppetizedNetwork(ModuleNetwork):
     @property
     def depth(self) -> int:  # type: ignore[override]
         """Number of generated weights."""
-        return len(nnx.merge(*self.abstract).kernels)
+        return len(self.generated)
 
     def predictor(self, params, stats, **settings) -> GeneratedPredictor:
         return GeneratedPredictor(self, params, *stats.values())

@@ -7,7 +7,7 @@ import platform
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -211,13 +211,30 @@ def _write_metrics(folder: Path, rows: list[dict[str, Any]]) -> None:
     write_bytes(folder / METRICS, "".join(json.dumps(with_checksum(row)) + "\n" for row in rows).encode())
 
 
-def write_unfinished(folder: Path, step: int, losses: list[float], correct: list[float], seconds: float) -> None:
-    """Writes loss and accuracy of the steps of an epoch that was stopped at `step`, and its time, for its row later."""
-    found = {"step": step, "losses": losses, "correct": correct, "seconds": seconds}
-    write_json(folder / UNFINISHED, with_checksum(found))
+class Unfinished(NamedTuple):
+    """The steps of an epoch that were taken before a stop.
+
+    Attributes:
+        losses: one a step.
+        correct: fractions of correct answers, likewise.
+        seconds: that they took.
+    """
+
+    losses: list[float]
+    correct: list[float]
+    seconds: float
 
 
-def read_unfinished(folder: Path, step: int) -> tuple[list[float], list[float], float]:
+NOT_BEGUN = Unfinished([], [], 0.0)
+"""An epoch before its first step."""
+
+
+def write_unfinished(folder: Path, step: int, taken: Unfinished) -> None:
+    """Writes what was taken of an epoch that was stopped at `step`, for its row later."""
+    write_json(folder / UNFINISHED, with_checksum({"step": step, **taken._asdict()}))
+
+
+def read_unfinished(folder: Path, step: int) -> Unfinished:
     """What `write_unfinished` wrote at `step`.
 
     Raises:
@@ -228,8 +245,8 @@ def read_unfinished(folder: Path, step: int) -> tuple[list[float], list[float], 
         found = without_checksum(json.loads(path.read_text()))
         if found["step"] != step:
             raise ValueError(f"it is of step {found['step']}")
-        seconds = float(found.get("seconds", 0))  # which older files lack
-        return list(map(float, found["losses"])), list(map(float, found["correct"])), seconds
+        losses, correct = (list(map(float, found[name])) for name in ("losses", "correct"))
+        return Unfinished(losses, correct, float(found.get("seconds", 0)))  # which older files lack
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
             f"{path} must hold the losses of the epoch that was stopped at step {step}, but it is missing or damaged "

@@ -32,7 +32,7 @@ ADAM: dict[str, Any] = {"optimizer": "adam", "weight_decay": 0.05}
 MUON_RATES = (2.5e-3, 5e-3, 1e-2)
 ADAM_RATES = (4e-3, 1.2e-2, 4e-2)
 TRANSFORMER_RATES = (1e-3, 3e-3, 1e-2)
-TRANSFORMER_OPTIM = Optim(epochs=10, optimizer="adam", learning_rate=3e-3, weight_decay=0.05, label_smoothing=0.1)
+TRANSFORMER_OPTIM = Optim(epochs=10, learning_rate=3e-3, label_smoothing=0.1, **ADAM)
 PARTIAL = Data(num_images=8_000, num_validation=2_000)
 AUGMENTED = dataclasses.replace(PARTIAL, augment="crop_flip")
 COLUMNS = ("trainable_mb", "generator_gmacs", "network_gmacs")
@@ -79,10 +79,8 @@ def few_bytes() -> Table:
         "stages of preset light, slim, ordinary weights": replace(
             stages, channels=(16, 22, 22, 22), kernels=Ordinary()
         ),
-        "stages of preset light, shared floats": replace(
-            stages, kernels=OtherGenerator(generator="shared", max_channels=100)
-        ),
-        "stages of preset light, frozen random basis (PRANC)": replace(stages, kernels=FrozenBasis(max_channels=98)),
+        "stages of preset light, shared floats": replace(stages, kernels=_kernels("shared", 100)),
+        "stages of preset light, frozen random basis (PRANC)": replace(stages, kernels=_kernels("frozen_basis", 98)),
         "stages of preset light, puppeteer": stages,
     }
     rows = []
@@ -97,12 +95,16 @@ def few_bytes() -> Table:
 
 def _puppetized(plain: Tiniest | ResNet8 | Transformer, kind: str, channels: int) -> Puppetized:
     """The network from a generator of as many floats as a puppeteer of so many channels."""
-    kernels: Any = {
+    return Puppetized(plain=plain, kernels=_kernels(kind, channels))
+
+
+def _kernels(kind: str, channels: int) -> Any:
+    """The generator."""
+    return {
         "puppeteer": Generated(max_channels=channels, kernels_from="velocity", scale=0.03),
         "frozen_basis": FrozenBasis(max_channels=channels),
         "shared": OtherGenerator(generator="shared", max_channels=channels),
-    }
-    return Puppetized(plain=plain, kernels=kernels[kind])
+    }[kind]
 
 
 def _transformers(name: Literal["vit", "mixer"], **ordinary: int) -> tuple[Row, ...]:

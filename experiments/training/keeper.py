@@ -16,13 +16,11 @@ class Resumed(NamedTuple):
 
     Attributes:
         rows: of the epochs before.
-        before: losses and fractions of correct answers of the steps of the epoch that a signal cut.
-        seconds: that those steps took.
+        before: the steps of the epoch that a signal cut.
     """
 
     rows: list[dict[str, Any]]
-    before: tuple[list[float], list[float]]
-    seconds: float
+    before: run_folder.Unfinished
 
 
 class Keeper:
@@ -48,20 +46,21 @@ class Keeper:
             if is_first():
                 print(f"resumed at step {int(state.step)} of {steps}", flush=True)
         step = int(state.step)
-        return state, Resumed(*told(by_first(lambda: self._booked(step, per_epoch))))
+        rows, before = told(by_first(lambda: self._booked(step, per_epoch)))
+        return state, Resumed(rows, run_folder.Unfinished(*before))
 
     def _booked(self, step: int, per_epoch: int) -> Resumed:
         run_folder.drop_metrics_after(self.folder, step)
         rows = run_folder.read_metrics(self.folder)
         finished, begun = divmod(step, per_epoch)
-        *before, seconds = run_folder.read_unfinished(self.folder, step) if begun else ([], [], 0.0)
+        before = run_folder.read_unfinished(self.folder, step) if begun else run_folder.NOT_BEGUN
         if [row["epoch"] for row in rows] != list(range(1, finished + 1)):
             raise RunError(
                 f"{self.folder / run_folder.METRICS} must have one row for each of the {finished} epochs before the "
                 f"checkpoint of step {step}, got epochs {[row['epoch'] for row in rows]}; restore it, or train anew in "
                 "another --workdir."
             )
-        return Resumed(rows, (before[0], before[1]), seconds)
+        return Resumed(rows, before)
 
     def epoch(self, step: int, state: TrainState, row: dict[str, Any], model: Model | None) -> None:
         """Books an epoch: its model if that is the one to keep, its row, its checkpoint."""
@@ -74,10 +73,10 @@ class Keeper:
             save_model(self.folder / run_folder.MODEL, model)
         run_folder.append_metrics(self.folder, row)
 
-    def stop(self, step: int, state: TrainState, unfinished: tuple[list[float], list[float], float] | None) -> None:
-        """Saves the state, and of an epoch that is not finished its losses, fractions of correct answers and time."""
+    def stop(self, step: int, state: TrainState, unfinished: run_folder.Unfinished | None) -> None:
+        """Saves the state, and what was taken of an epoch that is not finished."""
         if unfinished is not None:
-            by_first(lambda: run_folder.write_unfinished(self.folder, step, *unfinished))
+            by_first(lambda: run_folder.write_unfinished(self.folder, step, unfinished))
         self.checkpoints.save(step, state)
 
     def kept(self) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from experiments.errors import Interrupted, RunError
 from experiments.model import Model
+from experiments.runs.folder import NOT_BEGUN, Unfinished
 from experiments.training.batching import Bucket, epoch_batches, steps_per_epoch
 from experiments.training.interrupts import Interrupts
 from experiments.training.keeper import Keeper, Resumed
@@ -84,9 +85,9 @@ def train_loop(
         RunError: if a loss or a parameter is not finite.
         Interrupted: after SIGINT or SIGTERM, once the state is saved.
     """
-    step, rows, before, took = int(state.step), list(resumed.rows), resumed.before, resumed.seconds
+    step, rows, before = int(state.step), list(resumed.rows), resumed.before
 
-    def stop(signum: int, unfinished: tuple[list[float], list[float], float] | None = None) -> None:
+    def stop(signum: int, unfinished: Unfinished | None = None) -> None:
         keeper.stop(step, state, unfinished)
         raise Interrupted(
             signum,
@@ -98,7 +99,7 @@ def train_loop(
         for epoch in range(step // schedule.per_epoch, schedule.epochs):
             started, first, last = time.perf_counter(), step, (epoch + 1) * schedule.per_epoch
             batches = schedule.batches(epoch)
-            losses, before = Losses(first, keeper, before), ([], [])
+            losses, before = Losses(first, keeper, before), NOT_BEGUN
             for depth, indices in batches[step - epoch * schedule.per_epoch :]:
                 state, metrics = train_step(state, data, indices, depth=depth)
                 step += 1
@@ -106,7 +107,7 @@ def train_loop(
                 bar.update()
                 if step < last and (signum := interrupts.agreed(step)):  # else once the epoch is booked
                     losses.check(state.params)
-                    stop(signum, (*losses.fetched(), took + time.perf_counter() - started))
+                    stop(signum, losses.taken(time.perf_counter() - started))
             train_loss, train_top1 = losses.check(state.params)
             seconds = time.perf_counter() - started
             try:
@@ -120,9 +121,8 @@ def train_loop(
                 "train_top1": train_top1,
                 **{f"validation_{name}": value for name, value in validation.items()},
                 "images_per_s": (step - first) * schedule.batch_size / seconds,
-                "seconds": took + time.perf_counter() - started,
+                "seconds": losses.before.seconds + time.perf_counter() - started,
             }
-            took = 0.0
             if not np.isfinite(row["validation_loss"]):
                 raise RunError(f"the validation loss became {row['validation_loss']} after step {step}. {ADVICE}")
             rows.append(row)
@@ -155,10 +155,10 @@ class Losses:
     Args:
         first_step: the step before the first.
         keeper: names its checkpoint where a loss is not finite.
-        before: losses and fractions of correct answers of the steps of this epoch that were taken before a stop.
+        before: the steps of this epoch that were taken before a stop.
     """
 
-    def __init__(self, first_step: int, keeper: Keeper, before: tuple[list[float], list[float]] = ([], [])):
+    def __init__(self, first_step: int, keeper: Keeper, before: Unfinished = NOT_BEGUN):
         self.first_step = first_step
         self.keeper = keeper
         self.before = before
@@ -182,14 +182,15 @@ class Losses:
         if not np.asarray(are_finite(params)).all():
             step = self.first_step + len(self.metrics)
             raise RunError(f"a parameter is not finite after step {step}; {self.keeper.kept()}. {ADVICE}")
-        losses, correct = self.fetched()
+        losses, correct, _ = self.taken()
         return float(np.mean(losses)), float(np.mean(correct))
 
-    def fetched(self) -> tuple[list[float], list[float]]:
-        """Losses and fractions of correct answers of all steps of the epoch so far."""
+    def taken(self, seconds: float = 0.0) -> Unfinished:
+        """All steps of the epoch so far, of which those after the stop took so many seconds."""
         found = jax.device_get(self.metrics)
         losses, correct = ([float(row[name]) for row in found] for name in ("loss", "correct"))
-        return self.before[0] + losses, self.before[1] + correct
+        before = self.before
+        return Unfinished(before.losses + losses, before.correct + correct, before.seconds + seconds)
 
     def _look(self, stop: int) -> None:
         losses = np.array(jax.device_get([row["loss"] for row in self.metrics[self.checked : stop]]))

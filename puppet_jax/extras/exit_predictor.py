@@ -14,7 +14,6 @@ from puppet_jax.architecture import Puppet
 from puppet_jax.checks import check_floating, check_image_size, check_images, check_threshold
 from puppet_jax.complexity import CalibratedComplexity
 from puppet_jax.consistency import check_params
-from puppet_jax.cpu.fast_convolution import is_of_cpu
 from puppet_jax.extras.early_exit import (
     EarlyExitParams,
     ExitHead,
@@ -23,10 +22,10 @@ from puppet_jax.extras.early_exit import (
     confidence,
     init_exit,
 )
-from puppet_jax.folded import FoldedPuppet, classify_folded, fold, run_folded
+from puppet_jax.folded import FoldedPuppet, classify_folded, run_folded
 from puppet_jax.model_file import load_model
 from puppet_jax.model_format import read_puppet
-from puppet_jax.predictor import KernelBank
+from puppet_jax.predictor import KernelBank, folding
 from puppet_jax.pretrained import like_puppet
 from puppet_jax.puppet import BatchStats, PuppetParams, centred
 from puppet_jax.routing import Adaptation, check_adaptation, pad_indices, pieces
@@ -109,12 +108,8 @@ class EarlyExitPredictor:
         self.dtype = dtype
         self.generate = generate
         self.image_size = image_size
-        stats = self.batch_stats  # not self, which would hold itself
-
-        def folded(depth: int, kernels: tuple[Array, ...]) -> FoldedPuppet:
-            return fold(puppet, params, stats, kernels, depth, dtype, in_halves=is_of_cpu(dtype))
-
-        self._fold, self._bank = folded, KernelBank(puppet, params.puppeteer, 1, generate, folded)
+        self._fold = folding(puppet, params, {puppet.only_depth: self.batch_stats}, dtype)
+        self._bank = KernelBank(puppet, params.puppeteer, 1, generate, self._fold)
 
     @property
     def depths(self) -> tuple[int, int]:

@@ -148,7 +148,7 @@ class TestStopped:
         assert command_line(folder) == 143
         losses, correct, seconds = run_folder.read_unfinished(folder, 2)
         assert len(losses) == len(correct) == 2 and seconds > 0
-        run_folder.write_unfinished(folder, 2, losses, correct, 1000.0)
+        run_folder.write_unfinished(folder, 2, run_folder.Unfinished(losses, correct, 1000.0))
         assert command_line(folder, "--resume") == 0
         ours, theirs = rows(folder)[0], rows(straight.folder)[0]
         assert without_times(ours) == without_times(theirs)
